@@ -1,0 +1,1 @@
+"""kmatrix: learnable structured linear maps."""
