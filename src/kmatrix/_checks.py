@@ -29,7 +29,9 @@ def check_dtype(where: str, dtype: torch.dtype) -> torch.dtype:
     """Return ``dtype``, or raise if no structured matrix can hold it."""
     if dtype not in DTYPES:
         names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
-        raise DtypeError(complaint(where, "dtype", dtype, "not a floating or complex type", f"use one of {names}"))
+        raise DtypeError(
+            complaint(where, "dtype", dtype, "not a floating or complex type", f"use one of {names}")
+        )
     return dtype
 
 
@@ -38,5 +40,7 @@ def check_last_dim(where: str, x: torch.Tensor, size: int) -> None:
     if x.ndim == 0 or x.shape[-1] != size:
         shape = tuple(x.shape)
         raise ArgumentError(
-            complaint(where, "x.shape", shape, f"the last dimension must be {size}", f"pass x of shape (*, {size})")
+            complaint(
+                where, "x.shape", shape, f"the last dimension must be {size}", f"pass x of shape (*, {size})"
+            )
         )

@@ -40,7 +40,9 @@ def digit_reversal(radices: Sequence[int]) -> Index:
     """
     n = math.prod(radices)
     axes = tuple(reversed(range(len(radices))))
-    return np.ascontiguousarray(np.arange(n, dtype=np.int64).reshape(tuple(radices)).transpose(axes)).reshape(n)
+    return np.ascontiguousarray(np.arange(n, dtype=np.int64).reshape(tuple(radices)).transpose(axes)).reshape(
+        n
+    )
 
 
 def bit_reversal(n: int) -> Index:

@@ -1,0 +1,298 @@
+"""What a structured matrix is: the two abstract classes every family implements.
+
+A ``Structure`` names a class of matrices and holds no numbers; a ``StructuredMatrix`` holds the numbers of one
+member and behaves as a linear operator. A new family implements the abstract methods of both and inherits the rest.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, overload
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from kmatrix._checks import check_dtype, check_last_dim, check_size
+from kmatrix._errors import ArgumentError, DtypeError, complaint
+
+if TYPE_CHECKING:
+    from scipy.sparse.linalg import LinearOperator
+
+_COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
+
+class Structure(ABC):
+    """A class of matrices and its hyper-parameters; subclasses are frozen dataclasses and hold no numbers."""
+
+    @abstractmethod
+    def check(self, m: int, n: int) -> None:
+        """Raise ``ArgumentError`` if no ``m x n`` matrix has this structure."""
+
+    @abstractmethod
+    def num_params(self, m: int, n: int) -> int:
+        """How many numbers an ``m x n`` member holds; a complex number counts as one."""
+
+    @abstractmethod
+    def flops(self, m: int, n: int) -> int:
+        """Operations to multiply one vector; a multiply and an add are two, in the matrix's own field."""
+
+    @abstractmethod
+    def empty(
+        self, m: int, n: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> StructuredMatrix:
+        """Make a member whose numbers are not set yet (what ``km.load`` fills, also on the meta device)."""
+
+    def random(
+        self,
+        m: int,
+        n: int,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        generator: torch.Generator | None = None,
+    ) -> StructuredMatrix:
+        """Draw a random ``m x n`` member at the initialisation recommended for training it.
+
+        Args:
+            m: rows (outputs).
+            n: columns (inputs).
+            dtype: number type; the default dtype of torch if not given.
+            device: where the numbers live.
+            generator: source of randomness, for a reproducible draw.
+
+        Raises:
+            ArgumentError: if no ``m x n`` matrix has this structure.
+        """
+        matrix = self.empty(m, n, dtype=dtype, device=device)
+        matrix.reset_parameters(generator)
+        return matrix
+
+    def _admit(self, m: int, n: int, dtype: torch.dtype | None) -> torch.dtype:
+        """Check a request for an ``m x n`` member and settle its dtype."""
+        name = type(self).__name__
+        self.check(check_size(name, "m", m), check_size(name, "n", n))
+        return check_dtype(name, dtype or torch.get_default_dtype())
+
+
+class StructuredMatrix(nn.Module, ABC):
+    """One ``m x n`` matrix of a given structure: an ``nn.Module`` that behaves as a linear operator.
+
+    Complex numbers are stored as trailing real pairs, so that ``.double()``, optimisers and DDP treat them as
+    they treat every other parameter.
+
+    Attributes:
+        structure: the class of matrices this one belongs to.
+        shape: ``(m, n)``, outputs first, as ``nn.Linear.weight`` has it.
+    """
+
+    structure: Structure
+    shape: tuple[int, int]
+
+    def __init__(self, structure: Structure, shape: tuple[int, int]) -> None:
+        super().__init__()
+        self.structure = structure
+        self.shape = shape
+
+    if TYPE_CHECKING:
+
+        def __call__(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def _matmul(self, x: Tensor) -> Tensor:
+        """Multiply along the last axis, ``(*, n) -> (*, m)``; ``x`` has been checked and promoted."""
+
+    @abstractmethod
+    def _rmatmul(self, x: Tensor) -> Tensor:
+        """Multiply by the plain transpose along the last axis, ``(*, m) -> (*, n)``."""
+
+    @abstractmethod
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Redraw the numbers at the initialisation recommended for training."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Number type of the matrix (complex if its numbers are)."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where the numbers live."""
+
+    @property
+    def num_params(self) -> int:
+        """How many numbers the matrix holds; a complex number counts as one."""
+        return self.structure.num_params(*self.shape)
+
+    @property
+    def flops(self) -> int:
+        """Operations to multiply one vector; a multiply and an add are two."""
+        return self.structure.flops(*self.shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply the last axis of ``x``: ``(*, n) -> (*, m)``, as layers do.
+
+        A real matrix takes complex input and a complex matrix takes real input; precisions do not mix.
+
+        Raises:
+            ArgumentError: if the last dimension of ``x`` is not ``n``.
+            DtypeError: if ``x`` has another precision than the matrix.
+        """
+        check_last_dim(type(self.structure).__name__, x, self.shape[1])
+        if x.dtype == self.dtype or torch.is_autocast_enabled(x.device.type):
+            return self._matmul(x)
+        if x.is_complex() and _COMPLEX_OF.get(self.dtype) == x.dtype:
+            return torch.complex(self._matmul(x.real), self._matmul(x.imag))
+        if _COMPLEX_OF.get(x.dtype) == self.dtype:
+            return self._matmul(x.to(self.dtype))
+        raise DtypeError(
+            complaint(
+                type(self.structure).__name__,
+                "x.dtype",
+                x.dtype,
+                f"the matrix holds {self.dtype}",
+                f"convert one of them, for example x.to({self.dtype})",
+            )
+        )
+
+    @overload
+    def __matmul__(self, other: Tensor) -> Tensor: ...
+    @overload
+    def __matmul__(self, other: StructuredMatrix) -> StructuredMatrix: ...
+    @overload
+    def __matmul__(self, other: npt.NDArray[Any]) -> npt.NDArray[Any]: ...
+    def __matmul__(self, other: object) -> object:
+        """Matrix product: ``A @ x`` with ``x`` of shape ``(n,)`` or ``(*, n, k)``, or ``A @ B``.
+
+        A numpy array gives a numpy array (without gradients); a structured matrix gives their lazy product.
+        """
+        if isinstance(other, StructuredMatrix):
+            from kmatrix.structures.compose import product
+
+            return product(self, other)
+        if isinstance(other, np.ndarray):
+            return self._matmul_numpy(other)
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        if other.ndim == 1:
+            return self(other)
+        if other.ndim == 0:
+            reason = "a scalar is not a vector"
+            raise ArgumentError(complaint("A @ x", "x.ndim", 0, reason, "scale with c * A instead"))
+        return self(other.mT).mT
+
+    def _matmul_numpy(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if x.dtype.kind not in "fciub":
+            raise DtypeError(
+                complaint("A @ x", "x.dtype", x.dtype, "not numeric", "pass a float or complex array")
+            )
+        # numpy users mix precisions freely, so the array follows the matrix; complex input stays complex.
+        keep_complex = x.dtype.kind == "c" and not self.dtype.is_complex
+        target = _COMPLEX_OF.get(self.dtype, torch.complex64) if keep_complex else self.dtype
+        with torch.no_grad():
+            y = self @ torch.as_tensor(np.ascontiguousarray(x)).to(self.device, target)
+            return y.resolve_conj().resolve_neg().cpu().numpy()
+
+    @property
+    def T(self) -> StructuredMatrix:
+        """The transpose, sharing this matrix's numbers."""
+        from kmatrix.structures.compose import transpose
+
+        return transpose(self, conjugate=False)
+
+    @property
+    def H(self) -> StructuredMatrix:
+        """The conjugate transpose (adjoint), sharing this matrix's numbers."""
+        from kmatrix.structures.compose import transpose
+
+        return transpose(self, conjugate=True)
+
+    def __add__(self, other: StructuredMatrix) -> StructuredMatrix:
+        from kmatrix.structures.compose import sum_of
+
+        if not isinstance(other, StructuredMatrix):
+            return NotImplemented
+        return sum_of(self, other)
+
+    def __mul__(self, scalar: complex) -> StructuredMatrix:
+        from kmatrix.structures.compose import scaled
+
+        if not isinstance(scalar, int | float | complex):
+            return NotImplemented
+        return scaled(self, scalar)
+
+    __rmul__ = __mul__
+
+    def __neg__(self) -> StructuredMatrix:
+        return self * -1.0
+
+    def __sub__(self, other: StructuredMatrix) -> StructuredMatrix:
+        if not isinstance(other, StructuredMatrix):
+            return NotImplemented
+        return self + (-other)
+
+    def to_dense(self) -> Tensor:
+        """The matrix as an ordinary ``(m, n)`` tensor; differentiable."""
+        eye = torch.eye(self.shape[1], dtype=self.dtype, device=self.device)
+        return self(eye).mT.contiguous()
+
+    def aslinearoperator(self) -> LinearOperator:
+        """The matrix as a ``scipy.sparse.linalg.LinearOperator`` (numpy in, numpy out)."""
+        from scipy.sparse.linalg import LinearOperator
+
+        adjoint = self.H
+        dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
+        return LinearOperator(
+            dtype=dtype,
+            shape=self.shape,
+            matvec=lambda x: self @ np.asarray(x).reshape(-1),
+            rmatvec=lambda x: adjoint @ np.asarray(x).reshape(-1),
+            matmat=lambda x: self @ x,
+            rmatmat=lambda x: adjoint @ x,
+        )
+
+    def extra_repr(self) -> str:
+        m, n = self.shape
+        return f"{self.structure}, shape=({m}, {n}), num_params={self.num_params}, dtype={self.dtype}"
+
+
+def to_pairs(numbers: Tensor) -> Tensor:
+    """How numbers are stored: complex ones as a trailing axis of real pairs, real ones as they are."""
+    return torch.view_as_real(numbers.resolve_conj()).contiguous() if numbers.is_complex() else numbers
+
+
+def from_pairs(stored: Tensor, is_complex: bool) -> Tensor:
+    """The numbers that ``to_pairs`` stored, as a view (gradients flow to the stored pairs)."""
+    return torch.view_as_complex(stored) if is_complex else stored
+
+
+def stored_dtype(where: str, stored: Tensor, is_complex: bool) -> torch.dtype:
+    """Number type of a stored parameter; complex half precision is refused, torch cannot compute with it."""
+    if not is_complex:
+        return stored.dtype
+    if stored.dtype not in _COMPLEX_OF:
+        way_out = "keep complex matrices in float32 or float64 parts"
+        raise DtypeError(
+            complaint(where, "dtype", stored.dtype, "no complex arithmetic in this type", way_out)
+        )
+    return _COMPLEX_OF[stored.dtype]
+
+
+def empty_parameter(
+    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str | None
+) -> nn.Parameter:
+    """An uninitialised parameter for numbers of ``dtype`` (real pairs if complex)."""
+    if dtype.is_complex:
+        return nn.Parameter(torch.empty(*shape, 2, dtype=dtype.to_real(), device=device))
+    return nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
+
+
+def fill_normal(
+    stored: Tensor, std: float, is_complex: bool, generator: torch.Generator | None, mean: float = 0.0
+) -> None:
+    """Fill with independent normal numbers: E|w - mean|^2 = std^2, complex parts N(0, std^2 / 2) each."""
+    with torch.no_grad():
+        stored.normal_(0.0, std / 2**0.5 if is_complex else std, generator=generator)
+        (stored[..., 0] if is_complex else stored).add_(mean)

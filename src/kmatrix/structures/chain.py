@@ -1,0 +1,364 @@
+"""Structures that are rules writing a chain: products of Kronecker-sparse factors and fixed permutations.
+
+``Layout`` says what the chain is for one shape, ``ChainStructure`` is a family given by such a rule, and
+``ChainMatrix`` holds the numbers of a member. Stages are listed in order of application: the first hits the vector first.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from kmatrix import _permutations
+from kmatrix._errors import ArgumentError, complaint
+from kmatrix.ops import Pattern, chain_matmul
+from kmatrix.structures.base import (
+    Structure,
+    StructuredMatrix,
+    empty_parameter,
+    fill_normal,
+    from_pairs,
+    stored_dtype,
+    to_pairs,
+)
+
+Tie = Literal["", "a", "d", "ad"]
+
+
+@dataclass(frozen=True)
+class Factor:
+    """A Kronecker-sparse factor of pattern ``(a, b, c, d)``, its weights tied over ``a``, over ``d``, or both."""
+
+    a: int
+    b: int
+    c: int
+    d: int
+    tie: Tie = ""
+
+    @property
+    def pattern(self) -> Pattern:
+        return Pattern(self.a, self.b, self.c, self.d)
+
+    @property
+    def rows(self) -> int:
+        return self.a * self.b * self.d
+
+    @property
+    def cols(self) -> int:
+        return self.a * self.c * self.d
+
+    @property
+    def weight_shape(self) -> tuple[int, int, int, int]:
+        return (1 if "a" in self.tie else self.a, self.b, self.c, 1 if "d" in self.tie else self.d)
+
+
+@dataclass(frozen=True)
+class Permute:
+    """A fixed permutation of ``n`` positions, ``y = x[index]``.
+
+    ``kind`` says which index a new member starts with: ``"given"`` the identity until one is supplied,
+    ``"stride"`` the perfect shuffle of ``(k, n/k)``, ``"bit_reversal"``, ``"reverse"`` the flip.
+    """
+
+    n: int
+    kind: Literal["given", "stride", "bit_reversal", "reverse"] = "given"
+    k: int = 1
+
+    @property
+    def rows(self) -> int:
+        return self.n
+
+    @property
+    def cols(self) -> int:
+        return self.n
+
+    def index(self) -> _permutations.Index:
+        """The index array a new member starts with."""
+        if self.kind == "stride":
+            return _permutations.stride(self.k, self.n)
+        if self.kind == "bit_reversal":
+            return _permutations.bit_reversal(self.n)
+        identity = np.arange(self.n, dtype=np.int64)
+        return identity[::-1].copy() if self.kind == "reverse" else identity
+
+
+Stage = Factor | Permute
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A chain for one shape: its stages in order of application."""
+
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        for first, second in pairwise(self.stages):
+            if first.rows != second.cols:
+                reason = f"{first} gives {first.rows} values but {second} takes {second.cols}"
+                way_out = "make the sizes of neighbouring stages agree"
+                raise ArgumentError(complaint("Layout", "stages", len(self.stages), reason, way_out))
+
+    @property
+    def rows(self) -> int:
+        return self.stages[-1].rows
+
+    @property
+    def cols(self) -> int:
+        return self.stages[0].cols
+
+    @cached_property
+    def factors(self) -> tuple[Factor, ...]:
+        return tuple(stage for stage in self.stages if isinstance(stage, Factor))
+
+    @property
+    def num_params(self) -> int:
+        return sum(int(np.prod(f.weight_shape)) for f in self.factors)
+
+    @property
+    def flops(self) -> int:
+        return sum(2 * f.pattern.numel for f in self.factors)
+
+    @cached_property
+    def runs(self) -> tuple[tuple[int, int] | int, ...]:
+        """Maximal runs of factors as ``(start, stop)`` into ``factors``, and permutations as their rank among permutations."""
+        runs: list[tuple[int, int] | int] = []
+        factor = permutation = 0
+        for stage in self.stages:
+            if isinstance(stage, Permute):
+                runs.append(permutation)
+                permutation += 1
+                continue
+            last = runs[-1] if runs else None
+            if isinstance(last, tuple):
+                runs[-1] = (last[0], factor + 1)
+            else:
+                runs.append((factor, factor + 1))
+            factor += 1
+        return tuple(runs)
+
+
+class ChainStructure(Structure):
+    """A family given by a rule that writes a chain for every shape it admits.
+
+    Where the chain is larger than ``m x n``, the input is padded with zeros and the output cropped; the counts
+    are those of the larger chain.
+    """
+
+    @abstractmethod
+    def layout(self, m: int, n: int) -> Layout:
+        """The chain of an ``m x n`` member."""
+
+    def check(self, m: int, n: int) -> None:
+        layout = self.layout(m, n)
+        if layout.rows < m or layout.cols < n:
+            reason = f"the chain is {layout.rows} x {layout.cols}, too small for {m} x {n}"
+            raise ArgumentError(
+                complaint(type(self).__name__, "(m, n)", (m, n), reason, "use a larger chain")
+            )
+
+    def num_params(self, m: int, n: int) -> int:
+        return self.layout(m, n).num_params
+
+    def flops(self, m: int, n: int) -> int:
+        return self.layout(m, n).flops
+
+    def empty(
+        self, m: int, n: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> ChainMatrix:
+        dtype = self._admit(m, n, dtype)
+        return ChainMatrix(self, (m, n), self.layout(m, n), dtype=dtype, device=device)
+
+
+class AbstractChainMatrix(StructuredMatrix):
+    """A product of factors and fixed permutations, however its weights are parametrised."""
+
+    layout: Layout
+
+    def __init__(
+        self,
+        structure: Structure,
+        shape: tuple[int, int],
+        layout: Layout,
+        *,
+        device: torch.device | str | None,
+    ) -> None:
+        super().__init__(structure, shape)
+        self.layout = layout
+        permutes = (stage for stage in layout.stages if isinstance(stage, Permute))
+        for k, stage in enumerate(permutes):
+            self.register_buffer(f"permutation_{k}", torch.as_tensor(stage.index(), device=device))
+
+    @property
+    @abstractmethod
+    def weights(self) -> tuple[Tensor, ...]:
+        """One weight tensor ``(a, b, c, d)`` per factor (size 1 where tied), in order of application."""
+
+    def permutation(self, k: int) -> Tensor:
+        """Index of the ``k``-th permutation of the chain."""
+        return self.get_buffer(f"permutation_{k}")
+
+    def _matmul(self, x: Tensor) -> Tensor:
+        weights, factors = self.weights, self.layout.factors
+        if self.layout.cols > self.shape[1]:
+            x = nn.functional.pad(x, (0, self.layout.cols - self.shape[1]))
+        for run in self.layout.runs:
+            if isinstance(run, int):
+                x = x[..., self.permutation(run)]
+            else:
+                part = slice(*run)
+                x = chain_matmul(x, weights[part], [f.pattern for f in factors[part]])
+        return x[..., : self.shape[0]] if self.layout.rows > self.shape[0] else x
+
+    def _rmatmul(self, x: Tensor) -> Tensor:
+        weights = [w.transpose(1, 2) for w in reversed(self.weights)]
+        patterns = [Pattern(f.a, f.c, f.b, f.d) for f in reversed(self.layout.factors)]
+        if self.layout.rows > self.shape[0]:
+            x = nn.functional.pad(x, (0, self.layout.rows - self.shape[0]))
+        for run in reversed(self.layout.runs):
+            if isinstance(run, int):
+                x = x[..., torch.argsort(self.permutation(run))]
+            else:
+                part = slice(len(weights) - run[1], len(weights) - run[0])
+                x = chain_matmul(x, weights[part], patterns[part])
+        return x[..., : self.shape[1]] if self.layout.cols > self.shape[1] else x
+
+
+class ChainMatrix(AbstractChainMatrix):
+    """A chain whose weights are free parameters.
+
+    Attributes:
+        factors: the stored weights in order of application, real pairs if complex.
+    """
+
+    def __init__(
+        self,
+        structure: Structure,
+        shape: tuple[int, int],
+        layout: Layout,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__(structure, shape, layout, device=device)
+        self._is_complex = dtype.is_complex
+        self.factors = nn.ParameterList(
+            empty_parameter(f.weight_shape, dtype, device) for f in layout.factors
+        )
+        # A chain of permutations alone has no parameter to ask for its dtype and device.
+        real = dtype.to_real() if dtype.is_complex else dtype
+        self.register_buffer("_like", torch.empty(0, dtype=real, device=device), persistent=False)
+
+    @classmethod
+    def from_weights(
+        cls,
+        structure: ChainStructure,
+        shape: tuple[int, int],
+        weights: Sequence[Tensor],
+        permutations: Sequence[Tensor | _permutations.Index] = (),
+    ) -> ChainMatrix:
+        """Make a member from given numbers.
+
+        Args:
+            structure: the family; ``structure.layout(*shape)`` says what is expected.
+            shape: ``(m, n)``.
+            weights: one tensor per factor, in order of application, of shape ``weight_shape``.
+            permutations: one index array per permutation stage, in order of application; all or none.
+
+        Raises:
+            ArgumentError: if a number or shape does not fit the layout, or an index array is not a permutation.
+        """
+        dtype = weights[0].dtype if weights else torch.get_default_dtype()
+        device = weights[0].device if weights else None
+        matrix = structure.empty(*shape, dtype=dtype, device=device)
+        expected = [f.weight_shape for f in matrix.layout.factors]
+        if [tuple(w.shape) for w in weights] != expected:
+            got = [tuple(w.shape) for w in weights]
+            way_out = "pass one weight (a, b, c, d) per factor in order of application"
+            raise ArgumentError(complaint("from_weights", "weights", got, f"expected {expected}", way_out))
+        with torch.no_grad():
+            for stored, weight in zip(matrix.factors, weights, strict=True):
+                stored.copy_(to_pairs(weight.to(dtype)))
+        if permutations:
+            matrix.set_permutations(permutations)
+        return matrix
+
+    def set_permutations(self, permutations: Sequence[Tensor | _permutations.Index]) -> None:
+        """Replace the index arrays of the permutation stages, all of them, in order of application."""
+        stages = [stage for stage in self.layout.stages if isinstance(stage, Permute)]
+        if len(stages) != len(permutations):
+            reason = f"the chain has {len(stages)} permutations"
+            raise ArgumentError(
+                complaint("ChainMatrix", "permutations", len(permutations), reason, "pass one each")
+            )
+        for k, (stage, given) in enumerate(zip(stages, permutations, strict=True)):
+            index = np.asarray(given.cpu() if isinstance(given, Tensor) else given, dtype=np.int64)
+            if index.shape != (stage.n,) or not _permutations.is_permutation(index):
+                reason = f"not a permutation of 0..{stage.n - 1}"
+                raise ArgumentError(
+                    complaint(
+                        "ChainMatrix",
+                        f"permutations[{k}]",
+                        f"array{index.shape}",
+                        reason,
+                        "pass each index once",
+                    )
+                )
+            self.permutation(k).copy_(torch.as_tensor(index))
+
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        return tuple(from_pairs(p, self._is_complex) for p in self.factors)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return stored_dtype(type(self.structure).__name__, self.get_buffer("_like"), self._is_complex)
+
+    @property
+    def device(self) -> torch.device:
+        return self.get_buffer("_like").device
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Normal numbers of the spectral scale: std = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in) per factor."""
+        for stored, std in zip(self.factors, spectral_scales(self.layout), strict=True):
+            fill_normal(stored, std, self._is_complex, generator)
+
+
+def spectral_scales(layout: Layout) -> Iterator[float]:
+    """Standard deviation per factor at which each has spectral norm about sqrt(fan_out / fan_in) (zoo 2.1)."""
+    for f in layout.factors:
+        yield min(1.0, (f.b / f.c) ** 0.5) / f.c**0.5
+
+
+@dataclass(frozen=True)
+class Chain(ChainStructure):
+    """An explicit chain: the deformable butterfly, and whatever a search found.
+
+    Args:
+        stages: factors and permutations in order of application; neighbours must agree in size.
+
+    Example:
+        >>> import kmatrix as km
+        >>> s = km.Chain((km.Factor(1, 8, 2, 3), km.Factor(4, 5, 6, 1)))
+        >>> s.random(20, 6).shape
+        (20, 6)
+    """
+
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ArgumentError(
+                complaint("Chain", "stages", (), "empty", "pass at least one Factor or Permute")
+            )
+        Layout(self.stages)
+
+    def layout(self, m: int, n: int) -> Layout:
+        return Layout(self.stages)

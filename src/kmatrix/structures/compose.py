@@ -1,0 +1,304 @@
+"""The algebra: transposes, products, sums and multiples of structured matrices, each again a structured matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from itertools import pairwise
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from kmatrix._checks import check_size
+from kmatrix._errors import ArgumentError, complaint
+from kmatrix.structures.base import Structure, StructuredMatrix
+
+
+@dataclass(frozen=True)
+class Transpose(Structure):
+    """Transposes of the members of a structure, conjugated if ``conjugate``."""
+
+    of: Structure
+    conjugate: bool = False
+
+    def check(self, m: int, n: int) -> None:
+        self.of.check(n, m)
+
+    def num_params(self, m: int, n: int) -> int:
+        return self.of.num_params(n, m)
+
+    def flops(self, m: int, n: int) -> int:
+        return self.of.flops(n, m)
+
+    def empty(
+        self, m: int, n: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> StructuredMatrix:
+        return TransposedMatrix(self.of.empty(n, m, dtype=dtype, device=device), self.conjugate)
+
+
+class TransposedMatrix(StructuredMatrix):
+    """The (conjugate) transpose of ``base``, sharing its numbers."""
+
+    def __init__(self, base: StructuredMatrix, conjugate: bool) -> None:
+        super().__init__(Transpose(base.structure, conjugate), (base.shape[1], base.shape[0]))
+        self.base = base
+        self.conjugate = conjugate
+
+    def _matmul(self, x: Tensor) -> Tensor:
+        return self.base._rmatmul(x.conj()).conj() if self.conjugate else self.base._rmatmul(x)
+
+    def _rmatmul(self, x: Tensor) -> Tensor:
+        return self.base._matmul(x.conj()).conj() if self.conjugate else self.base._matmul(x)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        self.base.reset_parameters(generator)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+
+def transpose(matrix: StructuredMatrix, *, conjugate: bool) -> StructuredMatrix:
+    """The transpose, or the adjoint; transposing twice gives the matrix back."""
+    if isinstance(matrix, TransposedMatrix) and (
+        matrix.conjugate == conjugate or not matrix.dtype.is_complex
+    ):
+        return matrix.base
+    return TransposedMatrix(matrix, conjugate)
+
+
+@dataclass(frozen=True)
+class Product(Structure):
+    """Products of members of given structures: ``factors[0] @ factors[1] @ ...``, inner sizes ``inner``.
+
+    Args:
+        factors: structures from left to right, as the product is written.
+        inner: the size between each two neighbours, ``len(factors) - 1`` numbers.
+    """
+
+    factors: tuple[Structure, ...]
+    inner: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for size in self.inner:
+            check_size("Product", "inner", size)
+        if len(self.factors) != len(self.inner) + 1:
+            reason = f"{len(self.factors)} factors need {len(self.factors) - 1} inner sizes"
+            raise ArgumentError(
+                complaint("Product", "inner", self.inner, reason, "pass one size between neighbours")
+            )
+
+    def shapes(self, m: int, n: int) -> tuple[tuple[int, int], ...]:
+        """Shape of each factor of an ``m x n`` product."""
+        sizes = (m, *self.inner, n)
+        return tuple(pairwise(sizes))
+
+    def check(self, m: int, n: int) -> None:
+        for structure, shape in zip(self.factors, self.shapes(m, n), strict=True):
+            structure.check(*shape)
+
+    def num_params(self, m: int, n: int) -> int:
+        return sum(s.num_params(*shape) for s, shape in zip(self.factors, self.shapes(m, n), strict=True))
+
+    def flops(self, m: int, n: int) -> int:
+        return sum(s.flops(*shape) for s, shape in zip(self.factors, self.shapes(m, n), strict=True))
+
+    def empty(
+        self, m: int, n: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> StructuredMatrix:
+        self._admit(m, n, dtype)
+        shapes = zip(self.factors, self.shapes(m, n), strict=True)
+        return ProductMatrix([s.empty(*shape, dtype=dtype, device=device) for s, shape in shapes])
+
+
+class _Compound(StructuredMatrix):
+    """What products and sums share: parts that hold the numbers."""
+
+    parts: nn.ModuleList
+
+    def __init__(
+        self, structure: Structure, shape: tuple[int, int], parts: Sequence[StructuredMatrix]
+    ) -> None:
+        super().__init__(structure, shape)
+        self.parts = nn.ModuleList(parts)
+
+    @property
+    def members(self) -> tuple[StructuredMatrix, ...]:
+        """The parts, typed as what they are."""
+        return tuple(cast(StructuredMatrix, part) for part in self.parts)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        for part in self.members:
+            part.reset_parameters(generator)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return reduce(torch.promote_types, (part.dtype for part in self.members))
+
+    @property
+    def device(self) -> torch.device:
+        return self.members[0].device
+
+
+class ProductMatrix(_Compound):
+    """The product ``parts[0] @ parts[1] @ ...``, applied from the right."""
+
+    def __init__(self, parts: Sequence[StructuredMatrix]) -> None:
+        for left, right in pairwise(parts):
+            if left.shape[1] != right.shape[0]:
+                reason = f"{left.shape[1]} columns meet {right.shape[0]} rows"
+                shapes = [p.shape for p in parts]
+                raise ArgumentError(
+                    complaint("A @ B", "shapes", shapes, reason, "make the inner sizes agree")
+                )
+        structure = Product(tuple(p.structure for p in parts), tuple(p.shape[1] for p in parts[:-1]))
+        super().__init__(structure, (parts[0].shape[0], parts[-1].shape[1]), parts)
+
+    def _matmul(self, x: Tensor) -> Tensor:
+        for part in reversed(self.members):
+            x = part(x)
+        return x
+
+    def _rmatmul(self, x: Tensor) -> Tensor:
+        for part in self.members:
+            x = transpose(part, conjugate=False)(x)
+        return x
+
+
+def product(*matrices: StructuredMatrix) -> StructuredMatrix:
+    """The lazy product of matrices, left to right; nested products are flattened."""
+    parts: list[StructuredMatrix] = []
+    for matrix in matrices:
+        parts.extend(matrix.members if isinstance(matrix, ProductMatrix) else [matrix])
+    return parts[0] if len(parts) == 1 else ProductMatrix(parts)
+
+
+@dataclass(frozen=True)
+class Sum(Structure):
+    """Sums of members of given structures, such as sparse plus low rank.
+
+    Args:
+        terms: the structures of the terms, all of the same shape.
+
+    Example:
+        >>> import kmatrix as km
+        >>> km.Sum((km.Butterfly(), km.LowRank(rank=4))).random(16, 16).shape
+        (16, 16)
+    """
+
+    terms: tuple[Structure, ...]
+
+    def __post_init__(self) -> None:
+        if not self.terms:
+            raise ArgumentError(complaint("Sum", "terms", (), "empty", "pass at least one structure"))
+
+    def check(self, m: int, n: int) -> None:
+        for term in self.terms:
+            term.check(m, n)
+
+    def num_params(self, m: int, n: int) -> int:
+        return sum(term.num_params(m, n) for term in self.terms)
+
+    def flops(self, m: int, n: int) -> int:
+        return sum(term.flops(m, n) for term in self.terms) + m * (len(self.terms) - 1)
+
+    def empty(
+        self, m: int, n: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> StructuredMatrix:
+        self._admit(m, n, dtype)
+        return SumMatrix([term.empty(m, n, dtype=dtype, device=device) for term in self.terms])
+
+
+class SumMatrix(_Compound):
+    """The sum of ``parts``."""
+
+    def __init__(self, parts: Sequence[StructuredMatrix]) -> None:
+        shapes = [part.shape for part in parts]
+        if len(set(shapes)) != 1:
+            raise ArgumentError(
+                complaint("A + B", "shapes", shapes, "they differ", "add matrices of one shape")
+            )
+        super().__init__(Sum(tuple(p.structure for p in parts)), shapes[0], parts)
+
+    def _matmul(self, x: Tensor) -> Tensor:
+        return reduce(torch.add, (part(x) for part in self.members))
+
+    def _rmatmul(self, x: Tensor) -> Tensor:
+        return reduce(torch.add, (transpose(part, conjugate=False)(x) for part in self.members))
+
+
+def sum_of(*matrices: StructuredMatrix) -> StructuredMatrix:
+    """The lazy sum of matrices of one shape; nested sums are flattened."""
+    parts: list[StructuredMatrix] = []
+    for matrix in matrices:
+        parts.extend(matrix.members if isinstance(matrix, SumMatrix) else [matrix])
+    return parts[0] if len(parts) == 1 else SumMatrix(parts)
+
+
+@dataclass(frozen=True)
+class Scaled(Structure):
+    """Members of a structure times one fixed real number."""
+
+    of: Structure
+
+    def check(self, m: int, n: int) -> None:
+        self.of.check(m, n)
+
+    def num_params(self, m: int, n: int) -> int:
+        return self.of.num_params(m, n)
+
+    def flops(self, m: int, n: int) -> int:
+        return self.of.flops(m, n) + m
+
+    def empty(
+        self, m: int, n: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+    ) -> StructuredMatrix:
+        return ScaledMatrix(self.of.empty(m, n, dtype=dtype, device=device), 1.0)
+
+
+class ScaledMatrix(StructuredMatrix):
+    """``scalar * base``; the scalar is fixed (a buffer), the numbers of ``base`` are shared."""
+
+    def __init__(self, base: StructuredMatrix, scalar: complex) -> None:
+        super().__init__(Scaled(base.structure), base.shape)
+        self.base = base
+        number = complex(scalar)
+        if number.imag and not base.dtype.is_complex:
+            way_out = "use a complex matrix or a real multiple"
+            raise ArgumentError(complaint("c * A", "c", scalar, "complex multiple of a real matrix", way_out))
+        pair = torch.tensor([number.real, number.imag], dtype=torch.float64, device=base.device)
+        self.register_buffer("scalar", pair)
+
+    def _scale(self, y: Tensor) -> Tensor:
+        scalar = self.get_buffer("scalar")
+        if not y.is_complex():
+            return y * scalar[0].to(y.dtype)
+        return y * torch.complex(scalar[0], scalar[1]).to(y.dtype)
+
+    def _matmul(self, x: Tensor) -> Tensor:
+        return self._scale(self.base(x))
+
+    def _rmatmul(self, x: Tensor) -> Tensor:
+        return self._scale(transpose(self.base, conjugate=False)(x))
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        self.base.reset_parameters(generator)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
+
+
+def scaled(matrix: StructuredMatrix, scalar: complex) -> StructuredMatrix:
+    """The multiple ``scalar * matrix``."""
+    return ScaledMatrix(matrix, scalar)
