@@ -7,6 +7,7 @@ member and behaves as a linear operator. A new family implements the abstract me
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -140,22 +141,24 @@ class StructuredMatrix(nn.Module, ABC):
             ArgumentError: if the last dimension of ``x`` is not ``n``.
             DtypeError: if ``x`` has another precision than the matrix.
         """
-        check_last_dim(type(self.structure).__name__, x, self.shape[1])
-        if x.dtype == self.dtype or torch.is_autocast_enabled(x.device.type):
-            return self._matmul(x)
-        if x.is_complex() and _COMPLEX_OF.get(self.dtype) == x.dtype:
-            return torch.complex(self._matmul(x.real), self._matmul(x.imag))
-        if _COMPLEX_OF.get(x.dtype) == self.dtype:
-            return self._matmul(x.to(self.dtype))
-        raise DtypeError(
-            complaint(
-                type(self.structure).__name__,
-                "x.dtype",
-                x.dtype,
-                f"the matrix holds {self.dtype}",
-                f"convert one of them, for example x.to({self.dtype})",
-            )
-        )
+        return self._promoted(self._matmul, x, self.shape[1])
+
+    def rforward(self, x: Tensor) -> Tensor:
+        """Multiply the last axis of ``x`` by the plain transpose, ``(*, m) -> (*, n)``; promotes as ``forward`` does."""
+        return self._promoted(self._rmatmul, x, self.shape[0])
+
+    def _promoted(self, multiply: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
+        name = type(self.structure).__name__
+        check_last_dim(name, x, size)
+        dtype = self.dtype
+        if x.dtype == dtype or torch.is_autocast_enabled(x.device.type):
+            return multiply(x)
+        if x.is_complex() and _COMPLEX_OF.get(dtype) == x.dtype:
+            return torch.complex(multiply(x.real), multiply(x.imag))
+        if _COMPLEX_OF.get(x.dtype) == dtype:
+            return multiply(x.to(dtype))
+        way_out = f"convert one of them, for example x.to({dtype})"
+        raise DtypeError(complaint(name, "x.dtype", x.dtype, f"the matrix holds {dtype}", way_out))
 
     @overload
     def __matmul__(self, other: Tensor) -> Tensor: ...

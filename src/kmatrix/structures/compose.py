@@ -167,7 +167,7 @@ class ProductMatrix(_Compound):
 
     def _rmatmul(self, x: Tensor) -> Tensor:
         for part in self.members:
-            x = transpose(part, conjugate=False)(x)
+            x = part.rforward(x)
         return x
 
 
@@ -230,7 +230,7 @@ class SumMatrix(_Compound):
         return reduce(torch.add, (part(x) for part in self.members))
 
     def _rmatmul(self, x: Tensor) -> Tensor:
-        return reduce(torch.add, (transpose(part, conjugate=False)(x) for part in self.members))
+        return reduce(torch.add, (part.rforward(x) for part in self.members))
 
 
 def sum_of(*matrices: StructuredMatrix) -> StructuredMatrix:
@@ -285,7 +285,7 @@ class ScaledMatrix(StructuredMatrix):
         return self._scale(self.base(x))
 
     def _rmatmul(self, x: Tensor) -> Tensor:
-        return self._scale(transpose(self.base, conjugate=False)(x))
+        return self._scale(self.base.rforward(x))
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         self.base.reset_parameters(generator)
