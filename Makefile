@@ -1,0 +1,51 @@
+# Everything starts here: `make demo` shows the library at work, `make test` runs every check that CI runs.
+# The first call makes .venv and installs into it; later calls notice that nothing changed.
+
+PYTHON ?= python3
+PYTEST_FLAGS ?= -n 2
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format bench docs clean
+
+help:  ## list the commands
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: $(INSTALLED)  ## make .venv and install the library, its extras and the tools into it
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo 'kmatrix needs Python 3.10 or newer; name one, as in: make setup PYTHON=python3.11' >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
+		|| { rm -rf $(VENV); echo 'no virtual environment; on Debian: apt install python3-venv' >&2; exit 1; }
+	@echo 'installing into $(VENV), once (torch is a large download) ...'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup  ## fit a measured matrix and show what came out
+	$(BIN)/kmatrix demo
+
+test: lint  ## every check: lint, types, floors, tests, doctests, documentation
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+lint: setup  ## style, formatting, types, and that imports only go down
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict src
+	$(BIN)/lint-imports --no-logo
+
+format: setup  ## rewrite the code in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup  ## measure speed on this machine
+	$(BIN)/kmatrix bench
+
+docs: setup  ## check the documentation: links, code blocks, the table of structures
+	$(BIN)/python -m pytest tests/test_docs.py
+
+clean:  ## remove caches and build products (not .venv)
+	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf
