@@ -1,0 +1,1 @@
+"""Dense in, structured out: the fitting algorithms and the certificate of the error."""

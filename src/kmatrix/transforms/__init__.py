@@ -1,0 +1,1 @@
+"""The fast transforms as exact members: Fourier, cosine, Hadamard, convolution, permutation."""
