@@ -1,7 +1,8 @@
 """What a structured matrix is: the two abstract classes every family implements.
 
-A ``Structure`` names a class of matrices and holds no numbers; a ``StructuredMatrix`` holds the numbers of one
-member and behaves as a linear operator. A new family implements the abstract methods of both and inherits the rest.
+A ``Structure`` names a class of matrices and holds no numbers; a ``StructuredMatrix`` holds the numbers of
+one member and behaves as a linear operator. A new family implements the abstract methods of both and inherits
+the rest.
 """
 
 from __future__ import annotations
@@ -144,7 +145,7 @@ class StructuredMatrix(nn.Module, ABC):
         return self._promoted(self._matmul, x, self.shape[1])
 
     def rforward(self, x: Tensor) -> Tensor:
-        """Multiply the last axis of ``x`` by the plain transpose, ``(*, m) -> (*, n)``; promotes as ``forward`` does."""
+        """Multiply the last axis of ``x`` by the plain transpose: ``(*, m) -> (*, n)``, as ``forward``."""
         return self._promoted(self._rmatmul, x, self.shape[0])
 
     def _promoted(self, multiply: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:

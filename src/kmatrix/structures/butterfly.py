@@ -1,6 +1,7 @@
 """Butterfly matrices: chains with one factor per digit of a mixed-radix index, tile rank one or more.
 
-The rule ``tile_chain`` writes every chain of this kind; Monarch and block tensor-train are its two-factor case.
+The rule ``tile_chain`` writes every chain of this kind; Monarch and block tensor-train are its two-factor
+case.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ def tile_chain(pairs: Sequence[tuple[int, int]], ranks: Sequence[int]) -> tuple[
     """Factors of the tile-rank butterfly with output and input radices ``(b_i, c_i)`` and inner ``ranks``.
 
     Factor i, in order of application, is ``(prod_{j>i} c_j, rho_i b_i, c_i rho_{i-1}, prod_{j<i} b_j)`` with
-    ``rho_0 = rho_k = 1``: after it the vector is indexed by a block of columns, a rank, and the low digits of the row.
+    ``rho_0 = rho_k = 1``: after it the vector is indexed by a block of columns, a rank, and the low digits of
+    the row.
     """
     rho = (1, *ranks, 1)
     outer = math.prod(c for _, c in pairs)
@@ -36,14 +38,14 @@ def tile_chain(pairs: Sequence[tuple[int, int]], ranks: Sequence[int]) -> tuple[
 
 
 def smooth_size(n: int) -> int:
-    """The smallest size of at least ``n`` without a prime factor over 13 (``n`` itself for most sizes users have)."""
+    """The smallest size of at least ``n`` without a prime factor over 13 (``n`` itself for most sizes)."""
     while n > 1 and prime_factors(n)[-1] > LARGEST_DEFAULT_RADIX:
         n += 1
     return n
 
 
 def default_pairs(m: int, n: int) -> Pairs:
-    """Radices of the default butterfly: the primes of both (smooth) sizes, merged until there are as many of each."""
+    """Radices of the default butterfly: the primes of both (smooth) sizes, merged to as many of each."""
     out, into = (list(prime_factors(smooth_size(size))) or [1] for size in (m, n))
     for longer, shorter in ((out, into), (into, out)):
         while len(longer) > len(shorter):
@@ -56,14 +58,14 @@ def default_pairs(m: int, n: int) -> Pairs:
 class Butterfly(ChainStructure):
     """A product of sparse factors, one per digit: ``B = B_k ... B_2 B_1`` with growing stride, any size.
 
-    With ``n = r1 ... rk`` the factor i couples ``r_i`` values at stride ``r1 ... r_{i-1}``. Powers of two give the
-    butterfly matrices of the FFT with ``2 n log2 n`` numbers. Sizes with a prime factor over 13 are padded to the
-    next size without one, which the counts show.
+    With ``n = r1 ... rk`` the factor i couples ``r_i`` values at stride ``r1 ... r_{i-1}``. Powers of two
+    give the butterfly matrices of the FFT with ``2 n log2 n`` numbers. Sizes with a prime factor over 13 are
+    padded to the next size without one, which the counts show.
 
     Args:
         radices: one ``(b, c)`` pair of output and input radices per factor, in order of application, with
             ``prod b >= m`` and ``prod c >= n``; by default the prime factors of the sizes.
-        ranks: tile rank between neighbouring factors, one number for all or one for each of the ``k - 1`` gaps.
+        ranks: tile rank between neighbouring factors, one number for all or one for each of ``k - 1`` gaps.
 
     Raises:
         ArgumentError: if radices and ranks do not fit each other or the shape.

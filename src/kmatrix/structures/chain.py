@@ -1,7 +1,8 @@
 """Structures that are rules writing a chain: products of Kronecker-sparse factors and fixed permutations.
 
 ``Layout`` says what the chain is for one shape, ``ChainStructure`` is a family given by such a rule, and
-``ChainMatrix`` holds the numbers of a member. Stages are listed in order of application: the first hits the vector first.
+``ChainMatrix`` holds the numbers of a member. Stages are listed in order of application: the first hits the
+vector first.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ Tie = Literal["", "a", "d", "ad"]
 
 @dataclass(frozen=True)
 class Factor:
-    """A Kronecker-sparse factor of pattern ``(a, b, c, d)``, its weights tied over ``a``, over ``d``, or both."""
+    """A Kronecker-sparse factor of pattern ``(a, b, c, d)``, its weights tied over ``a``, ``d``, or both."""
 
     a: int
     b: int
@@ -128,7 +129,7 @@ class Layout:
 
     @cached_property
     def runs(self) -> tuple[tuple[int, int] | int, ...]:
-        """Maximal runs of factors as ``(start, stop)`` into ``factors``, and permutations as their rank among permutations."""
+        """Maximal runs of factors as ``(start, stop)`` into ``factors``; permutations by their own count."""
         runs: list[tuple[int, int] | int] = []
         factor = permutation = 0
         for stage in self.stages:
@@ -148,8 +149,8 @@ class Layout:
 class ChainStructure(Structure):
     """A family given by a rule that writes a chain for every shape it admits.
 
-    Where the chain is larger than ``m x n``, the input is padded with zeros and the output cropped; the counts
-    are those of the larger chain.
+    Where the chain is larger than ``m x n``, the input is padded with zeros and the output cropped; the
+    counts are those of the larger chain.
     """
 
     @abstractmethod
@@ -273,7 +274,7 @@ class ChainMatrix(AbstractChainMatrix):
             permutations: one index array per permutation stage, in order of application; all or none.
 
         Raises:
-            ArgumentError: if a number or shape does not fit the layout, or an index array is not a permutation.
+            ArgumentError: if a number or shape does not fit the layout, or an index is not a permutation.
         """
         dtype = weights[0].dtype if weights else torch.get_default_dtype()
         device = weights[0].device if weights else None
@@ -326,13 +327,13 @@ class ChainMatrix(AbstractChainMatrix):
         return self.get_buffer("_like").device
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
-        """Normal numbers of the spectral scale: std = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in) per factor."""
+        """Normal numbers of the spectral scale, std = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in)."""
         for stored, std in zip(self.factors, spectral_scales(self.layout), strict=True):
             fill_normal(stored, std, self._is_complex, generator)
 
 
 def spectral_scales(layout: Layout) -> Iterator[float]:
-    """Standard deviation per factor at which each has spectral norm about sqrt(fan_out / fan_in) (zoo 2.1)."""
+    """Standard deviation per factor at which its spectral norm is about sqrt(fan_out / fan_in)."""
     for f in layout.factors:
         yield min(1.0, (f.b / f.c) ** 0.5) / f.c**0.5
 

@@ -1,4 +1,4 @@
-"""The algebra: transposes, products, sums and multiples of structured matrices, each again a structured matrix."""
+"""The algebra: transposes, products, sums and multiples, each again a structured matrix."""
 
 from __future__ import annotations
 

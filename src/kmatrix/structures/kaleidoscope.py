@@ -1,4 +1,4 @@
-"""Kaleidoscope matrices: the universal family (BB*)^w_e, the corner of a product of butterflies and their transposes."""
+"""Kaleidoscope matrices (BB*)^w_e: the corner of a product of butterflies and their transposes."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ def power_of_two(n: int) -> int:
 
 
 def butterfly_factors(n: int, *, increasing: bool) -> tuple[Factor, ...]:
-    """Radix-2 factors of an ``n``-point butterfly (``n = 2**k``), strides growing (class B) or shrinking (class B*)."""
+    """Radix-2 factors of a butterfly of size ``n = 2**k``, strides growing (class B) or shrinking (B*)."""
     factors = tuple(Factor(n // (2 << i), 2, 2, 1 << i) for i in range(n.bit_length() - 1))
     return factors if increasing else factors[::-1]
 
 
 @dataclass(frozen=True)
 class Kaleidoscope(ChainStructure):
-    """K-matrices ``S M_1 M_2* ... M_{2w-1} M_{2w}* S^T``: width ``w`` pairs of butterflies of size ``e N``, top-left corner.
+    """K-matrices ``S M_1 M_2* ... M_{2w-1} M_{2w}* S^T``: the top-left corner of ``w`` butterfly pairs.
 
-    ``N`` is the power of two that holds both sides; sides that are not powers of two are padded, which the counts
-    show. Every matrix with a small, shallow arithmetic circuit is a member of small width.
+    The butterflies have size ``e N`` with ``N`` the power of two that holds both sides; sides that are not
+    powers of two are padded, which the counts show. Every matrix with a small, shallow arithmetic circuit is
+    a member of small width.
 
     Args:
         width: how many pairs BB*.
