@@ -24,7 +24,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: setup  ## fit a measured matrix and show what came out
+demo: setup  ## the main job on real input; writes out/demo.html
 	$(BIN)/kmatrix demo
 
 test: lint  ## every check: lint, types, floors, tests, doctests, documentation
@@ -40,8 +40,8 @@ format: setup  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## measure speed on this machine
-	$(BIN)/kmatrix bench
+bench: setup  ## run every benchmark on this machine, some minutes each
+	for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
 
 docs: setup  ## check the documentation: links, code blocks, the table of structures
 	$(BIN)/python -m pytest tests/test_docs.py
