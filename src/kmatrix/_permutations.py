@@ -80,3 +80,8 @@ def inverse(p: Index) -> Index:
 def is_permutation(p: Index) -> bool:
     """Whether ``p`` holds each of ``0 .. p.size-1`` exactly once."""
     return p.ndim == 1 and np.array_equal(np.sort(p), np.arange(p.size))
+
+
+def is_identity(p: Index) -> bool:
+    """Whether ``p`` leaves everything in its place."""
+    return np.array_equal(p, np.arange(p.size))

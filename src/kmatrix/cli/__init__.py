@@ -1,1 +1,16 @@
-"""The command line."""
+"""The command line: ``kmatrix fit``, ``kmatrix info``, ``kmatrix demo``. Each command is a thin call of the library."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the ``kmatrix`` command."""
+    try:
+        from kmatrix.cli.app import app
+    except ModuleNotFoundError as missing:
+        sys.exit(
+            f"kmatrix: the command line needs {missing.name}; install it with: pip install 'kmatrix[cli]'"
+        )
+    app()

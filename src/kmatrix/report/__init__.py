@@ -1,1 +1,4 @@
-"""HTML reports and pictures of what was fitted."""
+"""HTML reports and pictures of what was fitted; needs the extra ``kmatrix[cli]`` (matplotlib)."""
+
+from kmatrix.report.page import Section as Section
+from kmatrix.report.page import write_report as write_report

@@ -1,0 +1,41 @@
+"""The typer application: one command per file, and one wording for every complaint."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import ParamSpec
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from kmatrix._errors import KMatrixError
+from kmatrix.cli.demo import demo
+from kmatrix.cli.fit import fit
+from kmatrix.cli.info import info
+
+Arguments = ParamSpec("Arguments")
+
+app = typer.Typer(
+    help="Any matrix in, a certified fast operator out.", no_args_is_help=True, pretty_exceptions_enable=False
+)
+
+
+def _complain(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
+    """Turn the library's typed errors into one line on stderr and exit code 2; anything else is our bug and shows."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Arguments.args, **kwargs: Arguments.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except KMatrixError as error:
+            Console(stderr=True).print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True)
+            raise typer.Exit(2) from None
+
+    return wrapped
+
+
+app.command()(_complain(fit))
+app.command()(_complain(info))
+app.command()(_complain(demo))

@@ -1,0 +1,67 @@
+"""The one table from names on the command line to structures and the options each takes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import kmatrix.structures as st
+from kmatrix._errors import ArgumentError, complaint
+
+
+@dataclass(frozen=True)
+class Named:
+    """A structure class, the options it takes, and those it cannot do without."""
+
+    structure: type[st.Structure]
+    options: tuple[str, ...] = ()
+    required: tuple[str, ...] = ()
+
+
+STRUCTURES: Mapping[str, Named] = {
+    "blast": Named(st.BLAST, ("nblocks", "rank"), ("nblocks", "rank")),
+    "block-circulant": Named(st.BlockCirculant, ("block",), ("block",)),
+    "block-diagonal": Named(st.BlockDiagonal, ("nblocks",), ("nblocks",)),
+    "block-low-rank": Named(st.BlockLowRank, ("nblocks", "rank"), ("nblocks",)),
+    "block-tensor-train": Named(st.BlockTensorTrain, ("nblocks", "rank"), ("nblocks",)),
+    "bpbp": Named(st.BPBP, ("depth",)),
+    "butterfly": Named(st.Butterfly, ("ranks",)),
+    "circulant": Named(st.Circulant),
+    "dense": Named(st.Dense),
+    "hankel": Named(st.Hankel),
+    "kaleidoscope": Named(st.Kaleidoscope, ("width", "expansion")),
+    "kronecker": Named(st.Kronecker, ("rank",)),
+    "low-rank": Named(st.LowRank, ("rank",), ("rank",)),
+    "monarch": Named(st.Monarch, ("nblocks", "order")),
+    "obb": Named(st.OBB, ("width",)),
+    "orthogonal-butterfly": Named(st.OrthogonalButterfly),
+    "sparse": Named(st.Sparse, ("nnz",), ("nnz",)),
+    "toeplitz": Named(st.Toeplitz),
+}
+
+
+def structure_from(name: str, given: Mapping[str, int | None]) -> st.Structure:
+    """Build the structure a user named, with the options that were given.
+
+    Raises:
+        ArgumentError: if the name is unknown, an option does not belong to it, or one it needs is missing.
+    """
+    if name not in STRUCTURES:
+        raise ArgumentError(
+            complaint("kmatrix fit", "--into", name, "unknown", f"use one of {', '.join(STRUCTURES)}")
+        )
+    named = STRUCTURES[name]
+    options = {key: value for key, value in given.items() if value is not None}
+    for key, value in options.items():
+        if key not in named.options:
+            takes = ", ".join(f"--{o}" for o in named.options) or "no options"
+            reason = f"{name} does not take it"
+            raise ArgumentError(
+                complaint("kmatrix fit", f"--{key}", value, reason, f"it takes {takes}")
+            )
+    for key in named.required:
+        if key not in options:
+            raise ArgumentError(
+                complaint("kmatrix fit", f"--{key}", None, f"{name} needs it", f"pass --{key} N")
+            )
+    return named.structure(**options)

@@ -1,0 +1,109 @@
+"""The search without a named structure: every family from cheap to dear, the cheapest that meets the tolerance wins."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+
+from kmatrix._errors import KMatrixError
+from kmatrix.fit.certificate import relative_error
+from kmatrix.fit.families import FAMILIES
+from kmatrix.fit.problem import Declined, Family, Problem, Proposal
+from kmatrix.fit.result import Attempt, Progress
+from kmatrix.structures import Dense, StructuredMatrix
+from kmatrix.structures.chain import ChainMatrix
+
+
+@dataclass
+class Search:
+    """The state of a search: what was tried, and the cheapest answer so far.
+
+    Attributes:
+        problem: the question.
+        dtype: number type of the answer; errors are judged after rounding to it.
+        progress: told what is being done.
+    """
+
+    problem: Problem
+    dtype: torch.dtype
+    progress: Progress
+    history: list[Attempt] = field(default_factory=list)
+    winner: StructuredMatrix | None = None
+    winning: Attempt | None = None
+    interrupted: bool = False
+
+    def run(self, families: Iterable[tuple[str, Family]] = FAMILIES) -> None:
+        """Try the families in order; Ctrl-C ends the search and keeps what it has."""
+        try:
+            for name, family in families:
+                self.progress(name, None)
+                self._try(name, family)
+        except KeyboardInterrupt:
+            self.interrupted = True
+
+    def _try(self, name: str, family: Family) -> None:
+        start = time.perf_counter()
+        try:
+            self.problem.check_time()
+            attempt, matrix = self.judge(name, family(self.problem), start)
+        except Declined as declined:
+            seconds = time.perf_counter() - start
+            attempt, matrix = Attempt(name, None, None, None, None, seconds, False, str(declined)), None
+        except (KMatrixError, torch.linalg.LinAlgError) as error:
+            seconds = time.perf_counter() - start
+            note = f"not available: {error}"
+            attempt, matrix = Attempt(name, None, None, None, None, seconds, False, note), None
+        self.history.append(attempt)
+        self.progress(name, attempt)
+        if matrix is not None and attempt.met and self.problem.cost(matrix) < self.problem.cheapest:
+            self.problem.cheapest = self.problem.cost(matrix)
+            self.winner, self.winning = matrix, attempt
+
+    def judge(self, name: str, proposal: Proposal, start: float) -> tuple[Attempt, StructuredMatrix]:
+        """Round a proposal to the answer's dtype and measure what it then reaches."""
+        matrix = in_dtype(proposal.matrix, self.dtype)
+        with torch.no_grad():
+            error = relative_error(self.problem.dense, matrix.to_dense())
+        attempt = Attempt(
+            family=name,
+            structure=matrix.structure,
+            relative_error=error,
+            num_params=matrix.num_params,
+            flops=matrix.flops,
+            seconds=time.perf_counter() - start,
+            met=error <= self.problem.tol,
+            note=proposal.note,
+        )
+        return attempt, matrix
+
+
+def in_dtype(matrix: StructuredMatrix, dtype: torch.dtype) -> StructuredMatrix:
+    """Round a double precision matrix to the precision of ``dtype`` (complex stays complex)."""
+    return matrix.to(dtype.to_real() if dtype.is_complex else dtype)
+
+
+def dense_matrix(problem: Problem) -> StructuredMatrix:
+    """The target itself as a matrix: the answer when nothing cheaper will do."""
+    m, n = problem.shape
+    return ChainMatrix.from_weights(Dense(), (m, n), [problem.dense.reshape(1, m, n, 1)])
+
+
+def why_dense(search: Search) -> str:
+    """The reason for answering ``Dense``: how close the affordable families came."""
+    problem = search.problem
+    m, n = problem.shape
+    reached = [a for a in search.history if a.relative_error is not None and a.num_params is not None]
+    # Families stop just under the cost of dense, so the best error is what can be had below that cost.
+    cheaper = [a for a in reached if a.num_params is not None and a.num_params < m * n]
+    text = f"no structure cheaper than dense ({m * n:,} numbers) reaches a relative error of {problem.tol:g}"
+    if search.interrupted:
+        text = "interrupted before any structure reached the tolerance"
+    if cheaper:
+        best = min(cheaper, key=lambda a: a.relative_error or 0.0)
+        text += (
+            f"; the closest is {best.family} with {best.relative_error:.2g} at {best.num_params:,} numbers"
+        )
+    return text

@@ -1,0 +1,237 @@
+"""The families a search without a named structure goes through, from cheap to dear.
+
+Each is a function from the problem to a proposal. It offers its cheapest member that meets the tolerance; if that
+would cost more than the cheapest answer so far, the best member just below that cost, so that the history shows how
+close the family came; or it declines and says why.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from kmatrix._permutations import Index, is_identity
+from kmatrix.fit.discovery import discover
+from kmatrix.fit.hierarchical import hierarchical
+from kmatrix.fit.problem import Declined, Family, Problem, Proposal
+from kmatrix.fit.projections import project
+from kmatrix.fit.tiles import chain_matrix, tile_butterfly
+from kmatrix.fit.toeplitz_orders import find_toeplitz_order
+from kmatrix.structures import (
+    BlockCirculant,
+    Circulant,
+    Hankel,
+    Kronecker,
+    LowRank,
+    PermutationMatrix,
+    Sparse,
+    Structure,
+    StructuredMatrix,
+    Sum,
+    Toeplitz,
+    product,
+)
+
+KRONECKER_OVERSAMPLING = 8
+SPARSE_SHARES = (0.25, 0.5, 0.75)
+
+
+def _smallest(tails: Tensor, allowed: float) -> int:
+    """How many terms to keep so that the discarded energy, ``tails[k]`` after ``k`` terms, is allowed; at least one."""
+    return max(1, int((tails > allowed).sum()))
+
+
+def _energy_tails(energies: Tensor) -> Tensor:
+    return energies.flip(0).cumsum(0).flip(0)
+
+
+def sparse(problem: Problem) -> Proposal:
+    """Keep the largest entries."""
+    energies = problem.dense.abs().square().flatten().sort(descending=True).values
+    needed = _smallest(_energy_tails(energies), (problem.tol * problem.norm) ** 2)
+    kept = min(needed, problem.max_params())
+    if kept < 1:
+        raise Declined("nothing that small")
+    note = f"the {kept:,} largest entries" + ("" if kept == needed else f"; the tolerance needs {needed:,}")
+    return Proposal(project(Sparse(kept), problem.dense), note)
+
+
+def low_rank(problem: Problem) -> Proposal:
+    """Truncate the singular value decomposition."""
+    m, n = problem.shape
+    needed = _smallest(_energy_tails(problem.svd[1].square()), (problem.tol * problem.norm) ** 2)
+    rank = min(needed, problem.max_params() // (m + n))
+    if rank < 1:
+        raise Declined("already rank 1 costs more than the best so far")
+    note = f"truncated SVD of rank {rank}" + (
+        "" if rank == needed else f"; the tolerance needs rank {needed}"
+    )
+    return Proposal(project(LowRank(rank), problem.dense), note)
+
+
+def _averaged(problem: Problem, structure: Structure) -> Proposal:
+    m, n = problem.shape
+    structure.check(m, n)
+    return Proposal(project(structure, problem.dense), "averages along the (wrapped) diagonals")
+
+
+def circulant(problem: Problem) -> Proposal:
+    """Average along the wrapped diagonals."""
+    if problem.shape[0] != problem.shape[1]:
+        raise Declined("not square")
+    return _averaged(problem, Circulant())
+
+
+def toeplitz(problem: Problem) -> Proposal:
+    """Average along the diagonals."""
+    return _averaged(problem, Toeplitz())
+
+
+def hankel(problem: Problem) -> Proposal:
+    """Average along the antidiagonals."""
+    return _averaged(problem, Hankel())
+
+
+def shuffled_toeplitz(problem: Problem) -> Proposal:
+    """Find the order of rows or columns under which the matrix is circulant, Toeplitz or Hankel."""
+    order = find_toeplitz_order(problem.dense, tol=problem.tol)
+    if not order.found:
+        raise Declined(order.reason)
+    if is_identity(order.row_perm) and is_identity(order.col_perm):
+        raise Declined("the natural order is the one found")
+    permuted = problem.dense[torch.from_numpy(order.row_perm)][:, torch.from_numpy(order.col_perm)]
+    kinds: dict[str, Structure] = {"circulant": Circulant(), "toeplitz": Toeplitz(), "hankel": Hankel()}
+    inner = project(kinds[order.kind], permuted)
+    return Proposal(unpermute(inner, order.row_perm, order.col_perm), f"{order.kind} after {order.reason}")
+
+
+def unpermute(matrix: StructuredMatrix, rows: Index, columns: Index) -> StructuredMatrix:
+    """The matrix ``W`` of which ``W[rows][:, columns]`` is given."""
+    parts = [matrix]
+    if not is_identity(rows):
+        parts.insert(
+            0, PermutationMatrix.from_index(torch.argsort(torch.from_numpy(rows)), dtype=matrix.dtype)
+        )
+    if not is_identity(columns):
+        parts.append(PermutationMatrix.from_index(torch.from_numpy(columns), dtype=matrix.dtype))
+    return product(*parts)
+
+
+def block_circulant(problem: Problem) -> Proposal:
+    """Average within each block, for the block sizes that divide both sides; the largest that meets the tolerance."""
+    m, n = problem.shape
+    common = math.gcd(m, n)
+    sizes = [k for k in range(common, 1, -1) if common % k == 0 and m * n // k <= problem.max_params()]
+    if not sizes:
+        raise Declined("no block size divides both sides and is cheaper than the best so far")
+    for k in sizes:
+        matrix = project(BlockCirculant(k), problem.dense)
+        with torch.no_grad():
+            gap = float(torch.linalg.vector_norm(problem.dense - matrix.to_dense()))
+        if gap <= problem.tol * problem.norm or k == sizes[-1]:
+            return Proposal(matrix, f"blocks of {k}, wrapped diagonals averaged")
+    raise Declined("no block size was tried")
+
+
+def kronecker(problem: Problem) -> Proposal:
+    """Sums of Kronecker products, for every splitting of the sides."""
+    m, n = problem.shape
+    best: tuple[int, float, int, tuple[int, int]] | None = None
+    for m1, n1 in itertools.product(_divisors(m), _divisors(n)):
+        size = m1 * n1 + (m // m1) * (n // n1)
+        most = problem.max_params() // size
+        # A splitting as lopsided as this is dense or low rank in disguise.
+        if (m1 * n1 in (1, m * n)) or most < 1:
+            continue
+        problem.check_time()
+        rank, error = _kronecker_rank(problem, m1, n1, most)
+        met = error <= problem.tol
+        entry = (not met, error if not met else 0.0, rank * size, (m1, n1))
+        if best is None or entry < best:
+            best = entry
+        if rank:
+            continue
+    if best is None:
+        raise Declined("the sides have no splitting that is cheaper than the best so far")
+    left = best[3]
+    rank = best[2] // (left[0] * left[1] + (m // left[0]) * (n // left[1]))
+    matrix = project(Kronecker(left, rank), problem.dense)
+    return Proposal(
+        matrix,
+        f"{rank} products of {left} and {(m // left[0], n // left[1])}, by SVD of the rearranged matrix",
+    )
+
+
+def _kronecker_rank(problem: Problem, m1: int, n1: int, most: int) -> tuple[int, float]:
+    """Terms that a splitting needs, at most ``most``, and the relative error it then has, from a random sketch."""
+    m, n = problem.shape
+    grid = problem.dense.reshape(m1, m // m1, n1, n // n1).transpose(1, 2)
+    tall = grid.reshape(m1 * n1, (m // m1) * (n // n1))
+    tall = tall if tall.shape[0] >= tall.shape[1] else tall.mT
+    width = min(tall.shape[1], min(most, 24) + KRONECKER_OVERSAMPLING)
+    mix = torch.randn(tall.shape[1], width, dtype=tall.dtype, generator=problem.generator())
+    basis = torch.linalg.qr(tall @ mix).Q
+    energies = torch.linalg.svdvals(basis.mH @ tall).square()
+    missed = max(problem.norm**2 - float(energies.sum()), 0.0)
+    # Differences of squares lose half the digits: below that, an exact remainder is worth its product.
+    if missed < 1e-12 * problem.norm**2:
+        missed = float(torch.linalg.vector_norm(tall - basis @ (basis.mH @ tall))) ** 2
+    tails = _energy_tails(energies) + missed
+    rank = min(_smallest(tails, (problem.tol * problem.norm) ** 2), most, len(energies))
+    left = float(tails[rank]) if rank < len(tails) else missed
+    return rank, math.sqrt(left) / max(problem.norm, 1e-300)
+
+
+def _divisors(n: int) -> list[int]:
+    return [d for d in range(1, n + 1) if n % d == 0]
+
+
+def butterfly(problem: Problem) -> Proposal:
+    """Find row and column orders under which the matrix is a butterfly of tile rank one or two."""
+    found = discover(problem.dense, tol=problem.tol, seed=problem.seed)
+    if found.plan is None:
+        raise Declined(found.reason)
+    rows, columns = found.plan.row_perm, found.plan.col_perm
+    permuted = problem.dense[torch.from_numpy(rows)][:, torch.from_numpy(columns)]
+    result = hierarchical(permuted, found.plan.pairs, tol=problem.tol)
+    return Proposal(chain_matrix(result, rows, columns), f"{found.reason}, tile ranks {list(result.ranks)}")
+
+
+def sparse_plus_low_rank(problem: Problem) -> Proposal:
+    """Split the budget between the largest entries and a low rank, and alternate."""
+    m, n = problem.shape
+    budget = problem.max_params()
+    best: tuple[float, StructuredMatrix, str] | None = None
+    for share in SPARSE_SHARES:
+        problem.check_time()
+        rank = int((1 - share) * budget) // (m + n)
+        kept = budget - rank * (m + n)
+        if rank < 1 or kept < 1 or budget >= m * n:
+            continue
+        matrix = project(Sum((Sparse(kept), LowRank(rank))), problem.dense)
+        with torch.no_grad():
+            error = float(torch.linalg.vector_norm(problem.dense - matrix.to_dense()))
+        if best is None or error < best[0]:
+            best = (error, matrix, f"{kept:,} entries plus rank {rank}, alternating")
+    if best is None:
+        raise Declined("the budget is too small for both parts")
+    return Proposal(best[1], best[2])
+
+
+FAMILIES: tuple[tuple[str, Family], ...] = (
+    ("circulant", circulant),
+    ("Toeplitz", toeplitz),
+    ("Hankel", hankel),
+    ("shuffled Toeplitz", shuffled_toeplitz),
+    ("sparse", sparse),
+    ("block circulant", block_circulant),
+    ("butterfly", butterfly),
+    ("Kronecker", kronecker),
+    ("low rank", low_rank),
+    ("tile butterfly", tile_butterfly),
+    ("sparse + low rank", sparse_plus_low_rank),
+)
+"""Every family of the search, from cheap to dear; names as the history shows them."""

@@ -1,0 +1,90 @@
+"""The question a search works on, and the words in which a family answers it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from kmatrix.structures import StructuredMatrix
+
+Measure = Literal["params", "flops"]
+
+
+class Declined(Exception):
+    """A family has no member to offer for this problem; the message says why."""
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A member that a family offers, in double precision, and how it was found."""
+
+    matrix: StructuredMatrix
+    note: str
+
+
+@dataclass
+class Problem:
+    """A matrix, a tolerance, and the cheapest answer so far.
+
+    Attributes:
+        dense: the entries, float64 or complex128.
+        tol: relative Frobenius error to reach.
+        of: what cheap means, ``"params"`` or ``"flops"``.
+        seed: of every random choice.
+        deadline: clock time (``time.monotonic``) after which families should decline.
+    """
+
+    dense: Tensor
+    tol: float
+    of: Measure = "params"
+    seed: int = 0
+    deadline: float = float("inf")
+    cheapest: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        m, n = self.shape
+        self.cheapest = m * n if self.of == "params" else 2 * m * n
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return (self.dense.shape[0], self.dense.shape[1])
+
+    @cached_property
+    def norm(self) -> float:
+        """Frobenius norm of the target."""
+        return float(torch.linalg.vector_norm(self.dense))
+
+    @cached_property
+    def svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Thin singular value decomposition of the target; several families need it."""
+        u, s, vh = torch.linalg.svd(self.dense, full_matrices=False)
+        return u, s, vh
+
+    def generator(self) -> torch.Generator:
+        """A fresh source of randomness, the same for every family."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def cost(self, matrix: StructuredMatrix) -> int:
+        """What a matrix costs, in real numbers where the target is real and it is complex."""
+        count = matrix.num_params if self.of == "params" else matrix.flops
+        widened = matrix.dtype.is_complex and not self.dense.is_complex()
+        return count * ((2 if self.of == "params" else 4) if widened else 1)
+
+    def max_params(self) -> int:
+        """How many numbers a member may hold to be of interest, if each costs at least one multiply and add."""
+        return int(self.cheapest - 1) if self.of == "params" else int((self.cheapest - 1) // 2)
+
+    def check_time(self) -> None:
+        """Decline if time is up."""
+        if time.monotonic() > self.deadline:
+            raise Declined("time is up")
+
+
+Family = Callable[[Problem], Proposal]
+"""A family offers its cheapest member that meets the tolerance, or else the best it has; or it declines."""

@@ -1,0 +1,150 @@
+"""Tile-rank butterflies for a tolerance: under which known orders, with which radices and ranks, is a matrix cheap?
+
+This is the approximate counterpart of ``discovery``: orders come from a short list, ranks from the tolerance.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from kmatrix._permutations import Index, digit_reversal, is_identity
+from kmatrix.fit.hierarchical import HierarchicalResult, balance_chain, hierarchical
+from kmatrix.fit.orders import Tree, known_trees
+from kmatrix.fit.problem import Declined, Problem, Proposal
+from kmatrix.fit.radices import RadixPlan, plan_radices, tile_rank
+from kmatrix.structures import Butterfly, Chain, ChainMatrix, Permute
+from kmatrix.structures.chain import Factor, Stage
+
+TRIED = 3
+
+
+def chain_matrix(result: HierarchicalResult, rows: Index, columns: Index) -> ChainMatrix:
+    """The matrix ``W`` of which ``W[rows][:, columns]`` is the given chain: a Butterfly if both orders are natural.
+
+    Args:
+        result: the chain.
+        rows: which row of ``W`` the chain has where.
+        columns: which column of ``W`` the chain has where.
+    """
+    weights = balance_chain(result.weights)
+    shape = (rows.size, columns.size)
+    factors = tuple(Factor(*p) for p in result.patterns)
+    if is_identity(rows) and is_identity(columns):
+        pairs, ranks = as_pairs(factors)
+        return ChainMatrix.from_weights(Butterfly(radices=pairs, ranks=ranks), shape, weights)
+    # W x = (chain applied to x[columns]), written to the rows: y[rows] = z, that is y = z[inverse of rows].
+    stages: list[Stage] = list(factors)
+    permutations: list[Tensor] = []
+    if not is_identity(columns):
+        stages.insert(0, Permute(shape[1]))
+        permutations.append(torch.from_numpy(columns))
+    if not is_identity(rows):
+        stages.append(Permute(shape[0]))
+        permutations.append(torch.argsort(torch.from_numpy(rows)))
+    return ChainMatrix.from_weights(Chain(tuple(stages)), shape, weights, permutations)
+
+
+def as_pairs(factors: Sequence[Factor]) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
+    """Read radices and tile ranks off the factors of a chain, the inverse of ``tile_chain``.
+
+    Raises:
+        Declined: if neighbouring factors do not nest as those of a tile-rank butterfly do.
+    """
+    heights = [1, *(f.d for f in factors[1:]), factors[-1].d * factors[-1].b]
+    widths = [factors[0].a * factors[0].c, *(f.a for f in factors)]
+    pairs, ranks, rank = [], [], 1
+    for k, f in enumerate(factors):
+        b, c = heights[k + 1] // heights[k], widths[k] // widths[k + 1]
+        if (
+            b * heights[k] != heights[k + 1]
+            or c * widths[k + 1] != widths[k]
+            or f.c != c * rank
+            or f.b % b
+            or f.tie
+        ):
+            raise Declined(f"factor {k} of the chain does not nest with its neighbours")
+        rank = f.b // b
+        pairs.append((b, c))
+        ranks.append(rank)
+    if ranks.pop() != 1:
+        raise Declined("the last factor of the chain has rows left over")
+    return tuple(pairs), tuple(ranks)
+
+
+def tile_butterfly(problem: Problem) -> Proposal:
+    """The cheapest tile-rank butterfly within the tolerance, over the known orders of rows and columns."""
+    m, n = problem.shape
+    if min(m, n) < 4:
+        raise Declined("too small for tiles")
+    row_trees, column_trees = known_trees(m), known_trees(n)
+    if not row_trees or not column_trees:
+        raise Declined(f"{m} or {n} has a prime factor over 64: no tiles of equal size")
+    plans = _plans(problem, row_trees, column_trees)
+    if not plans:
+        raise Declined("tiles have full rank under every known order")
+    best: Proposal | None = None
+    limit = problem.max_params()
+    for radices, row_tree, column_tree in plans[:TRIED]:
+        problem.check_time()
+        rows, columns = _strided(row_tree), column_tree.order
+        permuted = problem.dense[torch.from_numpy(rows)][:, torch.from_numpy(columns)]
+        result = hierarchical(permuted, radices.pairs, tol=problem.tol)
+        if result.num_params <= limit or best is None:
+            limit = min(limit, result.num_params - 1)
+            note = (
+                f"tiles on {row_tree.how} rows and {column_tree.how} columns, tile ranks {list(result.ranks)}"
+            )
+            best = Proposal(chain_matrix(result, rows, columns), note)
+    if best is None:
+        raise Declined("no plan held")
+    return best
+
+
+def _strided(tree: Tree) -> Index:
+    """The order in which the tree's blocks are residues instead of runs, root first."""
+    return tree.order[digit_reversal(tree.radices)]
+
+
+def _plans(
+    problem: Problem, row_trees: Sequence[Tree], column_trees: Sequence[Tree]
+) -> list[tuple[RadixPlan, Tree, Tree]]:
+    """Radices for the promising pairs of orders, cheapest first."""
+    generator = problem.generator()
+    scored = []
+    for row_tree, column_tree in itertools.product(row_trees, column_trees):
+        permuted = problem.dense[torch.from_numpy(_strided(row_tree))][:, torch.from_numpy(column_tree.order)]
+        scored.append(
+            (_middle(permuted, row_tree, column_tree, problem.tol, generator), row_tree, column_tree)
+        )
+    scored.sort(key=lambda entry: entry[0])
+    m, n = problem.shape
+    plans = []
+    for share, row_tree, column_tree in scored[:TRIED]:
+        if share >= 1.0:
+            continue
+        problem.check_time()
+        permuted = problem.dense[torch.from_numpy(_strided(row_tree))][:, torch.from_numpy(column_tree.order)]
+        columns = tuple(reversed(column_tree.radices))
+        radices = plan_radices(permuted, row_tree.radices, columns, tol=problem.tol, generator=generator)
+        if radices.num_params < m * n:
+            plans.append((radices, row_tree, column_tree))
+    return sorted(plans, key=lambda entry: entry[0].num_params)
+
+
+def _middle(
+    matrix: Tensor, row_tree: Tree, column_tree: Tree, tol: float, generator: torch.Generator
+) -> float:
+    """Rank of the squarest tiles as a share of full rank: a quick look before radices are planned."""
+    m, n = matrix.shape
+    written = [math.prod(row_tree.radices[:i]) for i in range(len(row_tree.radices) + 1)]
+    read = [math.prod(column_tree.radices[j:]) for j in range(len(column_tree.radices) + 1)]
+    classes = min(written, key=lambda s: abs(math.log(s * s / m)))
+    block = min(read, key=lambda s: abs(math.log(s * s / n)))
+    if min(m // classes, block) < 2:
+        return 0.5
+    return tile_rank(matrix, classes, block, tol=tol, generator=generator) / min(m // classes, block)
