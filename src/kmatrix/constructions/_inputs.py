@@ -75,7 +75,7 @@ def widen(where: str, name: str, value: ArrayLike) -> tuple[Array, Like]:
 
 def _as_tensor(where: str, name: str, value: object) -> Tensor:
     try:
-        return torch.as_tensor(np.asarray(value))
+        return torch.as_tensor(np.array(value))  # a copy: torch takes no negative strides
     except (TypeError, ValueError):
         way_out = "pass an array or tensor of numbers"
         raise DtypeError(

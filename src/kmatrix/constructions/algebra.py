@@ -109,7 +109,8 @@ def sum_of(matrices: Sequence[StructuredMatrix]) -> ChainMatrix:
 
     The expanded space holds four copies of the vector: the sum so far, the input, and two at work, so that
     every further w pairs of butterflies add two terms; the first and the last w pairs add three, and four
-    terms alone need one round. One or two terms need expansion e or 2e only.
+    terms alone need one round. One or two terms need expansion e or 2e only. (The smallest butterfly has
+    two points, so an expanded 1 x 1 matrix counts twice that.)
 
     Args:
         matrices: at least one K-matrix, all of one shape; narrower ones are padded with identities.

@@ -44,12 +44,7 @@ def sparse(matrix: ArrayLike | scipy.sparse.sparray | scipy.sparse.spmatrix) -> 
     """
     entries, kind = take_entries("sparse", "matrix", matrix)
     size = padded_size(*entries.shape)
-    cuts = range(0, max(1, entries.values.size), size)
-    parts = [
-        Entries(entries.shape, *(part[i : i + size] for part in (entries.rows, entries.cols, entries.values)))
-        for i in cuts
-    ]
-    return sum_forms([sparse_form(part, size) for part in parts]).matrix(kind)
+    return sum_forms([sparse_form(part, size) for part in entries.split(size)]).matrix(kind)
 
 
 def low_rank(u: ArrayLike, v: ArrayLike) -> ChainMatrix:

@@ -32,6 +32,12 @@ class Entries(NamedTuple):
         order = np.lexsort((self.rows, self.cols))
         return Entries(self.shape[::-1], self.cols[order], self.rows[order], self.values[order])
 
+    def split(self, size: int) -> list[Entries]:
+        """Consecutive parts of at most ``size`` nonzeros, at least one part."""
+        starts = range(0, max(1, self.values.size), size)
+        parts = (slice(start, start + size) for start in starts)
+        return [Entries(self.shape, self.rows[p], self.cols[p], self.values[p]) for p in parts]
+
 
 def horizontal_step(matrix: Sparse) -> ChainMatrix:
     """Write a horizontal step matrix as one butterfly of class B: width 1, expansion 1.

@@ -10,16 +10,18 @@ from kmatrix.constructions._inputs import Array
 from kmatrix.constructions.factors import ButterflyFactors, direct_sum
 from kmatrix.constructions.kform import KForm, with_outer
 
-PASS = ((1, 0), (0, 1))
-"""Leave both slots as they are."""
-COPY = ((1, 0), (1, 0))
-"""Copy the lower slot to the upper one."""
-FETCH = ((0, 1), (0, 1))
-"""Copy the upper slot to the lower one."""
-ADD = ((1, 1), (0, 0))
-"""Add the upper slot to the lower one, and clear it."""
+Gate = tuple[tuple[float, float], tuple[float, float]]
 
-Gate = tuple[tuple[int, int], tuple[int, int]]
+PASS: Gate = ((1, 0), (0, 1))
+"""Leave both slots as they are."""
+SWAP: Gate = ((0, 1), (1, 0))
+"""Exchange both slots."""
+COPY: Gate = ((1, 0), (1, 0))
+"""Copy the lower slot to the upper one."""
+FETCH: Gate = ((0, 1), (0, 1))
+"""Copy the upper slot to the lower one."""
+ADD: Gate = ((1, 1), (0, 0))
+"""Add the upper slot to the lower one, and clear it."""
 
 
 def sum_forms(forms: Sequence[KForm]) -> KForm:
@@ -29,18 +31,18 @@ def sum_forms(forms: Sequence[KForm]) -> KForm:
     if len(terms) == 1:
         return terms[0]
     if len(terms) == 2:
-        return _round(terms, enter=[(COPY,)], leave=[(ADD,)])
+        return put_side_by_side(terms, enter=[(COPY,)], leave=[(ADD,)])
     # Slots of a round: the sum so far, the input, two at work. The first round has no sum yet, the last
     # needs no input any more, so each of them has a third slot to work in; a round that is both works in
     # all four.
     if len(terms) <= 4:
-        return _round(_four(terms, (0, 1, 2, 3)), enter=_ENTER_FIRST, leave=_LEAVE_LAST)
-    rounds = [_round(_four(terms[:3], (0, 2, 3)), enter=_ENTER_FIRST, leave=_LEAVE_KEEPING)]
-    middle = terms[3:]
-    while len(middle) > 3:
-        rounds.append(_round(_four(middle[:2], (2, 3)), enter=_ENTER_LATER, leave=_LEAVE_KEEPING))
-        middle = middle[2:]
-    rounds.append(_round(_four(middle, (1, 2, 3)), enter=_ENTER_LATER, leave=_LEAVE_LAST))
+        return put_side_by_side(_four(terms, (0, 1, 2, 3)), enter=_ENTER_FIRST, leave=_LEAVE_LAST)
+    rounds = [put_side_by_side(_four(terms[:3], (0, 2, 3)), enter=_ENTER_FIRST, leave=_LEAVE_KEEPING)]
+    rest = terms[3:]
+    while len(rest) > 3:
+        rounds.append(put_side_by_side(_four(rest[:2], (2, 3)), enter=_ENTER_LATER, leave=_LEAVE_KEEPING))
+        rest = rest[2:]
+    rounds.append(put_side_by_side(_four(rest, (1, 2, 3)), enter=_ENTER_LATER, leave=_LEAVE_LAST))
     return KForm(forms[0].shape, tuple(half for form in rounds for half in form.halves))
 
 
@@ -63,13 +65,15 @@ def _four(terms: Sequence[KForm], at: Sequence[int]) -> list[KForm]:
     return slots
 
 
-def _round(slots: Sequence[KForm], enter: Sequence[Sequence[Gate]], leave: Sequence[Sequence[Gate]]) -> KForm:
+def put_side_by_side(
+    slots: Sequence[KForm], enter: Sequence[Sequence[Gate]], leave: Sequence[Sequence[Gate]]
+) -> KForm:
     """Slots side by side, the gates ``enter`` before them and ``leave`` after them."""
     size, count = slots[0].size, len(slots)
     last = 2 * slots[0].width - 1
     halves = []
     for k in range(last + 1):
-        outer = [(PASS,) * (count // 2)] * len(enter)
+        outer: list[tuple[Gate, ...]] = [(PASS,) * (count // 2)] * len(enter)
         if k == 0:
             outer = [tuple(gates) for gates in enter]
         if k == last:
