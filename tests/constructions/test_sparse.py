@@ -73,7 +73,18 @@ def test_number_types_follow_the_matrix() -> None:
     assert sparse(torch.eye(3, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("matrix", [np.ones(3), np.ones((2, 0)), np.array([[1.0, np.nan]]), [[np.inf]]])
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        3.0,
+        np.ones(3),
+        np.ones((2, 0)),
+        torch.ones(3).to_sparse(),
+        scipy.sparse.coo_array((2, 0)),
+        np.array([[1.0, np.nan]]),
+        [[np.inf]],
+    ],
+)
 def test_sparse_refuses(matrix: object) -> None:
     with pytest.raises(ArgumentError, match="sparse"):
         sparse(matrix)

@@ -192,7 +192,7 @@ def kronecker(a: StructuredMatrix, b: StructuredMatrix) -> ChainMatrix:
     second, kind_b = from_matrix("kronecker", "b", b)
     m, n = second.shape
     if m != n or n != padded_size(n, n):
-        way_out = "pad it, or swap the two matrices by permutations"
+        way_out = "pad it with zeros to such a size"
         reason = "must be square of a power-of-two size of at least 2"
         raise ArgumentError(complaint("kronecker", "b.shape", (m, n), reason, way_out))
     return kronecker_forms(first, second).matrix(joint([kind_a, kind_b]))

@@ -81,7 +81,8 @@ class LinearCircuit:
                     complaint("LinearCircuit", where, "()", "it has no gates", "leave it out")
                 )
             for gate in layer:
-                if not (0 <= gate.left < known and 0 <= gate.right < known):
+                reads = (check_size("LinearCircuit", where, value, minimum=0) for value in gate[1::2])
+                if max(reads) >= known:
                     reason = f"only values 0..{known - 1} exist before this layer"
                     way_out = "read inputs and gates of earlier layers"
                     raise ArgumentError(complaint("LinearCircuit", where, gate, reason, way_out))
@@ -89,7 +90,8 @@ class LinearCircuit:
                     reason, way_out = "a coefficient is not finite", "use finite numbers"
                     raise ArgumentError(complaint("LinearCircuit", where, gate, reason, way_out))
             known += len(layer)
-        if not self.outputs or not all(0 <= value < known for value in self.outputs):
+        named = [check_size("LinearCircuit", "outputs", value, minimum=0) for value in self.outputs]
+        if not named or max(named) >= known:
             reason = f"must name at least one of the values 0..{known - 1}"
             raise ArgumentError(
                 complaint("LinearCircuit", "outputs", self.outputs, reason, "name existing values")

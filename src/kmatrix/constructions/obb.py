@@ -59,8 +59,8 @@ def orthogonal_step(size: int, rows: Index, values: Array) -> tuple[Array, Butte
     diagonal[: values.size] = values
     twiddles = []
     for w in step_factors("sparse_obb", size, rows, ones).twiddles:
-        # A block holds at most one number per column, so its rows are orthogonal: normalise them, and
-        # complete.
+        # A block holds at most one number per column, so its rows are orthogonal: normalise them. A row
+        # without numbers completes (a, b) by (conj b, -conj a); the conjugates matter for complex blocks.
         block = (w * diagonal.reshape(w.shape[0], 1, 2, w.shape[3])).astype(values.dtype)
         norms = np.sqrt((np.abs(block) ** 2).sum(axis=2))
         unit = block / np.where(norms == 0, 1.0, norms)[:, :, None]

@@ -90,30 +90,28 @@ def vertical_step(matrix: Sparse) -> ChainMatrix:
 
 def take_entries(where: str, name: str, matrix: Sparse) -> tuple[Entries, Like]:
     """Read the nonzeros of a matrix: an array or tensor, dense or sparse."""
-    if scipy.sparse.issparse(matrix):
-        coo = scipy.sparse.coo_array(matrix)
-        values, kind = widen(where, name, coo.data)
-        coo = scipy.sparse.coo_array((values, coo.coords), shape=coo.shape)
+    if isinstance(matrix, Tensor) and matrix.layout != torch.strided:
+        tensor = matrix.detach().to_sparse().coalesce()
+        shape = tuple(tensor.shape)
+        places = tensor.indices().cpu().numpy()
+        values, kind = widen(where, name, tensor.values())
+    elif scipy.sparse.issparse(matrix):
+        coo = scipy.sparse.coo_array(matrix, copy=True)
         coo.sum_duplicates()
+        shape = tuple(coo.shape)
+        places = np.stack(coo.nonzero()) if len(shape) == 2 else np.empty((len(shape), 0))
+        values, kind = widen(where, name, coo.data[coo.data != 0])
     else:
-        is_sparse = isinstance(matrix, Tensor) and matrix.layout != torch.strided
-        dense, kind = widen(
-            where, name, cast(Tensor, matrix).to_dense() if is_sparse else cast(ArrayLike, matrix)
-        )
-        if dense.ndim != 2:
-            raise ArgumentError(
-                complaint(where, f"{name}.shape", dense.shape, "not a matrix", "pass (m, n) numbers")
-            )
-        coo = scipy.sparse.coo_array(dense)
-    if 0 in coo.shape:
-        raise ArgumentError(
-            complaint(where, f"{name}.shape", coo.shape, "is empty", "pass at least one entry")
-        )
-    coo.eliminate_zeros()
-    order = np.lexsort((coo.col, coo.row))
-    rows, cols = coo.row[order].astype(np.int64), coo.col[order].astype(np.int64)
-    m, n = coo.shape
-    return Entries((m, n), rows, cols, coo.data[order]), kind
+        dense, kind = widen(where, name, cast(ArrayLike, matrix))
+        shape = dense.shape
+        found = np.nonzero(np.atleast_1d(dense))
+        places, values = np.stack(found), np.atleast_1d(dense)[found]
+    if len(shape) != 2 or 0 in shape:
+        raise ArgumentError(complaint(where, f"{name}.shape", shape, "not a matrix", "pass (m, n) numbers"))
+    order = np.lexsort(places[::-1])
+    order = order[values[order] != 0]
+    rows, cols = places[:, order].astype(np.int64)
+    return Entries((shape[0], shape[1]), rows, cols, values[order]), kind
 
 
 def step_factors(
@@ -122,7 +120,8 @@ def step_factors(
     """The member of B with ``values[k]`` in row ``rows[k]`` of column ``cols[k]`` (of column k if not given).
 
     A factor of block k holds a one where its block of k columns, the rows taken modulo k, has a nonzero in
-    that quadrant: folding the rows of both halves then gives the two smaller problems (Lemma I.2).
+    that quadrant: folding the rows of both halves then gives the two smaller problems. (Lemma I.2 also puts
+    ones where both quadrants of a row are empty; leaving them out keeps at most one number per column.)
     """
     cols = np.arange(rows.size) if cols is None else cols
     twiddles = []
