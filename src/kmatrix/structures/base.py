@@ -152,12 +152,14 @@ class StructuredMatrix(nn.Module, ABC):
         name = type(self.structure).__name__
         check_last_dim(name, x, size)
         dtype = self.dtype
-        if x.dtype == dtype or torch.is_autocast_enabled(x.device.type):
+        if x.dtype == dtype:
             return multiply(x)
         if x.is_complex() and _COMPLEX_OF.get(dtype) == x.dtype:
             return torch.complex(multiply(x.real), multiply(x.imag))
         if _COMPLEX_OF.get(x.dtype) == dtype:
             return multiply(x.to(dtype))
+        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
+            return multiply(x)
         way_out = f"convert one of them, for example x.to({dtype})"
         raise DtypeError(complaint(name, "x.dtype", x.dtype, f"the matrix holds {dtype}", way_out))
 
