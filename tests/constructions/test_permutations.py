@@ -80,6 +80,12 @@ def test_refuses_what_is_not_a_permutation(p: list[object]) -> None:
         permutation(p)
 
 
+@pytest.mark.parametrize("p", ["ab", None, [[0], [1, 2]]])
+def test_refuses_what_is_not_an_array(p: object) -> None:
+    with pytest.raises(DtypeError, match="not an array of numbers"):
+        permutation(p)  # type: ignore[arg-type]
+
+
 def test_refuses_unknown_side_and_dtype() -> None:
     with pytest.raises(ArgumentError, match="side"):
         permutation([0, 1], side="BB")  # type: ignore[arg-type]

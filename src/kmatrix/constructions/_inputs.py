@@ -61,7 +61,7 @@ def take_array(where: str, name: str, value: ArrayLike, ndim: int | None) -> tup
 
 def widen(where: str, name: str, value: ArrayLike) -> tuple[Array, Like]:
     """Check that all numbers are finite; return them in double precision, and their own type."""
-    tensor = value.detach() if isinstance(value, Tensor) else _as_tensor(where, name, value)
+    tensor = _as_tensor(where, name, value)
     if not (tensor.is_floating_point() or tensor.is_complex()):
         tensor = tensor.to(torch.get_default_dtype())
     check_dtype(where, tensor.dtype)
@@ -74,6 +74,8 @@ def widen(where: str, name: str, value: ArrayLike) -> tuple[Array, Like]:
 
 
 def _as_tensor(where: str, name: str, value: object) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach()
     try:
         return torch.as_tensor(np.array(value))  # a copy: torch takes no negative strides
     except (TypeError, ValueError):
@@ -85,7 +87,7 @@ def _as_tensor(where: str, name: str, value: object) -> Tensor:
 
 def take_permutation(where: str, name: str, value: ArrayLike) -> Index:
     """Check an index array that holds each of 0 .. n-1 once."""
-    array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value)
+    array = _as_tensor(where, name, value).cpu().numpy()
     whole = array.ndim == 1 and array.size > 0 and array.dtype.kind in "iu"
     if not whole or not is_permutation(array.astype(np.int64)):
         reason = "not a permutation of 0..n-1"

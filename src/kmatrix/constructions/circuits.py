@@ -67,35 +67,22 @@ class LinearCircuit:
         layers: Sequence[Sequence[tuple[complex, int, complex, int]]],
         outputs: Sequence[int],
     ) -> None:
-        object.__setattr__(self, "inputs", check_size("LinearCircuit", "inputs", inputs))
-        object.__setattr__(self, "layers", tuple(tuple(Gate(*gate) for gate in layer) for layer in layers))
-        object.__setattr__(self, "outputs", tuple(outputs))
-        self._check()
-
-    def _check(self) -> None:
-        known = self.inputs
-        for k, layer in enumerate(self.layers):
-            where = f"layers[{k}]"
+        known = check_size("LinearCircuit", "inputs", inputs)
+        object.__setattr__(self, "inputs", known)
+        checked: list[tuple[Gate, ...]] = []
+        for k, layer in enumerate(layers):
+            checked.append(tuple(_gate(f"layers[{k}]", gate, known) for gate in layer))
             if not layer:
                 raise ArgumentError(
-                    complaint("LinearCircuit", where, "()", "it has no gates", "leave it out")
+                    complaint("LinearCircuit", f"layers[{k}]", "()", "it has no gates", "leave it out")
                 )
-            for gate in layer:
-                reads = (check_size("LinearCircuit", where, value, minimum=0) for value in gate[1::2])
-                if max(reads) >= known:
-                    reason = f"only values 0..{known - 1} exist before this layer"
-                    way_out = "read inputs and gates of earlier layers"
-                    raise ArgumentError(complaint("LinearCircuit", where, gate, reason, way_out))
-                if not (np.isfinite(gate.alpha) and np.isfinite(gate.beta)):
-                    reason, way_out = "a coefficient is not finite", "use finite numbers"
-                    raise ArgumentError(complaint("LinearCircuit", where, gate, reason, way_out))
             known += len(layer)
-        named = [check_size("LinearCircuit", "outputs", value, minimum=0) for value in self.outputs]
+        object.__setattr__(self, "layers", tuple(checked))
+        named = tuple(check_size("LinearCircuit", "outputs", value, minimum=0) for value in outputs)
         if not named or max(named) >= known:
             reason = f"must name at least one of the values 0..{known - 1}"
-            raise ArgumentError(
-                complaint("LinearCircuit", "outputs", self.outputs, reason, "name existing values")
-            )
+            raise ArgumentError(complaint("LinearCircuit", "outputs", named, reason, "name existing values"))
+        object.__setattr__(self, "outputs", named)
 
     @property
     def size(self) -> int:
@@ -121,6 +108,23 @@ class LinearCircuit:
         for layer in self.layers:
             values += [alpha * values[left] + beta * values[right] for alpha, left, beta, right in layer]
         return np.stack([values[k] for k in self.outputs])
+
+
+def _gate(where: str, gate: Sequence[Any], known: int) -> Gate:
+    """Check a gate of a layer before which ``known`` values exist."""
+    if len(gate) != 4:
+        reason, way_out = "not a gate", "pass (alpha, left, beta, right)"
+        raise ArgumentError(complaint("LinearCircuit", where, gate, reason, way_out))
+    alpha, left, beta, right = gate
+    left, right = (check_size("LinearCircuit", where, value, minimum=0) for value in (left, right))
+    if max(left, right) >= known:
+        reason = f"only values 0..{known - 1} exist before this layer"
+        way_out = "read inputs and gates of earlier layers"
+        raise ArgumentError(complaint("LinearCircuit", where, gate, reason, way_out))
+    if not (np.isfinite(alpha) and np.isfinite(beta)):
+        reason, way_out = "a coefficient is not finite", "use finite numbers"
+        raise ArgumentError(complaint("LinearCircuit", where, gate, reason, way_out))
+    return Gate(alpha, left, beta, right)
 
 
 def circuit(c: LinearCircuit, *, dtype: torch.dtype | None = None) -> ChainMatrix:
