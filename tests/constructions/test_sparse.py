@@ -70,6 +70,8 @@ def test_number_types_follow_the_matrix() -> None:
     matrix = torch.tensor([[0, 1j], [2, 0]], dtype=torch.complex64)
     assert torch.equal(sparse(matrix).to_dense(), matrix)
     assert sparse([[1, 0], [0, 2]]).dtype == torch.get_default_dtype()
+    assert sparse([[0.5]]).dtype == torch.get_default_dtype()
+    assert sparse(np.eye(2)).dtype == torch.float64
     assert sparse(torch.eye(3, dtype=torch.bfloat16)).dtype == torch.bfloat16
 
 

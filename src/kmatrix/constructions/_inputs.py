@@ -60,17 +60,22 @@ def take_array(where: str, name: str, value: ArrayLike, ndim: int | None) -> tup
 
 
 def widen(where: str, name: str, value: ArrayLike) -> tuple[Array, Like]:
-    """Check that all numbers are finite; return them in double precision, and their own type."""
+    """Check that all numbers are finite; return them in double precision, and their own type.
+
+    Integers and plain Python numbers have no floating type of their own and take torch's default.
+    """
     tensor = _as_tensor(where, name, value)
-    if not (tensor.is_floating_point() or tensor.is_complex()):
-        tensor = tensor.to(torch.get_default_dtype())
-    check_dtype(where, tensor.dtype)
+    dtype = tensor.dtype
+    if not (tensor.is_floating_point() or tensor.is_complex()) or not hasattr(value, "dtype"):
+        default = torch.get_default_dtype()
+        dtype = complex_of(default) if tensor.is_complex() else default
+    check_dtype(where, dtype)
     wide = torch.complex128 if tensor.is_complex() else torch.float64
     array: Array = tensor.to("cpu", wide).resolve_conj().resolve_neg().numpy()
     if not np.isfinite(array).all():
         reason, way_out = "holds numbers that are not finite", "remove the infinities and NaNs"
         raise ArgumentError(complaint(where, name, f"array{array.shape}", reason, way_out))
-    return array, Like(tensor.dtype, tensor.device)
+    return array, Like(dtype, tensor.device)
 
 
 def _as_tensor(where: str, name: str, value: object) -> Tensor:

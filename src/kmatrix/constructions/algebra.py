@@ -49,8 +49,8 @@ def scale(
 def product_of(matrices: Sequence[StructuredMatrix]) -> ChainMatrix:
     """Multiply K-matrices: widths add, the expansion is the largest.
 
-    ``M_1 M_2 ... M_k``, written as one K-matrix. Between two corners stands the mask ``diag(1, .., 1, 0,
-    .., 0)``, folded into a factor, so no width is spent on it.
+    ``M_1 M_2 ... M_k``, written as one K-matrix. Between two corners stands a mask of ones and zeros on the
+    diagonal, folded into a factor, so no width is spent on it.
 
     Args:
         matrices: at least one K-matrix, the last applied first; neighbouring shapes must agree.

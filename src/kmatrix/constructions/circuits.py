@@ -54,7 +54,7 @@ class LinearCircuit:
         >>> c.size, c.depth, c.evaluate([1.0, 2.0]).tolist()
         (4, 1, [3.0, -1.0])
 
-    Reference: arXiv 2012.14966, Definition F.1 and Theorem 1.
+    Reference: arXiv 2012.14966, Theorem 1.
     """
 
     inputs: int
@@ -150,8 +150,8 @@ def circuit(c: LinearCircuit, *, dtype: torch.dtype | None = None) -> ChainMatri
         >>> K.structure, K.to_dense().tolist()
         (Kaleidoscope(width=4, expansion=2), [[1.0, 1.0], [1.0, -1.0]])
 
-    Reference: arXiv 2012.14966, Theorem 1, which states width O(d) and expansion O(s/n); the constants are
-    those of this construction, of 4 per layer with Lemma I.1 taken as it stands.
+    Reference: arXiv 2012.14966, Theorem 1, which states width O(d) and expansion O(s/n). Its layers taken
+    one by one as sums of sparse matrices (Theorem 3) would give width 8 d + 1 and expansion 4.
     """
     layers = _layer_entries(c)
     kind = like("circuit", dtype, is_complex=any(np.iscomplexobj(layer.values) for layer in layers))
@@ -176,7 +176,7 @@ def fft_circuit(n: int) -> LinearCircuit:
         >>> c.size, c.depth
         (32, 3)
 
-    Reference: arXiv 2012.14966, section 2.3 (the example of a transform with a small circuit).
+    Reference: arXiv 2012.14966, Theorem 1, applied to the decimation in frequency.
     """
     n = check_size("fft_circuit", "n", n)
     if n & (n - 1):

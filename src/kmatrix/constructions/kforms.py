@@ -136,8 +136,8 @@ def toeplitz(c: ArrayLike, r: ArrayLike) -> ChainMatrix:
 def fastfood(s: ArrayLike, g: ArrayLike, p: ArrayLike, b: ArrayLike) -> ChainMatrix:
     """Write the Fastfood matrix ``S H G P H B`` as a K-matrix: width 2, expansion 1.
 
-    H is the Walsh-Hadamard matrix, S, G, B are diagonal and P is a permutation, ``(P x)[i] = x[p[i]]``. ``S
-    H G`` is in B, ``H B`` in B* (H is symmetric), and P in B*B, which fits between them.
+    H is the Walsh-Hadamard matrix, S, G, B are diagonal and P is a permutation, ``(P x)[i] = x[p[i]]``.
+    ``S H G`` is in B, ``H B`` in B* (H is symmetric), and P in B*B, which fits between them.
 
     Args:
         s: ``(n,)`` numbers, n a power of two.

@@ -22,10 +22,10 @@ from kmatrix.structures import ChainMatrix
 def sparse(matrix: ArrayLike | scipy.sparse.sparray | scipy.sparse.spmatrix) -> ChainMatrix:
     """Write a matrix with s nonzeros as a K-matrix: width 4 max(1, ceil(m/2) - 1), expansion at most 4.
 
-    ``N`` is the power of two that holds both sides and ``m = ceil(s / N)``. Up to N nonzeros are ``P_1 H
-    P_2 V P_3``: P_1 and P_3 bring the nonzero rows and columns together, H holds the values, one per column
-    in row-major order (a horizontal step), V sends every column to its place (a vertical step) and P_2
-    sorts. More nonzeros are cut into m such terms and summed, in expansion 2 (m = 2) or 4. Every number of
+    ``N`` is the power of two that holds both sides and ``m = ceil(s / N)``. Up to N nonzeros are a product
+    ``P_1 H P_2 V P_3``: P_1 and P_3 bring the nonzero rows and columns together, H holds the values, one per
+    column in row-major order (a horizontal step), V sends every column to its place (a vertical step) and
+    P_2 sorts. More nonzeros are cut into m such terms and summed, in expansion 2 (m = 2) or 4. Every number of
     the matrix appears in one factor; all others are 0 or 1, so the values come back exactly.
 
     Args:
