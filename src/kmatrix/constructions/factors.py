@@ -29,8 +29,8 @@ class ButterflyFactors:
 
     Attributes:
         size: the number of points N, a power of two of at least 2.
-        twiddles: arrays ``(N/k, 2, 2, k/2)`` in order of application; ``y[A, r, D] = sum_c w[A, r, c, D]
-            x[A, c, D]``.
+        twiddles: arrays ``(N/k, 2, 2, k/2)`` in order of application;
+            ``y[A, r, D] = sum_c w[A, r, c, D] x[A, c, D]``.
     """
 
     size: int

@@ -23,8 +23,8 @@ def dft(
 ) -> ChainMatrix:
     """Write the discrete Fourier transform as a K-matrix: width 2, expansion 1, in any number of dimensions.
 
-    ``F[j, k] = exp(-2 pi i j k / n)``, and the Kronecker product of such matrices for more dimensions. ``F
-    = B P`` with the decimation-in-time butterfly B and the bit reversal P, which has width 1; the
+    ``F[j, k] = exp(-2 pi i j k / n)``, and the Kronecker product of such matrices for more dimensions.
+    ``F = B P`` with the decimation-in-time butterfly B and the bit reversal P, which has width 1; the
     butterflies of the dimensions follow each other into one larger butterfly.
 
     Args:
@@ -56,8 +56,8 @@ def dft(
 def hadamard(n: int, *, unitary: bool = False, dtype: torch.dtype | None = None) -> ChainMatrix:
     """Write the Walsh-Hadamard matrix (natural order) as a single butterfly: width 1, expansion 1.
 
-    ``H_1 = 1``, ``H_2n = [[H_n, H_n], [H_n, -H_n]]``: every 2 x 2 block of every factor is ``[[1, 1], [1,
-    -1]]``.
+    ``H_1 = 1``, ``H_2n = [[H_n, H_n], [H_n, -H_n]]``: every 2 x 2 block of every factor is
+    ``[[1, 1], [1, -1]]``.
 
     Args:
         n: a power of two.
