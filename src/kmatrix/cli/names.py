@@ -56,9 +56,7 @@ def structure_from(name: str, given: Mapping[str, int | None]) -> st.Structure:
         if key not in named.options:
             takes = ", ".join(f"--{o}" for o in named.options) or "no options"
             reason = f"{name} does not take it"
-            raise ArgumentError(
-                complaint("kmatrix fit", f"--{key}", value, reason, f"it takes {takes}")
-            )
+            raise ArgumentError(complaint("kmatrix fit", f"--{key}", value, reason, f"it takes {takes}"))
     for key in named.required:
         if key not in options:
             raise ArgumentError(

@@ -52,7 +52,7 @@ class Search:
         except Declined as declined:
             seconds = time.perf_counter() - start
             attempt, matrix = Attempt(name, None, None, None, None, seconds, False, str(declined)), None
-        except (KMatrixError, torch.linalg.LinAlgError) as error:
+        except (KMatrixError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             seconds = time.perf_counter() - start
             note = f"not available: {error}"
             attempt, matrix = Attempt(name, None, None, None, None, seconds, False, note), None

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from kmatrix._permutations import Index, is_identity
-from kmatrix.fit.discovery import discover
-from kmatrix.fit.hierarchical import hierarchical
+from kmatrix.fit.discovery import NotFound, discover
 from kmatrix.fit.problem import Declined, Family, Problem, Proposal
 from kmatrix.fit.projections import project
 from kmatrix.fit.tiles import chain_matrix, tile_butterfly
@@ -139,30 +138,23 @@ def block_circulant(problem: Problem) -> Proposal:
 def kronecker(problem: Problem) -> Proposal:
     """Sums of Kronecker products, for every splitting of the sides."""
     m, n = problem.shape
-    best: tuple[int, float, int, tuple[int, int]] | None = None
+    offers: list[tuple[bool, float, int, tuple[int, int], int]] = []
     for m1, n1 in itertools.product(_divisors(m), _divisors(n)):
         size = m1 * n1 + (m // m1) * (n // n1)
         most = problem.max_params() // size
-        # A splitting as lopsided as this is dense or low rank in disguise.
-        if (m1 * n1 in (1, m * n)) or most < 1:
+        # With a 1 x 1 factor the splitting is dense in disguise.
+        if m1 * n1 in (1, m * n) or most < 1:
             continue
         problem.check_time()
         rank, error = _kronecker_rank(problem, m1, n1, most)
         met = error <= problem.tol
-        entry = (not met, error if not met else 0.0, rank * size, (m1, n1))
-        if best is None or entry < best:
-            best = entry
-        if rank:
-            continue
-    if best is None:
+        offers.append((not met, 0.0 if met else error, rank * size, (m1, n1), rank))
+    if not offers:
         raise Declined("the sides have no splitting that is cheaper than the best so far")
-    left = best[3]
-    rank = best[2] // (left[0] * left[1] + (m // left[0]) * (n // left[1]))
-    matrix = project(Kronecker(left, rank), problem.dense)
-    return Proposal(
-        matrix,
-        f"{rank} products of {left} and {(m // left[0], n // left[1])}, by SVD of the rearranged matrix",
-    )
+    _, _, _, left, rank = min(offers)
+    right = (m // left[0], n // left[1])
+    note = f"{rank} products of {left} and {right}, by SVD of the rearranged matrix"
+    return Proposal(project(Kronecker(left, rank), problem.dense), note)
 
 
 def _kronecker_rank(problem: Problem, m1: int, n1: int, most: int) -> tuple[int, float]:
@@ -191,13 +183,11 @@ def _divisors(n: int) -> list[int]:
 
 def butterfly(problem: Problem) -> Proposal:
     """Find row and column orders under which the matrix is a butterfly of tile rank one or two."""
-    found = discover(problem.dense, tol=problem.tol, seed=problem.seed)
-    if found.plan is None:
-        raise Declined(found.reason)
-    rows, columns = found.plan.row_perm, found.plan.col_perm
-    permuted = problem.dense[torch.from_numpy(rows)][:, torch.from_numpy(columns)]
-    result = hierarchical(permuted, found.plan.pairs, tol=problem.tol)
-    return Proposal(chain_matrix(result, rows, columns), f"{found.reason}, tile ranks {list(result.ranks)}")
+    found = discover(problem.dense, problem.tol, seed=problem.seed)
+    if isinstance(found, NotFound):
+        raise Declined("; ".join(found.reasons))
+    note = f"{found.how}, tile ranks {list(found.ranks)}"
+    return Proposal(chain_matrix(found.factors, found.row_perm, found.col_perm), note)
 
 
 def sparse_plus_low_rank(problem: Problem) -> Proposal:

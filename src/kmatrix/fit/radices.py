@@ -14,7 +14,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-SAMPLES = 6
+SAMPLES = 16
 SKETCH = 64
 EXACT = 1e-12
 
@@ -78,9 +78,7 @@ def plan_radices(
         ]
         best[stop] = min(ways)
     num_params, path = best[len(row_radices), len(column_radices)]
-    pairs = tuple(
-        (written[k] // written[i], read[q] // read[j]) for (i, j), (k, q) in pairwise(path)
-    )
+    pairs = tuple((written[k] // written[i], read[q] // read[j]) for (i, j), (k, q) in pairwise(path))
     return RadixPlan(pairs, num_params)
 
 
@@ -110,8 +108,7 @@ def tile_rank(matrix: Tensor, classes: int, block: int, *, tol: float, generator
 
 def _sketch(tiles: Tensor, generator: torch.Generator) -> Tensor:
     """Replace the rows of large tiles by 64 random combinations of them."""
-    count, tall, _ = tiles.shape
+    tall = tiles.shape[1]
     if tall <= SKETCH:
         return tiles
-    mix = torch.randn(count, SKETCH, tall, dtype=tiles.dtype, generator=generator) / math.sqrt(tall)
-    return mix @ tiles
+    return torch.randn(SKETCH, tall, dtype=tiles.dtype, generator=generator) / math.sqrt(tall) @ tiles
