@@ -105,7 +105,7 @@ class FastfoodMatrix(NumbersMatrix):
         seed = torch.empty((), dtype=torch.int64, device=generator.device if generator else "cpu")
         rng = np.random.default_rng(int(seed.random_(2**62, generator=generator)))
         signs = rng.integers(0, 2, (stacks, size)) * 2.0 - 1.0
-        lengths = np.sqrt(rng.chisquare(size, (stacks, size)) / n)
+        lengths = np.sqrt(rng.chisquare(size, (stacks, size)) * size / n)
         index = np.stack([rng.permutation(size) + k * size for k in range(stacks)])
         with torch.no_grad():
             self.permutation.copy_(torch.as_tensor(index.reshape(-1)))
