@@ -7,9 +7,10 @@ the rest.
 
 from __future__ import annotations
 
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
 _COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+_HALF = (torch.float16, torch.bfloat16)
+
+M = TypeVar("M", bound="StructuredMatrix")
 
 
 class Structure(ABC):
@@ -92,6 +96,9 @@ class StructuredMatrix(nn.Module, ABC):
     structure: Structure
     shape: tuple[int, int]
 
+    # Without this numpy would take ``scalar * A`` and ``array @ A`` apart entry by entry.
+    __array_ufunc__ = None
+
     def __init__(self, structure: Structure, shape: tuple[int, int]) -> None:
         super().__init__()
         self.structure = structure
@@ -154,12 +161,20 @@ class StructuredMatrix(nn.Module, ABC):
         dtype = self.dtype
         if x.dtype == dtype:
             return multiply(x)
+        # The meta device has no autocast to ask about.
+        autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
         if x.is_complex() and _COMPLEX_OF.get(dtype) == x.dtype:
-            return torch.complex(multiply(x.real), multiply(x.imag))
+            if not autocast:
+                return torch.complex(multiply(x.real), multiply(x.imag))
+            with torch.autocast(x.device.type, enabled=False):  # halves have no complex numbers
+                return torch.complex(multiply(x.real), multiply(x.imag))
         if _COMPLEX_OF.get(x.dtype) == dtype:
             return multiply(x.to(dtype))
-        if not x.is_meta and torch.is_autocast_enabled(x.device.type):
-            return multiply(x)
+        if autocast and x.dtype in (*_HALF, torch.float32):
+            if dtype in (*_HALF, torch.float32):
+                return multiply(x)
+            if dtype == torch.complex64:
+                return multiply(x.to(dtype))
         way_out = f"convert one of them, for example x.to({dtype})"
         raise DtypeError(complaint(name, "x.dtype", x.dtype, f"the matrix holds {dtype}", way_out))
 
@@ -199,7 +214,8 @@ class StructuredMatrix(nn.Module, ABC):
         target = _COMPLEX_OF.get(self.dtype, torch.complex64) if keep_complex else self.dtype
         with torch.no_grad():
             y = self @ torch.as_tensor(np.ascontiguousarray(x)).to(self.device, target)
-            return y.resolve_conj().resolve_neg().cpu().numpy()
+            y = y.resolve_conj().resolve_neg().cpu()
+            return (y.float() if y.dtype == torch.bfloat16 else y).numpy()
 
     @property
     def T(self) -> StructuredMatrix:
@@ -225,9 +241,9 @@ class StructuredMatrix(nn.Module, ABC):
     def __mul__(self, scalar: complex) -> StructuredMatrix:
         from kmatrix.structures.compose import scaled
 
-        if not isinstance(scalar, int | float | complex):
+        if not isinstance(scalar, numbers.Complex):
             return NotImplemented
-        return scaled(self, scalar)
+        return scaled(self, complex(scalar))
 
     __rmul__ = __mul__
 
@@ -249,7 +265,8 @@ class StructuredMatrix(nn.Module, ABC):
         from scipy.sparse.linalg import LinearOperator
 
         adjoint = self.H
-        dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
+        # numpy has no bfloat16, and half precision is no type to iterate in.
+        dtype = torch.empty(0, dtype=torch.float32 if self.dtype in _HALF else self.dtype).numpy().dtype
         return LinearOperator(
             dtype=dtype,
             shape=self.shape,
@@ -258,6 +275,38 @@ class StructuredMatrix(nn.Module, ABC):
             matmat=lambda x: self @ x,
             rmatmat=lambda x: adjoint @ x,
         )
+
+    def to(self: M, *args: Any, **kwargs: Any) -> M:
+        """Move or convert the numbers, as ``nn.Module.to`` does; a complex dtype names that of complex matrices.
+
+        Raises:
+            DtypeError: if a real matrix is asked to become complex.
+        """
+        args = tuple(self._part_dtype(a) if isinstance(a, torch.dtype) else a for a in args)
+        if isinstance(kwargs.get("dtype"), torch.dtype):
+            kwargs["dtype"] = self._part_dtype(kwargs["dtype"])
+        return super().to(*args, **kwargs)
+
+    def _apply(self: M, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> M:
+        # ``model.to(torch.complex64)`` would turn the real pairs themselves into complex numbers.
+        def apply(stored: Tensor) -> Tensor:
+            changed = fn(stored)
+            if changed.is_complex() and not stored.is_complex():
+                return stored.to(changed.device, self._part_dtype(changed.dtype))
+            return changed
+
+        applied: M = super()._apply(apply, recurse)  # type: ignore[no-untyped-call]
+        return applied
+
+    def _part_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype that the stored numbers take when the matrix is converted to ``dtype``."""
+        if not dtype.is_complex:
+            return dtype
+        if not self.dtype.is_complex:
+            name = type(self.structure).__name__
+            way_out = "multiply complex vectors as it is, or make a complex member"
+            raise DtypeError(complaint(name, "dtype", dtype, f"the matrix is real, {self.dtype}", way_out))
+        return dtype.to_real()
 
     def extra_repr(self) -> str:
         m, n = self.shape

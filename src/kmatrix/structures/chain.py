@@ -12,14 +12,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kmatrix import _permutations
-from kmatrix._errors import ArgumentError, complaint
+from kmatrix._checks import check_size
+from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops import Pattern, chain_matmul
 from kmatrix.structures.base import (
     Structure,
@@ -32,6 +33,7 @@ from kmatrix.structures.base import (
 )
 
 Tie = Literal["", "a", "d", "ad"]
+PermuteKind = Literal["given", "stride", "bit_reversal", "reverse"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ class Factor:
     c: int
     d: int
     tie: Tie = ""
+
+    def __post_init__(self) -> None:
+        for name in ("a", "b", "c", "d"):
+            check_size("Factor", name, getattr(self, name))
+        if self.tie not in get_args(Tie):
+            way_out = f"use one of {get_args(Tie)}"
+            raise ArgumentError(complaint("Factor", "tie", repr(self.tie), "unknown", way_out))
 
     @property
     def pattern(self) -> Pattern:
@@ -70,8 +79,15 @@ class Permute:
     """
 
     n: int
-    kind: Literal["given", "stride", "bit_reversal", "reverse"] = "given"
+    kind: PermuteKind = "given"
     k: int = 1
+
+    def __post_init__(self) -> None:
+        check_size("Permute", "n", self.n)
+        check_size("Permute", "k", self.k)
+        if self.kind not in get_args(PermuteKind):
+            way_out = f"use one of {', '.join(get_args(PermuteKind))}"
+            raise ArgumentError(complaint("Permute", "kind", repr(self.kind), "unknown", way_out))
 
     @property
     def rows(self) -> int:
@@ -253,7 +269,7 @@ class ChainMatrix(AbstractChainMatrix):
         self.factors = nn.ParameterList(
             empty_parameter(f.weight_shape, dtype, device) for f in layout.factors
         )
-        # A chain of permutations alone has no parameter to ask for its dtype and device.
+        # A chain of permutations alone has no parameter to ask for its dtype.
         real = dtype.to_real() if dtype.is_complex else dtype
         self.register_buffer("_like", torch.empty(0, dtype=real, device=device), persistent=False)
 
@@ -278,6 +294,10 @@ class ChainMatrix(AbstractChainMatrix):
         """
         dtype = weights[0].dtype if weights else torch.get_default_dtype()
         device = weights[0].device if weights else None
+        if any(w.dtype != dtype for w in weights):
+            dtypes = [w.dtype for w in weights]
+            way_out = "convert them to one dtype"
+            raise DtypeError(complaint("from_weights", "weights", dtypes, "their dtypes differ", way_out))
         matrix = structure.empty(*shape, dtype=dtype, device=device)
         expected = [f.weight_shape for f in matrix.layout.factors]
         if [tuple(w.shape) for w in weights] != expected:
@@ -286,7 +306,7 @@ class ChainMatrix(AbstractChainMatrix):
             raise ArgumentError(complaint("from_weights", "weights", got, f"expected {expected}", way_out))
         with torch.no_grad():
             for stored, weight in zip(matrix.factors, weights, strict=True):
-                stored.copy_(to_pairs(weight.to(dtype)))
+                stored.copy_(to_pairs(weight))
         if permutations:
             matrix.set_permutations(permutations)
         return matrix
@@ -300,7 +320,7 @@ class ChainMatrix(AbstractChainMatrix):
                 complaint("ChainMatrix", "permutations", len(permutations), reason, "pass one each")
             )
         for k, (stage, given) in enumerate(zip(stages, permutations, strict=True)):
-            index = np.asarray(given.cpu() if isinstance(given, Tensor) else given, dtype=np.int64)
+            index = np.ascontiguousarray(given.cpu() if isinstance(given, Tensor) else given, dtype=np.int64)
             if index.shape != (stage.n,) or not _permutations.is_permutation(index):
                 reason = f"not a permutation of 0..{stage.n - 1}"
                 raise ArgumentError(
@@ -320,11 +340,14 @@ class ChainMatrix(AbstractChainMatrix):
 
     @property
     def dtype(self) -> torch.dtype:
-        return stored_dtype(type(self.structure).__name__, self.get_buffer("_like"), self._is_complex)
+        # Not the buffer where there are weights: load_state_dict(assign=True) replaces only those.
+        stored = self.factors[0] if len(self.factors) else self.get_buffer("_like")
+        return stored_dtype(type(self.structure).__name__, stored, self._is_complex)
 
     @property
     def device(self) -> torch.device:
-        return self.get_buffer("_like").device
+        device: torch.device = (self.factors[0] if len(self.factors) else self.permutation(0)).device
+        return device
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Normal numbers of the spectral scale, std = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in)."""

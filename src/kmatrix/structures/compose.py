@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import cmath
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import pairwise
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from kmatrix._checks import check_size
-from kmatrix._errors import ArgumentError, complaint
+from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.structures.base import Structure, StructuredMatrix
 
 
@@ -47,10 +48,10 @@ class TransposedMatrix(StructuredMatrix):
         self.conjugate = conjugate
 
     def _matmul(self, x: Tensor) -> Tensor:
-        return self.base._rmatmul(x.conj()).conj() if self.conjugate else self.base._rmatmul(x)
+        return _conjugated(self.base._rmatmul, x) if self.conjugate else self.base._rmatmul(x)
 
     def _rmatmul(self, x: Tensor) -> Tensor:
-        return self.base._matmul(x.conj()).conj() if self.conjugate else self.base._matmul(x)
+        return _conjugated(self.base._matmul, x) if self.conjugate else self.base._matmul(x)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         self.base.reset_parameters(generator)
@@ -64,12 +65,21 @@ class TransposedMatrix(StructuredMatrix):
         return self.base.device
 
 
+def _conjugated(multiply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Multiply by the entrywise conjugate of what ``multiply`` multiplies by."""
+    # Resolved, because numpy and hand-written kernels do not know a conjugate that is only a flag.
+    return multiply(x.conj()).conj().resolve_conj()
+
+
 def transpose(matrix: StructuredMatrix, *, conjugate: bool) -> StructuredMatrix:
     """The transpose, or the adjoint; transposing twice gives the matrix back."""
-    if isinstance(matrix, TransposedMatrix) and (
-        matrix.conjugate == conjugate or not matrix.dtype.is_complex
-    ):
+    if not isinstance(matrix, TransposedMatrix):
+        return TransposedMatrix(matrix, conjugate)
+    if matrix.conjugate == conjugate or not matrix.dtype.is_complex:
         return matrix.base
+    if isinstance(matrix.base, TransposedMatrix):
+        # Only the conjugates of a complex matrix nest, and never more than two deep.
+        return TransposedMatrix(matrix.base.base, matrix.conjugate)
     return TransposedMatrix(matrix, conjugate)
 
 
@@ -126,6 +136,11 @@ class _Compound(StructuredMatrix):
         self, structure: Structure, shape: tuple[int, int], parts: Sequence[StructuredMatrix]
     ) -> None:
         super().__init__(structure, shape)
+        dtypes = [part.dtype for part in parts]
+        if len({dtype.to_real() for dtype in dtypes}) != 1:
+            way_out = "convert the parts to one precision, for example with A.to(dtype)"
+            name = type(structure).__name__
+            raise DtypeError(complaint(name, "dtypes", dtypes, "precisions do not mix", way_out))
         self.parts = nn.ModuleList(parts)
 
     @property
@@ -243,9 +258,27 @@ def sum_of(*matrices: StructuredMatrix) -> StructuredMatrix:
 
 @dataclass(frozen=True)
 class Scaled(Structure):
-    """Members of a structure times one fixed real number."""
+    """Members of a structure times one fixed number, which is not trained.
+
+    Args:
+        of: structure of the matrix that is multiplied.
+        scalar: the number; complex only for complex matrices.
+
+    Raises:
+        ArgumentError: if the scalar is not finite.
+
+    Example:
+        >>> import kmatrix as km
+        >>> (0.5 * km.Butterfly().random(8, 8)).structure
+        Scaled(of=Butterfly(radices=None, ranks=1), scalar=0.5)
+    """
 
     of: Structure
+    scalar: complex = 1.0
+
+    def __post_init__(self) -> None:
+        if not cmath.isfinite(self.scalar):
+            raise ArgumentError(complaint("c * A", "c", self.scalar, "not finite", "use a finite number"))
 
     def check(self, m: int, n: int) -> None:
         self.of.check(m, n)
@@ -259,33 +292,27 @@ class Scaled(Structure):
     def empty(
         self, m: int, n: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> StructuredMatrix:
-        return ScaledMatrix(self.of.empty(m, n, dtype=dtype, device=device), 1.0)
+        return ScaledMatrix(self.of.empty(m, n, dtype=dtype, device=device), self.scalar)
 
 
 class ScaledMatrix(StructuredMatrix):
-    """``scalar * base``; the scalar is fixed (a buffer), the numbers of ``base`` are shared."""
+    """``scalar * base``, sharing the numbers of ``base``."""
+
+    structure: Scaled
 
     def __init__(self, base: StructuredMatrix, scalar: complex) -> None:
-        super().__init__(Scaled(base.structure), base.shape)
-        self.base = base
         number = complex(scalar)
         if number.imag and not base.dtype.is_complex:
             way_out = "use a complex matrix or a real multiple"
             raise ArgumentError(complaint("c * A", "c", scalar, "complex multiple of a real matrix", way_out))
-        pair = torch.tensor([number.real, number.imag], dtype=torch.float64, device=base.device)
-        self.register_buffer("scalar", pair)
-
-    def _scale(self, y: Tensor) -> Tensor:
-        scalar = self.get_buffer("scalar")
-        if not y.is_complex():
-            return y * scalar[0].to(y.dtype)
-        return y * torch.complex(scalar[0], scalar[1]).to(y.dtype)
+        super().__init__(Scaled(base.structure, number if number.imag else number.real), base.shape)
+        self.base = base
 
     def _matmul(self, x: Tensor) -> Tensor:
-        return self._scale(self.base(x))
+        return self.base._matmul(x) * self.structure.scalar
 
     def _rmatmul(self, x: Tensor) -> Tensor:
-        return self._scale(self.base.rforward(x))
+        return self.base._rmatmul(x) * self.structure.scalar
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         self.base.reset_parameters(generator)
@@ -300,5 +327,7 @@ class ScaledMatrix(StructuredMatrix):
 
 
 def scaled(matrix: StructuredMatrix, scalar: complex) -> StructuredMatrix:
-    """The multiple ``scalar * matrix``."""
+    """The multiple ``scalar * matrix``; multiples of multiples are multiplied out."""
+    if isinstance(matrix, ScaledMatrix):
+        return ScaledMatrix(matrix.base, matrix.structure.scalar * scalar)
     return ScaledMatrix(matrix, scalar)
