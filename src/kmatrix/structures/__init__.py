@@ -2,6 +2,8 @@
 
 from kmatrix.structures.acdc import ACDC as ACDC
 from kmatrix.structures.acdc import AFDF as AFDF
+from kmatrix.structures.acdc import ACDCMatrix as ACDCMatrix
+from kmatrix.structures.acdc import AFDFMatrix as AFDFMatrix
 from kmatrix.structures.base import Structure as Structure
 from kmatrix.structures.base import StructuredMatrix as StructuredMatrix
 from kmatrix.structures.blocks import BLAST as BLAST
@@ -31,6 +33,7 @@ from kmatrix.structures.compose import Transpose as Transpose
 from kmatrix.structures.compose import product as product
 from kmatrix.structures.compose import sum_of as sum_of
 from kmatrix.structures.fastfood import Fastfood as Fastfood
+from kmatrix.structures.fastfood import FastfoodMatrix as FastfoodMatrix
 from kmatrix.structures.kaleidoscope import Kaleidoscope as Kaleidoscope
 from kmatrix.structures.kronecker import Kronecker as Kronecker
 from kmatrix.structures.monarch import GroupShuffle as GroupShuffle
@@ -45,6 +48,7 @@ from kmatrix.structures.permutation import BPPermutationMatrix as BPPermutationM
 from kmatrix.structures.permutation import Permutation as Permutation
 from kmatrix.structures.permutation import PermutationMatrix as PermutationMatrix
 from kmatrix.structures.real_part import RealPart as RealPart
+from kmatrix.structures.real_part import RealPartMatrix as RealPartMatrix
 from kmatrix.structures.sparse import Sparse as Sparse
 from kmatrix.structures.sparse import SparseMatrix as SparseMatrix
 from kmatrix.structures.toeplitz import Hankel as Hankel

@@ -12,9 +12,18 @@ from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix.structures._rotations import angles_per_block, haar_angles, rotations
 from kmatrix.structures.base import Structure, StructuredMatrix, to_pairs
-from kmatrix.structures.chain import Chain, ChainMatrix, ChainStructure, Factor, Layout, Permute, Stage
+from kmatrix.structures.chain import (
+    Chain,
+    ChainMatrix,
+    ChainStructure,
+    Factor,
+    Layout,
+    Permute,
+    PermuteKind,
+    Stage,
+)
 from kmatrix.structures.kaleidoscope import butterfly_factors, power_of_two
-from kmatrix.structures.permutation import BPPermutation, BPPermutationMatrix, Kind, Permutation
+from kmatrix.structures.permutation import BPPermutation, BPPermutationMatrix
 
 Init = Literal["normal", "orthogonal"]
 
@@ -121,11 +130,11 @@ class FixedBPBP(_Modules, ChainStructure):
 
     depth: int = 2
     expansion: int = 1
-    kind: Kind = "bit_reversal"
+    kind: PermuteKind = "bit_reversal"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        Permutation(self.kind)
+        Permute(1, self.kind)
 
     def layout(self, m: int, n: int) -> Layout:
         module: tuple[Stage, ...] = (Permute(self.size(m, n), self.kind), *self.butterfly(m, n))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,10 +12,7 @@ from kmatrix import _permutations
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix.structures.base import Structure, StructuredMatrix, fill_normal, stored_dtype
-from kmatrix.structures.chain import ChainMatrix, ChainStructure, Layout, Permute
-
-Kind = Literal["given", "stride", "bit_reversal", "reverse"]
-KINDS = ("given", "stride", "bit_reversal", "reverse")
+from kmatrix.structures.chain import ChainMatrix, ChainStructure, Layout, Permute, PermuteKind
 
 
 @dataclass(frozen=True)
@@ -38,14 +34,11 @@ class Permutation(ChainStructure):
         tensor([3., 2., 1., 0.])
     """
 
-    kind: Kind = "given"
+    kind: PermuteKind = "given"
     k: int = 1
 
     def __post_init__(self) -> None:
-        if self.kind not in KINDS:
-            way_out = f"use one of {', '.join(KINDS)}"
-            raise ArgumentError(complaint("Permutation", "kind", repr(self.kind), "unknown", way_out))
-        check_size("Permutation", "k", self.k)
+        Permute(1, self.kind, self.k)
 
     def check(self, m: int, n: int) -> None:
         if m != n:
