@@ -192,7 +192,11 @@ class BPBPMatrix(StructuredMatrix):
 
     @property
     def sharpness(self) -> Tensor:
-        """How settled the least settled choice of the permutations is, from 0.5 to 1."""
+        """How settled the least settled choice of the permutations is, from 0.5 to 1.
+
+        Choices that the butterflies can undo, such as reversals of the smallest blocks, need not settle: round with
+        ``harden()`` and polish the twiddles instead of waiting for 1.
+        """
         return torch.stack([p.sharpness for p in self.permutations]).amin()
 
     def harden(self) -> FixedBPBPMatrix:
