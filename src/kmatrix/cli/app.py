@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import ParamSpec
+from typing import Annotated, ParamSpec
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from kmatrix import __version__
 from kmatrix._errors import KMatrixError
 from kmatrix.cli.demo import demo
 from kmatrix.cli.fit import fit
@@ -17,9 +18,7 @@ from kmatrix.cli.info import info
 
 Arguments = ParamSpec("Arguments")
 
-app = typer.Typer(
-    help="Any matrix in, a certified fast operator out.", no_args_is_help=True, pretty_exceptions_enable=False
-)
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 def _complain(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
@@ -30,10 +29,26 @@ def _complain(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
         try:
             command(*args, **kwargs)
         except KMatrixError as error:
-            Console(stderr=True).print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True)
+            text = " ".join(str(error).split())  # messages of other libraries may bring line breaks along
+            Console(stderr=True).print(f"[red]error[/red] {escape(text)}", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from None
 
     return wrapped
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kmatrix {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Any matrix in, a certified fast operator out."""
 
 
 app.command()(_complain(fit))

@@ -8,12 +8,16 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import kmatrix as km
-from kmatrix.cli.tables import Ticker, certificate_table, chosen_attempt, history_table
+from kmatrix._errors import complaint
+from kmatrix.cli.tables import Ticker, certificate_table, comparison_table, history_table
 from kmatrix.data import kemar_hrir
 from kmatrix.fit.targets import as_target
 from kmatrix.report import Section, write_report
+from kmatrix.report.curve import TruncatedSVD
+from kmatrix.report.words import brief, chosen_attempt
 
 Dense = np.ndarray[tuple[int, ...], np.dtype[Any]]
 SIZE = 1024
@@ -26,24 +30,27 @@ def demo(
 ) -> None:
     """Recover two hidden fast transforms, then fit a measured operator; writes out/demo.html."""
     console = Console()
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = f"cannot be made: {error.strerror}"
+        raise km.ArgumentError(complaint("kmatrix demo", "--out", out, reason, "name another")) from error
     rows = np.random.default_rng(0).permutation(SIZE)
+    shuffled = np.fft.fft(np.eye(SIZE))[rows]
     sections = [
         _hidden(console, f"A {SIZE}-point DCT", _dct(SIZE), out / "dct.safetensors"),
         _hidden(
-            console,
-            f"A {SIZE}-point DFT with its rows shuffled",
-            np.fft.fft(np.eye(SIZE))[rows],
-            out / "shuffled_dft.safetensors",
+            console, f"A {SIZE}-point DFT with its rows shuffled", shuffled, out / "shuffled_dft.safetensors"
         ),
-        _measured(console, out / "kemar.safetensors"),
+        _measured(console, kemar_hrir(), out / "kemar.safetensors"),
     ]
-    write_report(
-        out / "demo.html", *sections, title="kmatrix demo: any matrix in, a certified fast operator out"
-    )
-    console.print(
-        f"[bold]report written to {out / 'demo.html'}; the matrices are beside it[/bold]", highlight=False
-    )
+    title = "kmatrix demo: any matrix in, a certified fast operator out"
+    write_report(out / "demo.html", *sections, title=title)
+    _say(console, f"report written to {out / 'demo.html'}; the matrices are beside it")
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(f"[bold]{escape(text)}[/bold]\n", highlight=False)
 
 
 def _dct(n: int) -> Dense:
@@ -57,27 +64,31 @@ def _hidden(console: Console, what: str, dense: Dense, path: Path) -> Section:
     console.rule(f"{what}: fit sees {dense.size:,} numbers and nothing else")
     with Ticker(console, what) as progress:
         found = km.fit(dense, tol=TOL, progress=progress)
-    km.save(found.matrix, path, certificate=found.certificate.to_json())
     console.print(certificate_table(found.certificate))
-    console.print(f"found by {found.method} in {found.seconds:.1f} s; saved as {path}\n", highlight=False)
+    _conclude(console, found, path)
     return Section(found, as_target(dense).dense, what)
 
 
-def _measured(console: Console, path: Path) -> Section:
-    dense = kemar_hrir()
+def _measured(console: Console, dense: Dense, path: Path) -> Section:
     m, n = dense.shape
     what = f"A measured operator: {m} x {n} head-related impulse responses (KEMAR)"
+    target = as_target(dense).dense
     console.rule(what)
-    with Ticker(console, "comparing families") as progress:
+    with Ticker(console, "comparing") as progress:
         comparison = km.compare(dense, progress=progress)
-    console.print(history_table(comparison, dense=m * n, title="error against parameters, every family"))
+    console.print(comparison_table(comparison, TruncatedSVD.of(target)))
+    console.print("green: closer than truncated SVD with as many numbers\n", style="dim")
     with Ticker(console, "choosing") as progress:
         found = km.fit(dense, tol=KEMAR_TOL, progress=progress)
     chosen = chosen_attempt(found)
-    console.print(
-        history_table(found.history, dense=m * n, title=f"cheapest for tol={KEMAR_TOL}", chosen=chosen)
-    )
+    console.print(history_table(found.history, dense=m * n, width=console.width, chosen=chosen))
+    console.print()
     console.print(certificate_table(found.certificate))
-    console.print(f"{found.reason} ({found.seconds:.1f} s); saved as {path}\n", highlight=False)
+    _conclude(console, found, path)
+    return Section(found, target, what, comparison)
+
+
+def _conclude(console: Console, found: km.Fit, path: Path) -> None:
+    """Save what was found and say how it came about."""
     km.save(found.matrix, path, certificate=found.certificate.to_json())
-    return Section(found, as_target(dense).dense, what, comparison)
+    _say(console, f"{brief(found.matrix.structure)}: {found.reason} ({found.seconds:.1f} s); saved as {path}")

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 import kmatrix as km
+from kmatrix._errors import complaint
 from kmatrix.cli.names import STRUCTURES, structure_from
-from kmatrix.cli.tables import Ticker, certificate_table, chosen_attempt, history_table
+from kmatrix.cli.tables import Ticker, certificate_table, history_table
 from kmatrix.fit.targets import as_target
+from kmatrix.report.words import brief, chosen_attempt
 
 _INTO = f"Structure to fit: {', '.join(STRUCTURES)}. Leave it out to have one chosen for --tol."
+_OPTIONS = "Options of --into"
 
 
 def fit(
@@ -24,21 +29,42 @@ def fit(
     report: Annotated[Path | None, typer.Option(help="Where an HTML page with pictures goes.")] = None,
     name: Annotated[str | None, typer.Option(help="Which array of a file with several.")] = None,
     of: Annotated[str, typer.Option(help="What cheap means: params or flops.")] = "params",
-    nblocks: Annotated[int | None, typer.Option(help="Blocks of block structures.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Rank.")] = None,
-    ranks: Annotated[int | None, typer.Option(help="Tile rank of a butterfly.")] = None,
-    order: Annotated[int | None, typer.Option(help="Factors of a Monarch matrix.")] = None,
-    width: Annotated[int | None, typer.Option(help="Width of a Kaleidoscope or OBB matrix.")] = None,
-    expansion: Annotated[int | None, typer.Option(help="Expansion of a Kaleidoscope matrix.")] = None,
-    depth: Annotated[int | None, typer.Option(help="Modules of a BPBP matrix.")] = None,
-    block: Annotated[int | None, typer.Option(help="Block size of block-circulant matrices.")] = None,
-    nnz: Annotated[int | None, typer.Option(help="Nonzeros of a sparse matrix.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
     max_seconds: Annotated[
         float | None, typer.Option(help="Stop trying new families after this time.")
     ] = None,
+    nblocks: Annotated[
+        int | None, typer.Option(help="Blocks of block structures.", rich_help_panel=_OPTIONS)
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option(help="Rank, or terms of a sum.", rich_help_panel=_OPTIONS)
+    ] = None,
+    ranks: Annotated[
+        int | None, typer.Option(help="Tile rank of a butterfly.", rich_help_panel=_OPTIONS)
+    ] = None,
+    order: Annotated[
+        int | None, typer.Option(help="Factors of a Monarch matrix.", rich_help_panel=_OPTIONS)
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Width of a Kaleidoscope or OBB matrix.", rich_help_panel=_OPTIONS)
+    ] = None,
+    expansion: Annotated[
+        int | None, typer.Option(help="Expansion of a Kaleidoscope matrix.", rich_help_panel=_OPTIONS)
+    ] = None,
+    depth: Annotated[
+        int | None, typer.Option(help="Modules of a BPBP matrix.", rich_help_panel=_OPTIONS)
+    ] = None,
+    block: Annotated[
+        int | None, typer.Option(help="Block size of block-circulant.", rich_help_panel=_OPTIONS)
+    ] = None,
+    nnz: Annotated[
+        int | None, typer.Option(help="Nonzeros of a sparse matrix.", rich_help_panel=_OPTIONS)
+    ] = None,
 ) -> None:
-    """Fit a fast structured matrix to a dense one, and certify its error and measured speed."""
+    """Fit a fast structured matrix to a dense one, and certify its error and measured speed.
+
+    Exit codes: 0 done, 1 the named structure does not reach the tolerance, 2 something was refused.
+    """
     console = Console()
     given = {
         "nblocks": nblocks,
@@ -51,26 +77,19 @@ def fit(
         "block": block,
         "nnz": nnz,
     }
-    structure = None if into is None else structure_from(into, given)
-    if into is None and any(value is not None for value in given.values()):
-        named = next(key for key, value in given.items() if value is not None)
-        raise km.ArgumentError(f"kmatrix fit: --{named} needs --into: it belongs to a named structure")
+    structure = _structure(into, given)
     if of not in ("params", "flops"):
-        raise km.ArgumentError(f"kmatrix fit: --of={of}: unknown; use params or flops")
-    for path in (out, report):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise km.ArgumentError(
-                f"kmatrix fit: {path}: the folder {path.parent} does not exist; make it first"
-            )
+        raise km.ArgumentError(complaint("kmatrix fit", "--of", of, "unknown", "use params or flops"))
+    _check_place("--out", out, ".safetensors", target)
+    _check_place("--report", report, ".html", target)
     read = as_target(target, name=name)
     m, n = read.shape
     with Ticker(console, f"fitting {m} x {n}") as progress:
         found = km.fit(
-            target,
+            read.dense.to(read.dtype),
             structure,
             tol=tol,
             of="flops" if of == "flops" else "params",
-            name=name,
             seed=seed,
             max_seconds=max_seconds,
             progress=progress,
@@ -78,14 +97,47 @@ def fit(
     show(console, found)
     if out is not None:
         km.save(found.matrix, out, certificate=found.certificate.to_json())
-        console.print(f"matrix written to {out}", highlight=False)
+        console.print(f"matrix written to {escape(str(out))}", highlight=False, soft_wrap=True)
     if report is not None:
         from kmatrix.report import Section, write_report
 
         write_report(report, Section(found, read.dense, target.name))
-        console.print(f"report written to {report}", highlight=False)
+        console.print(f"report written to {escape(str(report))}", highlight=False, soft_wrap=True)
     if structure is not None and tol is not None and found.relative_error > tol:
         raise typer.Exit(1)
+
+
+def _structure(into: str | None, given: dict[str, int | None]) -> km.Structure | None:
+    """The named structure, or none; its options make no sense alone."""
+    if into is not None:
+        return structure_from(into, given)
+    for key, value in given.items():
+        if value is not None:
+            reason = "it belongs to a named structure"
+            raise km.ArgumentError(
+                complaint("kmatrix fit", f"--{key}", value, reason, "name one with --into")
+            )
+    return None
+
+
+def _check_place(option: str, path: Path | None, suffix: str, target: Path) -> None:
+    """Refuse a place that cannot be written before the work, not after it; and never write over the input."""
+    if path is None:
+        return
+    folder = path.resolve().parent
+    if path.suffix != suffix:
+        reason, way_out = f"not a {suffix} file", f"name one, such as {path.stem or 'A'}{suffix}"
+    elif path.is_dir():
+        reason, way_out = "it is a folder", "name a file in it"
+    elif path.resolve() == target.resolve():
+        reason, way_out = "that is the target itself", "choose another name"
+    elif not folder.is_dir():
+        reason, way_out = "its folder does not exist", f"make it first: mkdir -p {folder}"
+    elif not os.access(folder, os.W_OK):
+        reason, way_out = "its folder is not writable", "choose another"
+    else:
+        return
+    raise km.ArgumentError(complaint("kmatrix fit", option, path, reason, way_out))
 
 
 def show(console: Console, found: km.Fit) -> None:
@@ -93,8 +145,7 @@ def show(console: Console, found: km.Fit) -> None:
     m, n = found.matrix.shape
     if len(found.history) > 1:
         chosen = chosen_attempt(found)
-        console.print(history_table(found.history, dense=m * n, title="tried", chosen=chosen))
+        console.print(history_table(found.history, dense=m * n, width=console.width, chosen=chosen))
     console.print(certificate_table(found.certificate))
-    console.print(
-        f"{type(found.matrix.structure).__name__}: {found.reason} ({found.seconds:.1f} s)", highlight=False
-    )
+    text = f"{brief(found.matrix.structure)}: {found.reason} ({found.seconds:.1f} s)"
+    console.print(f"[bold]{escape(text)}[/bold]", highlight=False)

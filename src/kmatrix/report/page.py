@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import torch
@@ -12,19 +12,15 @@ from torch import Tensor
 
 from kmatrix._files import write_atomically
 from kmatrix.fit import Attempt, Fit
-from kmatrix.report import figures
+from kmatrix.report.curve import TruncatedSVD, error_curve
+from kmatrix.report.factors import terms
+from kmatrix.report.pixels import Picture, picture
+from kmatrix.report.style import STYLE
+from kmatrix.report.words import brief, chosen_attempt, judged
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; margin-bottom: .2rem; } h2 { font-size: 1.25rem; margin-top: 2.6rem;
-     border-top: 2px solid #ddd; padding-top: 1rem; }
-h3 { font-size: 1.05rem; margin: 1.4rem 0 .3rem; }
-.verdict { font-size: 1.05rem; background: #f4f1ea; border-left: 4px solid #b5651d; padding: .7rem 1rem; }
-table { border-collapse: collapse; margin: .6rem 0; font-size: .9rem; }
-th, td { text-align: left; padding: .25rem .8rem .25rem 0; border-bottom: 1px solid #ddd; vertical-align: top; }
-td.n { text-align: right; font-variant-numeric: tabular-nums; } tr.won { background: #eef6ea; }
-img { max-width: 100%; } .quiet { color: #666; font-size: .85rem; } code { background: #f3f3f3; padding: 0 .25em; }
-"""
+# Widths in pixels: of factors, seven to a row, and of whole matrices.
+SIDE, LARGE = 146, 256
+MOST_PICTURES = 24
 
 
 @dataclass(frozen=True)
@@ -60,112 +56,216 @@ def write_report(path: str | Path, *sections: Section, title: str = "kmatrix fit
 
 def page(*sections: Section, title: str) -> str:
     """The HTML of a report."""
-    heading = html.escape(title)
-    body = "\n".join(_section(section) for section in sections)
+    heading = escape(title)
+    body = "\n".join(_section(section, f"fit-{k}") for k, section in enumerate(sections, 1))
+    contents = _contents(sections) if len(sections) > 1 else ""
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{heading}</title>'
-        f"<style>{STYLE}</style></head>\n<body>\n<h1>{heading}</h1>\n{body}\n</body></html>\n"
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{heading}</title><style>{STYLE}</style></head>\n"
+        f"<body>\n<h1>{heading}</h1>\n{contents}\n{body}\n</body></html>\n"
     )
 
 
-def _section(section: Section) -> str:
-    fit, (m, n) = section.fit, section.fit.matrix.shape
+def _contents(sections: Sequence[Section]) -> str:
+    """One line per fit, with links into the page."""
+    head = _head("matrix", "#shape", "found", "#relative error", "#parameters", "#FLOPs", "#seconds")
+    rows = []
+    for k, section in enumerate(sections, 1):
+        c, (m, n) = section.fit.certificate, section.fit.matrix.shape
+        cells = [
+            f'<td><a href="#fit-{k}">{escape(section.title)}</a></td>',
+            _number(f"{m} × {n}"),
+            _text(brief(section.fit.matrix.structure)),
+            _number(f"{c.relative_error:.1e}"),
+            _number(f"{c.num_params / c.dense_params:.1%} of dense"),
+            _number(f"{c.flops / c.dense_flops:.1%} of dense"),
+            _number(f"{section.fit.seconds:.1f}"),
+        ]
+        rows.append(_row(cells))
+    return _table(head, rows)
+
+
+def _section(section: Section, anchor: str) -> str:
+    fit = section.fit
     with torch.no_grad():
         dense = fit.matrix.to_dense().cpu()
     wide = torch.complex128 if section.target.is_complex() or dense.is_complex() else torch.float64
     target, dense = section.target.detach().cpu().to(wide), dense.to(wide)
-    chosen = next((a for a in fit.history if a.structure == fit.matrix.structure and a.met), None)
-    attempts = [*fit.history, *section.comparison]
-    curve = figures.error_curve(attempts, torch.linalg.svdvals(target), (m, n), chosen)
-    factors = figures.factors(fit.matrix)
+    svd = TruncatedSVD.of(target)
+    chosen = chosen_attempt(fit)
+    curve = error_curve([*fit.history, *section.comparison], svd, chosen)
     parts = [
-        f"<h2>{html.escape(section.title)}</h2>",
-        f'<p class="verdict">{html.escape(_verdict(fit))}</p>',
-        "<h3>Certificate</h3>",
-        _certificate(fit),
-        "<h3>Target and result</h3>",
-        _picture(
-            figures.matrices(target, dense), "target, structured matrix and their difference, magnitudes"
-        ),
-        "<h3>Factors</h3>" if factors else "",
-        _picture(factors, "factors from left to right, with their patterns (a, b, c, d)") if factors else "",
+        f'<section id="{anchor}">\n<h2>{escape(section.title)}</h2>',
+        f'<p class="verdict">{escape(_verdict(fit))}</p>',
+        _cards(fit),
+        "<h3>Certificate</h3>" + _certificate(fit),
+        "<h3>Target and result</h3>" + _compared(target, dense),
+        "<h3>What it is made of</h3>" + _made_of(fit),
         "<h3>Error against parameters</h3>",
-        _picture(curve, "every family tried; the ring marks the chosen one"),
-        "<h3>What was tried</h3>",
-        _history(fit.history, chosen),
-        "<h3>Families at given budgets</h3>" + _history(section.comparison, None)
-        if section.comparison
-        else "",
-        _machine(fit),
+        f'<p><img class="wide" src="{curve}" alt="error against parameters of every family tried"></p>',
     ]
-    return "\n".join(part for part in parts if part)
+    if section.comparison:
+        parts.append("<h3>Every family at given budgets</h3>" + _comparison(section.comparison, svd))
+    parts += ["<h3>What the search tried</h3>" + _history(fit.history, chosen), _machine(fit), "</section>"]
+    return "\n".join(parts)
 
 
 def _verdict(fit: Fit) -> str:
+    return f"{brief(fit.matrix.structure)}. {fit.reason[:1].upper()}{fit.reason[1:]}."
+
+
+def _cards(fit: Fit) -> str:
+    """The four numbers that people look for first."""
     c = fit.certificate
-    name = type(fit.matrix.structure).__name__
+    cards = [
+        ("relative error", f"{c.relative_error:.1e}", "Frobenius norm"),
+        ("parameters", f"{c.num_params / c.dense_params:.1%}", f"{c.num_params:,} of {c.dense_params:,}"),
+        ("FLOPs", f"{c.flops / c.dense_flops:.1%}", f"{c.flops:,} of {c.dense_flops:,}"),
+    ]
+    if c.timings:
+        speeds = " | ".join(f"{t.speedup:.2f}×" for t in c.timings)
+        batches = " | ".join(str(t.batch) for t in c.timings)
+        cards.append(("measured speed, above 1 is faster", speeds, f"than dense, at batch {batches}"))
     return (
-        f"{name}: relative error {c.relative_error:.2e} with {c.num_params:,} of {c.dense_params:,} numbers "
-        f"({c.num_params / c.dense_params:.1%}). {fit.reason[:1].upper()}{fit.reason[1:]}."
+        '<div class="cards">'
+        + "".join(
+            f"<div><span>{escape(what)}</span><b>{escape(value)}</b><span>{escape(detail)}</span></div>"
+            for what, value, detail in cards
+        )
+        + "</div>"
     )
-
-
-def _row(*cells: str, css: str = "") -> str:
-    attribute = f' class="{css}"' if css else ""
-    return f"<tr{attribute}>" + "".join(cells) + "</tr>"
-
-
-def _cell(text: str, *, number: bool = False) -> str:
-    return f"<td{' class=n' if number else ''}>{html.escape(text)}</td>"
 
 
 def _certificate(fit: Fit) -> str:
     c = fit.certificate
     spectral = c.spectral_error
     rows = [
-        ("how it was found", fit.method),
-        ("relative error, Frobenius", f"{c.relative_error:.3e}"),
+        ("relative error, Frobenius", f"{c.relative_error:.3e}, exact up to rounding"),
         (
             "relative error, spectral",
-            f"between {spectral.lower:.3e} and {spectral.upper:.3e}, with probability {spectral.confidence:.6f}",
+            f"at least {spectral.lower:.3e}, at most {spectral.upper:.3e}; "
+            f"holds with probability {spectral.confidence:.6f}",
         ),
         ("parameters", f"{c.num_params:,} of {c.dense_params:,} ({c.num_params / c.dense_params:.2%})"),
         ("FLOPs for one vector", f"{c.flops:,} of {c.dense_flops:,} ({c.flops / c.dense_flops:.2%})"),
-        ("time to fit", f"{fit.seconds:.2f} s"),
+        ("number type", c.dtype),
+        ("how it was found", fit.method),
+        ("time to find it", f"{fit.seconds:.2f} s"),
     ]
     for t in c.timings:
-        verdict = "faster than dense here" if t.speedup > 1 else "not faster than dense here"
-        text = f"{t.matrix_seconds * 1e6:.1f} µs against {t.dense_seconds * 1e6:.1f} µs: {t.speedup:.2f}x, {verdict}"
-        rows.append((f"measured time, batch {t.batch}", text))
-    body = "".join(_row(f"<th>{html.escape(label)}</th>", _cell(text)) for label, text in rows)
-    return f"<table>{body}</table>"
+        times = f"{t.matrix_seconds * 1e6:,.1f} µs against {t.dense_seconds * 1e6:,.1f} µs of dense"
+        rows.append((f"measured, batch {t.batch}", f"{times}: {t.speedup:.2f}×, {judged(t)}"))
+    return _table("", [_row([f"<th>{escape(label)}</th>", _text(text)]) for label, text in rows])
+
+
+def _compared(target: Tensor, dense: Tensor) -> str:
+    largest = float(target.abs().max()) or None
+    difference = target - dense
+    shown = (
+        picture(target, "target", largest=largest),
+        picture(dense, "structured matrix", largest=largest),
+        picture(difference, "difference, magnified", f"at most {float(difference.abs().max()):.1e}"),
+    )
+    hue = "the hue is the phase" if target.is_complex() else "orange is positive, blue negative"
+    return (
+        _gallery(shown, side=LARGE)
+        + f'<p class="quiet">Grey is exactly zero, {hue}, deeper colours are larger.</p>'
+    )
+
+
+def _made_of(fit: Fit) -> str:
+    rows = terms(fit.matrix)
+    words = "Factors as the product is written: the rightmost meets the vector first."
+    if len(rows) > 1:
+        words = f"The sum of {len(rows)} terms. {words}"
+    words += " A caption (a, b, c, d) is the pattern I_a ⊗ ones(b, c) ⊗ I_d."
+    shown = "".join(_gallery(row[:MOST_PICTURES]) + _left_out(row[MOST_PICTURES:]) for row in rows)
+    return f'<p class="quiet">{words}</p>{shown}'
+
+
+def _left_out(pictures: Sequence[Picture]) -> str:
+    return f'<p class="quiet">and {len(pictures)} more</p>' if pictures else ""
+
+
+def _gallery(pictures: Iterable[Picture], *, side: int = SIDE) -> str:
+    figures = "".join(_figure(p, side) for p in pictures)
+    return f'<div class="gallery">{figures}</div>'
+
+
+def _figure(p: Picture, side: int) -> str:
+    longest = max(p.shape)
+    high, wide = (max(32, round(side * size / longest)) for size in p.shape)
+    crisp = ' class="crisp"' if longest <= side else ""
+    image = f'<img{crisp} width="{wide}" height="{high}" src="{p.image}" alt="{escape(p.caption)}">'
+    detail = f"<br>{escape(p.detail)}" if p.detail else ""
+    caption = f"<figcaption>{escape(p.caption)}{detail}</figcaption>"
+    return f'<figure style="width: {max(wide, 128)}px">{image}{caption}</figure>'
 
 
 def _history(attempts: Sequence[Attempt], chosen: Attempt | None) -> str:
-    head = _row(
-        *(f"<th>{h}</th>" for h in ("family", "relative error", "parameters", "met", "seconds", "note"))
-    )
+    head = _head("family", "#relative error", "#parameters", "met", "#seconds", "how, or why not")
     rows = [
         _row(
-            _cell(a.family),
-            _cell("" if a.relative_error is None else f"{a.relative_error:.2e}", number=True),
-            _cell("" if a.num_params is None else f"{a.num_params:,}", number=True),
-            _cell("yes" if a.met else "no"),
-            _cell(f"{a.seconds:.2f}", number=True),
-            _cell(a.note),
+            [
+                _text(a.family),
+                _number("" if a.relative_error is None else f"{a.relative_error:.2e}"),
+                _number("" if a.num_params is None else f"{a.num_params:,}"),
+                _text("yes" if a.met else "no"),
+                _number(f"{a.seconds:.2f}"),
+                _text(a.note),
+            ],
             css="won" if a is chosen else "",
         )
         for a in attempts
     ]
-    return f"<table>{head}{''.join(rows)}</table>"
+    return _table(head, rows)
 
 
-def _picture(address: str, caption: str) -> str:
-    return (
-        f'<p><img src="{address}" alt="{html.escape(caption)}"><br><span class="quiet">{caption}</span></p>'
-    )
+def _comparison(attempts: Sequence[Attempt], svd: TruncatedSVD) -> str:
+    m, n = svd.shape
+    head = _head("family", "structure", "#parameters", "#of dense", "#relative error", "#SVD of that size")
+    rows = [
+        _row(
+            [
+                _text(a.family),
+                _text(brief(a.structure)),
+                _number(f"{a.num_params:,}"),
+                _number(f"{a.num_params / (m * n):.1%}"),
+                _number(f"{a.relative_error:.2e}"),
+                _number(f"{svd.error(a.num_params):.2e}"),
+            ],
+            css="won" if a.relative_error < svd.error(a.num_params) else "",
+        )
+        for a in attempts
+        if a.num_params is not None and a.relative_error is not None
+    ]
+    return _table(head, rows) + '<p class="quiet">Green: closer than truncated SVD with as many numbers.</p>'
+
+
+def _head(*names: str) -> str:
+    """Column headings; those that start with # stand over numbers."""
+    cells = (f'<th class="n">{escape(h[1:])}</th>' if h[0] == "#" else f"<th>{escape(h)}</th>" for h in names)
+    return f"<tr>{''.join(cells)}</tr>"
+
+
+def _row(cells: Iterable[str], css: str = "") -> str:
+    attribute = f' class="{css}"' if css else ""
+    return f"<tr{attribute}>{''.join(cells)}</tr>"
+
+
+def _text(text: str) -> str:
+    return f"<td>{escape(text)}</td>"
+
+
+def _number(text: str) -> str:
+    return f'<td class="n">{escape(text)}</td>'
+
+
+def _table(head: str, rows: Iterable[str]) -> str:
+    return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
 
 
 def _machine(fit: Fit) -> str:
-    facts = ", ".join(f"{key}: {value}" for key, value in fit.certificate.machine.items())
-    return f'<p class="quiet">Measured on: {html.escape(facts)}.</p>'
+    facts = ", ".join(f"{key} {value}" for key, value in fit.certificate.machine.items())
+    return f'<p class="quiet">Measured on: {escape(facts)}.</p>'

@@ -1,0 +1,114 @@
+"""Error against parameters: every attempt as a point, truncated SVD as the line to beat."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from kmatrix.fit import Attempt
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Errors that are exactly zero have no place on a logarithmic axis; they are drawn here.
+FLOOR = 1e-17
+MARKERS = "osD^vP*Xd<>ph"
+Points = tuple[list[float], list[float]]
+
+
+@dataclass(frozen=True)
+class TruncatedSVD:
+    """Relative errors of all truncations of a singular value decomposition.
+
+    Attributes:
+        values: singular values, falling.
+        shape: of the matrix.
+    """
+
+    values: Tensor
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, dense: Tensor) -> TruncatedSVD:
+        return cls(torch.linalg.svdvals(dense), (dense.shape[0], dense.shape[1]))
+
+    @cached_property
+    def errors(self) -> npt.NDArray[np.float64]:
+        """``errors[r]`` is what rank ``r`` leaves, relative to the whole in the Frobenius norm."""
+        top = float(self.values[0]) or 1.0  # squares of extreme values would leave the number range
+        energy = (self.values.double() / top).square().numpy()
+        tails = np.append(np.cumsum(energy[::-1])[::-1], 0.0)
+        return np.asarray(np.sqrt(tails / (tails[0] or 1.0)))
+
+    def rank(self, num_params: int) -> int:
+        """The largest rank that holds at most ``num_params`` numbers."""
+        return min(num_params // sum(self.shape), len(self.values))
+
+    def error(self, num_params: int) -> float:
+        """The error of the best truncation with at most ``num_params`` numbers."""
+        return float(self.errors[self.rank(num_params)])
+
+
+def error_curve(attempts: Sequence[Attempt], svd: TruncatedSVD, chosen: Attempt | None = None) -> str:
+    """Draw the attempts beside truncated SVD, the chosen one ringed; a PNG as a ``data:`` address."""
+    # The object interface draws without pyplot's global state, so a report never disturbs the user's own figures.
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    m, n = svd.shape
+    figure = Figure(figsize=(9.2, 4.6), layout="constrained")
+    axes = figure.subplots()
+    ranks = np.arange(1, len(svd.errors))
+    shown = ranks[ranks * (m + n) <= 1.3 * m * n]
+    axes.plot(
+        shown * (m + n), np.maximum(svd.errors[shown], FLOOR), color="0.35", lw=2.2, label="truncated SVD"
+    )
+    palette = colormaps["tab20"]
+    points = _points(attempts)
+    for k, (family, (sizes, errors)) in enumerate(points.items()):
+        colour, marker = palette(k % 20), MARKERS[k % len(MARKERS)]
+        axes.plot(
+            sizes, errors, color=colour, marker=marker, label=family, ms=7, lw=1.2, mec="white", mew=0.6
+        )
+    for sizes, errors in _points([chosen] if chosen else []).values():
+        axes.plot(sizes, errors, "o", ms=17, mfc="none", mec="black", mew=1.6, label="chosen", ls="none")
+    axes.axvline(m * n, color="0.6", ls=":", lw=1.5, label="dense")
+    _frame(axes, list(points.values()), m * n)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=9, frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=160)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def _points(attempts: Sequence[Attempt]) -> dict[str, Points]:
+    """Sizes and errors of each family's attempts, smallest first."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for a in attempts:
+        if a.num_params is not None and a.relative_error is not None:
+            found.setdefault(a.family, []).append((a.num_params, max(a.relative_error, FLOOR)))
+    return {
+        family: ([size for size, _ in sorted(own)], [error for _, error in sorted(own)])
+        for family, own in found.items()
+    }
+
+
+def _frame(axes: Axes, points: Sequence[Points], dense: int) -> None:
+    """Scales and limits: from just below the smallest member and error to just above dense and one."""
+    axes.set(xscale="log", yscale="log")
+    axes.set_xlim(min([dense / 10, *(min(sizes) for sizes, _ in points)]) / 1.6, dense * 1.5)
+    axes.set_ylim(min([1e-1, *(min(errors) for _, errors in points)]) / 4, 2.0)
+    axes.set_xlabel("parameters", fontsize=11)
+    axes.set_ylabel("relative Frobenius error", fontsize=11)
+    axes.tick_params(labelsize=10)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
