@@ -15,13 +15,13 @@ from torch import Tensor
 from kmatrix._errors import ArgumentError, DtypeError, FitError, complaint
 from kmatrix._permutations import Index, prime_factors
 from kmatrix.fit.hierarchical import HierarchicalResult, hierarchical
-from kmatrix.fit.orders import Plan, Split, known_trees, plan, transpose_splits, tree_of_columns
-from kmatrix.fit.trees import FLOOR, column_tree, row_splits
+from kmatrix.fit.orders import Plan, Split, Tree, known_trees, plan, transpose_splits, tree_of_columns
+from kmatrix.fit.trees import FLOOR, cluster_tolerances, column_tree, row_splits
 
-_ATTEMPTS = 3  # draws of a path through an unknown tree, for the matrix and for its transpose
-_GOOD = (
-    2.1  # numbers per n * (sum of prime factors): 1 is a butterfly of tile rank 1, 2 a folded one of rank 2
-)
+# numbers per n * (sum of prime factors): 1 is a butterfly of tile rank 1, 2 a folded one of rank 2
+_GOOD = 2.1
+_FAIR = 4.2  # an unfolded one of rank 2
+_AGAIN = 2  # more draws of a path through an unknown tree, when something was found but little
 
 
 @dataclass(frozen=True)
@@ -100,86 +100,103 @@ def discover(matrix: Tensor, tol: float = 1e-12, *, seed: int = 0) -> Discovery 
         search.offer(how, splits)
         if search.price() <= _GOOD:
             break
-    search.regroup()
     return search.conclude()
 
 
 @dataclass
 class _Search:
-    """The best plan so far, and what was tried."""
+    """The plans so far, from cheap to dear, and what was tried."""
 
     matrix: Tensor
     tol: float
     generator: torch.Generator
-    best: Plan | None = None
-    how: str = ""
-    splits: list[Split] = field(default_factory=list)
+    offers: list[_Offer] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
     def candidates(self) -> Iterator[tuple[str, list[Split]]]:
-        """Levels from known trees of the columns, of the rows, and from trees that are found."""
+        """Levels from trees found from scratch, from known trees, and from what these have shown."""
+        distances = cluster_tolerances(self.tol)
+        for delta in distances:
+            yield from self._both_from_scratch(delta)
+            yield from self._known(delta)
+        yield from self._regrouped(distances[0])
+        for delta in distances * _AGAIN:
+            if self.price() > _FAIR and self.offers:
+                yield from self._both_from_scratch(delta)
+
+    def _both_from_scratch(self, delta: float) -> Iterator[tuple[str, list[Split]]]:
+        yield "columns from scratch", self._from_scratch(self.matrix, delta)
+        yield "rows from scratch", transpose_splits(self._from_scratch(self.matrix.T, delta))
+
+    def _from_scratch(self, matrix: Tensor, delta: float) -> list[Split]:
+        tree = column_tree(matrix, delta, self.generator)
+        return [] if tree is None else self._row_splits(matrix, tree, delta)
+
+    def _known(self, delta: float) -> Iterator[tuple[str, list[Split]]]:
         m, n = self.matrix.shape
-        yield from self._both_from_scratch()
         for tree in known_trees(n):
-            yield f"{tree.how} columns", row_splits(self.matrix, tree, self.tol, self.generator)
+            yield f"{tree.how} columns", self._row_splits(self.matrix, tree, delta)
         for tree in known_trees(m):
-            splits = row_splits(self.matrix.T, tree, self.tol, self.generator)
-            yield f"{tree.how} rows", transpose_splits(splits)
-        for _ in range(_ATTEMPTS):
-            yield from self._both_from_scratch()
+            yield f"{tree.how} rows", transpose_splits(self._row_splits(self.matrix.T, tree, delta))
 
-    def _both_from_scratch(self) -> Iterator[tuple[str, list[Split]]]:
-        yield "columns from scratch", self._from_scratch(self.matrix)
-        yield "rows from scratch", transpose_splits(self._from_scratch(self.matrix.T))
+    def _regrouped(self, delta: float) -> Iterator[tuple[str, list[Split]]]:
+        """Let columns and rows fall into place again, now that a tree of the other side is known."""
+        m, n = self.matrix.shape
+        price = math.inf
+        while self.offers and self.price() < price:
+            price, best = self.price(), self.offers[0]
+            tree = tree_of_columns(best.splits, n, best.how)
+            yield f"{tree.how}, rows again", self._row_splits(self.matrix, tree, delta)
+            best = self.offers[0]
+            tree = tree_of_columns(transpose_splits(best.splits), m, best.how)
+            splits = self._row_splits(self.matrix.T, tree, delta)
+            yield f"{tree.how}, columns again", transpose_splits(splits)
 
-    def _from_scratch(self, matrix: Tensor) -> list[Split]:
-        tree = column_tree(matrix, self.tol, self.generator)
-        return [] if tree is None else row_splits(matrix, tree, self.tol, self.generator)
+    def _row_splits(self, matrix: Tensor, tree: Tree, delta: float) -> list[Split]:
+        return row_splits(matrix, tree, (self.tol, delta), self.generator)
 
     def offer(self, how: str, splits: list[Split]) -> None:
-        """Keep the levels if they make a shorter chain than the best ones so far."""
+        """Keep the levels if they make a chain shorter than dense."""
         m, n = self.matrix.shape
-        candidate = plan(splits, (m, n))
-        limit = m * n if self.best is None else self.best.num_params
-        if candidate.num_params < limit:
-            self.best, self.how, self.splits = candidate, how, splits
-        self.reasons.append(f"{how}: {candidate.num_params} numbers, dense has {m * n}")
+        found = plan(splits, (m, n))
+        self.reasons.append(f"{how}: {found.num_params} numbers, dense has {m * n}")
+        if found.num_params < m * n:
+            self.offers.append(_Offer(how, found, splits))
+            self.offers.sort(key=lambda offer: offer.plan.num_params)
 
     def price(self) -> float:
         """Numbers of the best plan over those of a butterfly of tile rank 1, roughly."""
-        if self.best is None:
-            return math.inf
-        m, n = self.matrix.shape
-        return self.best.num_params / (max(m, n) * sum(prime_factors(max(m, n))))
-
-    def regroup(self) -> None:
-        """Let columns and rows fall into place again, now that a tree of the other side is known."""
-        m, n = self.matrix.shape
-        for _ in range(_ATTEMPTS):
-            before = self.price()
-            if self.best is None or before <= _GOOD or max(self.best.ranks, default=1) == 1:
-                return
-            tree = tree_of_columns(self.splits, n, self.how)
-            self.offer(f"{tree.how}, rows again", row_splits(self.matrix, tree, self.tol, self.generator))
-            tree = tree_of_columns(transpose_splits(self.splits), m, self.how)
-            splits = row_splits(self.matrix.T, tree, self.tol, self.generator)
-            self.offer(f"{tree.how}, columns again", transpose_splits(splits))
-            if self.price() == before:
-                return
+        longest = max(self.matrix.shape)
+        return (
+            self.offers[0].plan.num_params / (longest * sum(prime_factors(longest)))
+            if self.offers
+            else math.inf
+        )
 
     def conclude(self) -> Discovery | NotFound:
-        """Factorise under the best plan; the error measured there decides."""
-        m, n = self.matrix.shape
-        if self.best is None:
-            return NotFound(tuple(self.reasons))
-        rows, cols = torch.from_numpy(self.best.row_perm), torch.from_numpy(self.best.col_perm)
-        try:
-            factors = hierarchical(
-                self.matrix[rows][:, cols], self.best.pairs, tol=max(self.tol, FLOOR), max_params=m * n - 1
-            )
-        except FitError as error:
-            return NotFound((*self.reasons, str(error)))
-        return Discovery(self.best.row_perm, self.best.col_perm, self.best.pairs, factors, self.how)
+        """Factorise under the best plan that holds; the error measured there decides."""
+        tol = max(self.tol, FLOOR)
+        for offer in self.offers:
+            rows, cols = torch.from_numpy(offer.plan.row_perm), torch.from_numpy(offer.plan.col_perm)
+            permuted = self.matrix[rows][:, cols]
+            try:
+                factors = hierarchical(permuted, offer.plan.pairs, tol=tol, max_params=permuted.numel() - 1)
+            except FitError as error:
+                self.reasons.append(f"{offer.how}: {error}")
+            else:
+                return Discovery(
+                    offer.plan.row_perm, offer.plan.col_perm, offer.plan.pairs, factors, offer.how
+                )
+        return NotFound(tuple(self.reasons))
+
+
+@dataclass(frozen=True)
+class _Offer:
+    """A plan, the levels it was made from, and where they came from."""
+
+    how: str
+    plan: Plan
+    splits: list[Split]
 
 
 def _checked(matrix: Tensor, tol: float) -> Tensor:

@@ -19,19 +19,27 @@ from kmatrix.fit.orders import Split, Tree, contiguous_order
 FLOOR = 1e-12
 """Relative errors below this are rounding in the numbers that were handed in."""
 _DRAWN = 4  # rows drawn at a time: three always lie in a plane with one column's multiples
+_FINEST = 1e-7  # distances between spaces, taken from squares, are not seen below the root of rounding
 _HOPELESS = 32  # blocks on which some rows must have merged
 _TRIES = 3
 _SAMPLE = 256  # rows on which companions of a column are counted
 _SIZES = 8  # sizes of classes that are tried before giving up
-_DRAWS = 600  # four rows are in one class of eight at the first attempt with chance 1/512
+_DRAWS = 400  # four rows are in one class of eight at the first attempt with chance 1/512
 
 
-def cluster_tolerance(tol: float) -> float:
-    """Distance up to which two directions are one, when the matrix may be off by ``tol``."""
-    return min(max(1e-7, 30 * tol), 0.05)
+def cluster_tolerances(tol: float) -> list[float]:
+    """Distances up to which two directions may count as one, to be tried in turn, if ``W`` may be off by ``tol``.
+
+    Noise as large as the tolerance moves directions by many times it; noise far smaller is better told from
+    structure with a finer distance.
+    """
+    coarse = min(max(_FINEST, 30 * tol), 0.05)
+    return [coarse] if coarse == _FINEST else [coarse, max(_FINEST, coarse / 20)]
 
 
-def row_splits(matrix: Tensor, tree: Tree, tol: float, generator: torch.Generator) -> list[Split]:
+def row_splits(
+    matrix: Tensor, tree: Tree, slack: tuple[float, float], generator: torch.Generator
+) -> list[Split]:
     """The levels at which the rows, in any order, fall into classes with lines or planes on the blocks of a tree.
 
     From the top: rows that span a line or a plane on each of the few largest blocks form small groups; on smaller
@@ -40,12 +48,12 @@ def row_splits(matrix: Tensor, tree: Tree, tol: float, generator: torch.Generato
     Args:
         matrix: ``(m, n)`` float64 or complex128.
         tree: of the columns.
-        tol: relative Frobenius error that may be lost on the way.
+        slack: relative Frobenius error that may be lost at a level, and the distance up to which directions are one.
         generator: source of the random sketches.
     """
+    tol, delta = slack
     m, n = matrix.shape
     allowed = max(tol, FLOOR) ** 2 * float(matrix.abs().square().sum())
-    delta = cluster_tolerance(tol)
     blocks_of = np.empty(n, dtype=np.int64)
     blocks_of[tree.order] = np.arange(n)
     bases = matrix[:, torch.from_numpy(tree.order)].reshape(m, 1, 1, n)
@@ -74,7 +82,7 @@ def row_splits(matrix: Tensor, tree: Tree, tol: float, generator: torch.Generato
     return splits[::-1]
 
 
-def column_tree(matrix: Tensor, tol: float, generator: torch.Generator) -> Tree | None:
+def column_tree(matrix: Tensor, delta: float, generator: torch.Generator) -> Tree | None:
     """A tree of the columns when neither order is known, or ``None`` if no two columns belong together.
 
     It is enough to follow one shrinking class of rows: a few rows drawn at random are in one class often enough, and
@@ -83,10 +91,9 @@ def column_tree(matrix: Tensor, tol: float, generator: torch.Generator) -> Tree 
 
     Args:
         matrix: ``(m, n)`` float64 or complex128.
-        tol: relative Frobenius error that the matrix may be off.
+        delta: distance up to which two directions are one.
         generator: source of the draws.
     """
-    delta = cluster_tolerance(tol)
     bases = matrix.T.reshape(matrix.shape[1], 1, 1, matrix.shape[0])
     labels = torch.arange(matrix.shape[1])
     chain: list[Index] = []
@@ -164,11 +171,11 @@ def _plane_seeds(columns: Tensor, delta: float, generator: torch.Generator) -> I
     for _ in range(min(_DRAWS, 8 * height)):
         drawn = torch.randperm(height, generator=generator)[:_DRAWN]
         starts = torch.randint(count, (4,), generator=generator).tolist()
-        rows = _rows_of_class(columns.roll(-starts[0], 0), drawn, probes, delta)
+        rows = _rows_of_class(columns, starts[0], drawn, (probes, delta))
         if rows is None:
             continue
         for start in starts[1:]:
-            others = _rows_of_class(columns.roll(-start, 0), drawn, probes, delta)
+            others = _rows_of_class(columns, start, drawn, (probes, delta))
             rows = rows if others is None else rows & others
         size = int(rows.sum())
         if size not in sizes:
@@ -178,14 +185,13 @@ def _plane_seeds(columns: Tensor, delta: float, generator: torch.Generator) -> I
             return
 
 
-def _rows_of_class(columns: Tensor, drawn: Tensor, probes: Tensor, delta: float) -> Tensor | None:
-    """Mask of the rows on which the first column and its companions on the drawn rows lie in one plane."""
-    members = _companions(columns[..., drawn], probes, delta)
+def _rows_of_class(columns: Tensor, start: int, drawn: Tensor, sight: tuple[Tensor, float]) -> Tensor | None:
+    """Mask of the rows on which column ``start`` and its companions on the drawn rows lie in one plane."""
+    members = _companions(columns[..., drawn].roll(-start, 0), *sight)
     if members is None:
         return None
-    rows = columns[members].flatten(0, 1).mT
-    plane = _row_basis(rows[drawn], delta)
-    return _within(rows, plane, delta)
+    rows = columns[members.roll(start)].flatten(0, 1).mT
+    return _within(rows, _row_basis(rows[drawn], sight[1]), sight[1])
 
 
 def _companions(seen: Tensor, probes: Tensor, delta: float) -> Tensor | None:
