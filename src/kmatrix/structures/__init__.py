@@ -49,6 +49,10 @@ from kmatrix.structures.permutation import Permutation as Permutation
 from kmatrix.structures.permutation import PermutationMatrix as PermutationMatrix
 from kmatrix.structures.real_part import RealPart as RealPart
 from kmatrix.structures.real_part import RealPartMatrix as RealPartMatrix
+from kmatrix.structures.serialization import FileDescription as FileDescription
+from kmatrix.structures.serialization import describe as describe
+from kmatrix.structures.serialization import load as load
+from kmatrix.structures.serialization import save as save
 from kmatrix.structures.sparse import Sparse as Sparse
 from kmatrix.structures.sparse import SparseMatrix as SparseMatrix
 from kmatrix.structures.toeplitz import Hankel as Hankel

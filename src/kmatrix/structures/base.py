@@ -120,6 +120,9 @@ class StructuredMatrix(nn.Module, ABC):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Redraw the numbers at the initialisation recommended for training."""
 
+    def check_state(self) -> None:
+        """Raise ``ArgumentError`` if a buffer holds what no member has (an index out of range); after loading."""
+
     @property
     @abstractmethod
     def dtype(self) -> torch.dtype:

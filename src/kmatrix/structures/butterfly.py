@@ -15,7 +15,6 @@ from kmatrix._errors import ArgumentError, complaint
 from kmatrix._permutations import prime_factors
 from kmatrix.structures.chain import ChainStructure, Factor, Layout
 
-LARGEST_DEFAULT_RADIX = 13
 Pairs = tuple[tuple[int, int], ...]
 
 
@@ -39,9 +38,15 @@ def tile_chain(pairs: Sequence[tuple[int, int]], ranks: Sequence[int]) -> tuple[
 
 def smooth_size(n: int) -> int:
     """The smallest size of at least ``n`` without a prime factor over 13 (``n`` itself for most sizes)."""
-    while n > 1 and prime_factors(n)[-1] > LARGEST_DEFAULT_RADIX:
-        n += 1
-    return n
+    # Every product of odd primes below the next power of two, each with the fewest twos that reach n.
+    odd, limit = [1], 1 << (n - 1).bit_length()
+    for prime in (3, 5, 7, 11, 13):
+        for known in list(odd):
+            power = known * prime
+            while power < limit:
+                odd.append(power)
+                power *= prime
+    return min(q << (-(-n // q) - 1).bit_length() for q in odd)
 
 
 def default_pairs(m: int, n: int) -> Pairs:
@@ -84,9 +89,12 @@ class Butterfly(ChainStructure):
     ranks: int | tuple[int, ...] = 1
 
     def __post_init__(self) -> None:
-        for b, c in self.radices or ():
-            check_size("Butterfly", "radices", b)
-            check_size("Butterfly", "radices", c)
+        for pair in self.radices or ():
+            if not isinstance(pair, tuple) or len(pair) != 2:
+                way_out = "pass one pair (b, c) per factor"
+                raise ArgumentError(complaint("Butterfly", "radices", self.radices, "not pairs", way_out))
+            for radix in pair:
+                check_size("Butterfly", "radices", radix)
         for rank in self.ranks if isinstance(self.ranks, tuple) else (self.ranks,):
             check_size("Butterfly", "ranks", rank)
         if self.radices is not None:

@@ -7,6 +7,7 @@ vector first.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,12 @@ class Permute:
         if self.kind not in get_args(PermuteKind):
             way_out = f"use one of {', '.join(get_args(PermuteKind))}"
             raise ArgumentError(complaint("Permute", "kind", repr(self.kind), "unknown", way_out))
+        if self.kind == "stride" and self.n % self.k:
+            reason = f"does not divide n={self.n}"
+            raise ArgumentError(complaint("Permute", "k", self.k, reason, "choose a divisor of n"))
+        if self.kind == "bit_reversal" and self.n & (self.n - 1):
+            way_out = "use a kind that has every size"
+            raise ArgumentError(complaint("Permute", "n", self.n, "not a power of two", way_out))
 
     @property
     def rows(self) -> int:
@@ -137,7 +144,7 @@ class Layout:
 
     @property
     def num_params(self) -> int:
-        return sum(int(np.prod(f.weight_shape)) for f in self.factors)
+        return sum(math.prod(f.weight_shape) for f in self.factors)
 
     @property
     def flops(self) -> int:
@@ -209,9 +216,16 @@ class AbstractChainMatrix(StructuredMatrix):
     ) -> None:
         super().__init__(structure, shape)
         self.layout = layout
-        permutes = (stage for stage in layout.stages if isinstance(stage, Permute))
-        for k, stage in enumerate(permutes):
-            self.register_buffer(f"permutation_{k}", torch.as_tensor(stage.index(), device=device))
+        for k, stage in enumerate(self._permutes):
+            index = torch.empty(stage.n, dtype=torch.int64, device=device)
+            # Not computed on the meta device, where the size may be whatever a file claims.
+            if not index.is_meta:
+                index.copy_(torch.as_tensor(stage.index()))
+            self.register_buffer(f"permutation_{k}", index)
+
+    @property
+    def _permutes(self) -> list[Permute]:
+        return [stage for stage in self.layout.stages if isinstance(stage, Permute)]
 
     @property
     @abstractmethod
@@ -221,6 +235,15 @@ class AbstractChainMatrix(StructuredMatrix):
     def permutation(self, k: int) -> Tensor:
         """Index of the ``k``-th permutation of the chain."""
         return self.get_buffer(f"permutation_{k}")
+
+    def check_state(self) -> None:
+        for k in range(len(self._permutes)):
+            if not _permutations.is_permutation(self.permutation(k).cpu().numpy()):
+                n = len(self.permutation(k))
+                reason, way_out = f"not a permutation of 0..{n - 1}", "pass each index once"
+                raise ArgumentError(
+                    complaint("ChainMatrix", f"permutation_{k}", f"array({n},)", reason, way_out)
+                )
 
     def _matmul(self, x: Tensor) -> Tensor:
         weights, factors = self.weights, self.layout.factors
@@ -313,7 +336,7 @@ class ChainMatrix(AbstractChainMatrix):
 
     def set_permutations(self, permutations: Sequence[Tensor | _permutations.Index]) -> None:
         """Replace the index arrays of the permutation stages, all of them, in order of application."""
-        stages = [stage for stage in self.layout.stages if isinstance(stage, Permute)]
+        stages = self._permutes
         if len(stages) != len(permutations):
             reason = f"the chain has {len(stages)} permutations"
             raise ArgumentError(

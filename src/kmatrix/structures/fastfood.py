@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from kmatrix._errors import ArgumentError, complaint
 from kmatrix.ops import chain_matmul
 from kmatrix.structures.base import Structure, fill_normal
 from kmatrix.structures.kaleidoscope import butterfly_factors, power_of_two
@@ -76,6 +77,14 @@ class FastfoodMatrix(NumbersMatrix):
         super().__init__(structure, shape, (3, stacks, size), dtype=dtype, device=device)
         self._grid = (stacks, size)
         self.register_buffer("permutation", torch.arange(stacks * size, device=device))
+
+    def check_state(self) -> None:
+        stacks, size = self._grid
+        position = torch.arange(stacks * size, device=self.permutation.device).reshape(stacks, size)
+        if not torch.equal(self.permutation.reshape(stacks, size).sort(-1).values, position):
+            got, way_out = f"array({stacks * size},)", "permute the positions of each stack"
+            reason = f"not a permutation within each of {stacks} stacks of {size}"
+            raise ArgumentError(complaint("Fastfood", "permutation", got, reason, way_out))
 
     def _matmul(self, x: Tensor) -> Tensor:
         m, n = self.shape

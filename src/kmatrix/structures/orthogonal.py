@@ -259,6 +259,12 @@ class OrthogonalButterflyMatrix(_OrthogonalChainMatrix):
         super().__init__(structure, shape, layout, dtype=dtype, device=device)
         self.register_buffer("signs", torch.ones(layout.cols, dtype=self.angles[0].dtype, device=device))
 
+    def check_state(self) -> None:
+        if not bool((self.signs.abs() == 1).all()):
+            reason, way_out = "not ones and minus ones", "use OBB for other diagonals"
+            got = f"array({len(self.signs)},)"
+            raise ArgumentError(complaint("OrthogonalButterfly", "signs", got, reason, way_out))
+
     @property
     def weights(self) -> tuple[Tensor, ...]:
         first, *rest = self.blocks

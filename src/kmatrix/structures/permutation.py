@@ -38,14 +38,15 @@ class Permutation(ChainStructure):
     k: int = 1
 
     def __post_init__(self) -> None:
-        Permute(1, self.kind, self.k)
+        check_size("Permutation", "k", self.k)
+        Permute(self.k if self.kind == "stride" else 1, self.kind, self.k)
 
     def check(self, m: int, n: int) -> None:
         if m != n:
             raise ArgumentError(
                 complaint("Permutation", "(m, n)", (m, n), "permutations are square", "pass m == n")
             )
-        Permute(n, self.kind, self.k).index()
+        Permute(n, self.kind, self.k)
 
     def layout(self, m: int, n: int) -> Layout:
         return Layout((Permute(n, self.kind, self.k),))

@@ -134,6 +134,15 @@ class SparseMatrix(StructuredMatrix):
     def device(self) -> torch.device:
         return self.stored.device
 
+    def check_state(self) -> None:
+        m, n = self.shape
+        inside = (self.rows >= 0) & (self.rows < m) & (self.cols >= 0) & (self.cols < n)
+        positions = self.rows * n + self.cols
+        if not bool(inside.all()) or not bool((positions.diff() > 0).all()):
+            reason = f"not ascending positions of a {m} x {n} matrix"
+            got = f"array({len(positions)},)"
+            raise ArgumentError(complaint("Sparse", "rows, cols", got, reason, "name each position once"))
+
     def _matmul(self, x: Tensor) -> Tensor:
         return _gather_add(x, self.values, self.cols, self.rows, self.shape[0])
 
