@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from kmatrix._errors import ArgumentError
+from kmatrix.fit.projections import project
 from kmatrix.fit.projections_tied import TiedStructure, project_permutation, project_tied, shared_numbers
-from kmatrix.structures import BlockCirculant, Circulant, Hankel, Permutation, Structure, Toeplitz
+from kmatrix.structures import BlockCirculant, Circulant, Hankel, Permutation, Structure, Toeplitz, Transpose
 
 TIED: list[tuple[TiedStructure, int, int]] = [
     (Toeplitz(), 7, 5),
@@ -47,7 +48,7 @@ def least_squares(structure: TiedStructure, target: Tensor, weight: Tensor) -> T
 @pytest.mark.parametrize(("structure", "m", "n"), TIED)
 def test_is_the_least_squares_solution(structure: TiedStructure, m: int, n: int, dtype: torch.dtype) -> None:
     target, weight = torch.randn(m, n, dtype=dtype), torch.rand(m, n, dtype=torch.float64) + 0.1
-    plain, weighted = project_tied(structure, target), project_tied(structure, target, weight)
+    plain, weighted = project_tied(target, structure), project_tied(target, structure, weight)
     ones = torch.ones_like(weight)
     torch.testing.assert_close(
         plain.to_dense().detach(), least_squares(structure, target, ones), rtol=0, atol=1e-12
@@ -61,7 +62,7 @@ def test_is_the_least_squares_solution(structure: TiedStructure, m: int, n: int,
 @pytest.mark.parametrize(("structure", "m", "n"), TIED)
 def test_members_project_to_themselves(structure: TiedStructure, m: int, n: int, dtype: torch.dtype) -> None:
     member = structure.random(m, n, dtype=dtype).to_dense().detach()
-    again = project_tied(structure, member)
+    again = project_tied(member, structure)
     assert again.structure == structure and again.dtype == dtype
     torch.testing.assert_close(again.to_dense().detach(), member, rtol=0, atol=1e-14)
 
@@ -78,8 +79,8 @@ def test_entries_of_no_weight_do_not_matter() -> None:
     weight[:, 0] = 0.0
     spoiled = target.clone()
     spoiled[:, 0] = 1e6
-    A = project_tied(Toeplitz(), spoiled, weight)
-    torch.testing.assert_close(A.numbers, project_tied(Toeplitz(), target, weight).numbers)
+    A = project_tied(spoiled, Toeplitz(), weight)
+    torch.testing.assert_close(A.numbers, project_tied(target, Toeplitz(), weight).numbers)
     # The bottom left diagonal has no entry left.
     assert A.numbers[-1] == 0
 
@@ -89,7 +90,7 @@ def test_permutation_is_the_closest_of_all(dtype: torch.dtype) -> None:
     target = torch.randn(5, 5, dtype=dtype)
     everyone = (torch.eye(5, dtype=dtype)[list(p)] for p in itertools.permutations(range(5)))
     best = min(float(torch.linalg.matrix_norm(target - P)) for P in everyone)
-    A = project_permutation(Permutation(), target)
+    A = project_permutation(target, Permutation())
     assert A.dtype == dtype
     assert float(torch.linalg.matrix_norm(target - A.to_dense())) == pytest.approx(best, rel=1e-14)
 
@@ -97,20 +98,39 @@ def test_permutation_is_the_closest_of_all(dtype: torch.dtype) -> None:
 def test_permutations_project_to_themselves_under_noise() -> None:
     member = Permutation().random(30, 30, dtype=torch.float64).to_dense()
     noisy = member + 0.3 * torch.rand(30, 30, dtype=torch.float64)
-    assert torch.equal(project_permutation(Permutation(), noisy).to_dense(), member)
+    assert torch.equal(project_permutation(noisy, Permutation()).to_dense(), member)
 
 
 def test_a_kind_with_one_member_gives_it() -> None:
-    A = project_permutation(Permutation("reverse"), torch.eye(4))
+    A = project_permutation(torch.eye(4), Permutation("reverse"))
     assert torch.equal(A.to_dense(), torch.eye(4).flip(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64, torch.bfloat16])
+@pytest.mark.parametrize(("structure", "m", "n"), EXAMPLES)
+def test_project_knows_these_families(structure: Structure, m: int, n: int, dtype: torch.dtype) -> None:
+    target = torch.randn(m, n, dtype=torch.complex128 if dtype.is_complex else torch.float64).to(dtype)
+    A = project(structure, target)
+    assert A.structure == structure and A.dtype == dtype
+    if isinstance(structure, Permutation):
+        expected = project_permutation(target, structure)
+    else:
+        expected = project_tied(target, structure)  # type: ignore[arg-type]
+    assert torch.equal(A.to_dense(), expected.to_dense())
+
+
+def test_the_transpose_is_projected_through_its_base() -> None:
+    target = torch.randn(5, 7, dtype=torch.complex128)
+    A = project(Transpose(Toeplitz(), conjugate=True), target)
+    torch.testing.assert_close(A.to_dense(), project_tied(target, Toeplitz()).to_dense(), rtol=0, atol=1e-13)
 
 
 def test_misuse_is_explained() -> None:
     with pytest.raises(ArgumentError, match="circulant matrices are square"):
-        project_tied(Circulant(), torch.zeros(3, 4))
+        project_tied(torch.zeros(3, 4), Circulant())
     with pytest.raises(ArgumentError, match="not 3 x 4 real numbers that are not negative"):
-        project_tied(Toeplitz(), torch.zeros(3, 4), -torch.ones(3, 4))
+        project_tied(torch.zeros(3, 4), Toeplitz(), -torch.ones(3, 4))
     with pytest.raises(ArgumentError, match=r"weight=\(4, 3\)"):
-        project_tied(Toeplitz(), torch.zeros(3, 4), torch.ones(4, 3))
+        project_tied(torch.zeros(3, 4), Toeplitz(), torch.ones(4, 3))
     with pytest.raises(ArgumentError, match="permutations are square"):
-        project_permutation(Permutation(), torch.zeros(3, 4))
+        project_permutation(torch.zeros(3, 4), Permutation())
