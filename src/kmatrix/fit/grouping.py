@@ -75,8 +75,15 @@ def sketch(bases: Tensor, delta: float, generator: torch.Generator) -> Tensor:
     if blocks > _BLOCKS:
         bases = bases[:, torch.randperm(blocks, generator=generator)[:_BLOCKS]]
     mixed = bases if width <= SKETCH else bases @ random(bases, (width, SKETCH), generator)
-    lengths = torch.linalg.vector_norm(mixed, dim=-1, keepdim=True)
-    return torch.where(lengths > delta * lengths.amax(), mixed, 0.0)
+    size = lengths(mixed).unsqueeze(-1)
+    return torch.where(size > delta * size.amax(), mixed, 0.0)
+
+
+def lengths(vectors: Tensor) -> Tensor:
+    """Euclidean norms over the last dimension (torch's own reduction is slow on short complex vectors)."""
+    if vectors.is_complex():
+        return torch.view_as_real(vectors.resolve_conj()).square().sum((-1, -2)).sqrt()
+    return vectors.square().sum(-1).sqrt()
 
 
 def random(like: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -108,11 +115,11 @@ def _planes(vectors: Tensor, delta: float, generator: torch.Generator) -> list[T
     Seen along a member ``a``, the others of its set are multiples of one vector on each block: invariant under that
     factor are the squared cosines with fixed directions, and equal ones are neighbours when sorted.
     """
-    lengths = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    units = vectors / torch.where(lengths > 0, lengths, 1.0)
+    size = lengths(vectors).unsqueeze(-1)
+    units = vectors / torch.where(size > 0, size, 1.0)
     probes = random(vectors, (vectors.shape[-1], 2), generator)
     pending = torch.randperm(len(vectors), generator=generator)
-    pending = pending[(lengths[pending, :, 0] > 0).any(1)]
+    pending = pending[(size[pending, :, 0] > 0).any(1)]
     classes: list[Tensor] = []
     tried = 0
     while len(pending) > 2 and (classes or tried < _ATTEMPTS):
@@ -129,7 +136,7 @@ def _planes(vectors: Tensor, delta: float, generator: torch.Generator) -> list[T
 def plane_through(units: Tensor, probes: Tensor, delta: float) -> Tensor | None:
     """Mask of the vectors in the plane of the first one and of two others, or ``None`` if there is no such plane."""
     seen = _without(units, units[0])
-    sines = torch.linalg.vector_norm(seen, dim=-1)
+    sines = lengths(seen)
     clear = (sines > max(1e-4, 10 * delta)).all(1).nonzero()[:, 0]
     if len(clear) < 2:
         return None
@@ -140,12 +147,10 @@ def plane_through(units: Tensor, probes: Tensor, delta: float) -> Tensor | None:
     left, right = (torch.cat(side) for side in zip(*pairs, strict=True))
     apart = (marks[left] - marks[right]).abs().amax(1)
     left, right = clear[left], clear[right]
-    between = torch.linalg.vector_norm(_without(units[left], units[right]), dim=-1)
+    between = lengths(_without(units[left], units[right]))
     apart = torch.where((between > 10 * delta).any(1), apart, torch.inf)
     one, other = int(left[apart.argmin()]), int(right[apart.argmin()])
-    members = (
-        torch.linalg.vector_norm(_without(seen, seen[one] / sines[one].unsqueeze(-1)), dim=-1) <= 10 * delta
-    ).all(1)
+    members = (lengths(_without(seen, seen[one] / sines[one].unsqueeze(-1))) <= 10 * delta).all(1)
     return members if float(apart.amin()) < torch.inf and bool(members[other]) else None
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kmatrix._permutations import Index
-from kmatrix.fit.grouping import Merge, compress, merge, plane_through, random
+from kmatrix.fit.grouping import Merge, compress, lengths, merge, plane_through, random
 from kmatrix.fit.orders import Split, Tree, contiguous_order
 
 FLOOR = 1e-12
@@ -143,19 +143,20 @@ def _line_seed(vectors: Tensor, delta: float, generator: torch.Generator) -> Ten
     Of all companions the one with the most such rows is taken.
     """
     order = torch.randperm(vectors.shape[1], generator=generator)
-    row, sample = order[0], order[:_SAMPLE]
-    limit = 3 * delta * float(vectors.abs().square().mean())
-    counts = (
-        _cross(vectors[1:, sample], vectors[0, sample], vectors[1:, row], vectors[0, row]) <= limit
-    ).sum(1)
+    row, sample = order[:1], order[:_SAMPLE]
+    counts = _same_ratio(vectors[:1], vectors[1:], row, sample, delta).sum(1)
     other = 1 + int(counts.argmax())
-    same = _cross(vectors[other], vectors[0], vectors[other, row], vectors[0, row]) <= limit
+    same = _same_ratio(vectors[:1], vectors[other : other + 1], row, order.sort().values, delta)[0]
     return same.nonzero()[:, 0] if int(same.sum()) > 1 else None
 
 
-def _cross(vectors: Tensor, first: Tensor, at_row: Tensor, first_at_row: Tensor) -> Tensor:
-    """``|v[k] * first[row] - v[row] * first[k]|``: zero where two ratios agree."""
-    return (vectors * first_at_row - at_row.unsqueeze(-1) * first).abs()
+def _same_ratio(first: Tensor, others: Tensor, row: Tensor, rows: Tensor, delta: float) -> Tensor:
+    """Whether ``(first, other)`` on each of some rows points where it does on one row: ``(others, rows)``."""
+    cross = others[:, rows] * first[:, row] - others[:, row] * first[:, rows]
+    lengths = others.abs().square() + first.abs().square()
+    limit = 9 * delta * delta * lengths[:, rows] * lengths[:, row] + (delta * delta * lengths.mean()) ** 2
+    same: Tensor = cross.abs().square() <= limit
+    return same
 
 
 def _plane_seeds(columns: Tensor, delta: float, generator: torch.Generator) -> Iterator[Tensor]:
@@ -197,8 +198,8 @@ def _rows_of_class(columns: Tensor, start: int, drawn: Tensor, sight: tuple[Tens
 def _companions(seen: Tensor, probes: Tensor, delta: float) -> Tensor | None:
     """Mask of the columns in one plane with the first one, on the few rows seen."""
     if seen.shape[1] == 1:
-        lengths = torch.linalg.vector_norm(seen, dim=-1, keepdim=True)
-        return plane_through(seen / lengths.clamp_min(torch.finfo(lengths.dtype).tiny), probes, delta)
+        size = lengths(seen).unsqueeze(-1)
+        return plane_through(seen / torch.where(size > 0, size, 1.0), probes, delta)
     plane = _row_basis(seen[0], delta)
     members = _within(seen.flatten(0, 1), plane, delta).reshape(len(seen), -1).all(1)
     return members if len(plane) == 2 and int(members.sum()) > 1 else None
@@ -213,8 +214,8 @@ def _row_basis(rows: Tensor, delta: float) -> Tensor:
 
 def _within(rows: Tensor, plane: Tensor, delta: float) -> Tensor:
     """Mask of the rows that lie in the span of an orthonormal basis."""
-    outside = torch.linalg.vector_norm(rows - rows @ plane.mH @ plane, dim=1)
-    inside: Tensor = outside <= 10 * delta * torch.linalg.vector_norm(rows, dim=1)
+    outside = lengths(rows - rows @ plane.mH @ plane)
+    inside: Tensor = outside <= 10 * delta * lengths(rows)
     return inside
 
 
