@@ -1,39 +1,148 @@
-"""The atom and the one operation: a Kronecker-sparse factor, and a vector multiplied by a chain of them."""
+"""The one operation of the library: a vector multiplied by a chain of Kronecker-sparse factors."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from kmatrix._checks import DTYPES, check_dtype
+from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix.ops import dispatch
+from kmatrix.ops.definition import Pattern as Pattern
+from kmatrix.ops.definition import Patterns, check_chain, reference_chain_matmul
+from kmatrix.ops.library import AUTOCAST_DEVICES, CHAIN_MATMUL, flatten_patterns, lower_precision
+from kmatrix.ops.routing import Route, route
 
-class Pattern(NamedTuple):
-    """Support of a factor: the (a*b*d) x (a*c*d) matrices supported on I_a (x) ones(b, c) (x) I_d."""
-
-    a: int
-    b: int
-    c: int
-    d: int
-
-    @property
-    def rows(self) -> int:
-        return self.a * self.b * self.d
-
-    @property
-    def cols(self) -> int:
-        return self.a * self.c * self.d
-
-    @property
-    def numel(self) -> int:
-        return self.a * self.b * self.c * self.d
+_WHERE = "chain_matmul"
 
 
-def chain_matmul(x: Tensor, weights: Sequence[Tensor], patterns: Sequence[Pattern] | None = None) -> Tensor:
+def chain_matmul(
+    x: Tensor, weights: Sequence[Tensor], patterns: Sequence[tuple[int, int, int, int]] | None = None
+) -> Tensor:
+    """Multiply vectors by a chain of Kronecker-sparse factors.
+
+    ``y = F_k ... F_2 F_1 x``, where the factor of pattern ``(a, b, c, d)`` with weight ``w`` is
+    ``y[A,B,D] = sum_C w[A,B,C,D] * x[A,C,D]``: an ``(a*b*d) x (a*c*d)`` matrix supported on
+    ``I_a (x) ones(b, c) (x) I_d``. No factors at all give a copy of ``x``.
+
+    Args:
+        x: the vectors, shape ``(*, n)`` with ``n = a*c*d`` of the first factor; real or complex floating
+        point. weights: one tensor for each factor, **in order of application** (``weights[0]`` hits ``x``
+        first), of
+            shape ``(a, b, c, d)``, of the dtype and on the device of ``x``. A weight may have size 1 along
+            ``a`` or ``d`` or both: it is then tied, that is, the same for all groups or all diagonals.
+        patterns: the pattern of each factor; needed only when weights are tied, else read off their shapes.
+
+    Returns:
+        The products, shape ``(*, m)`` with ``m = a*b*d`` of the last factor, contiguous. Differentiable to
+        any order in ``x`` and the weights, in reverse and forward mode and under ``torch.func``; compiles and
+        exports as one operator, ``torch.ops.kmatrix.chain_matmul``. Under autocast everything is cast as for
+        ``F.linear``.
+
+    Raises:
+        ArgumentError: if shapes, patterns or devices do not fit. DtypeError: if ``x`` is not floating point,
+        or a weight has another dtype (a real weight for complex ``x``
+            included): nothing is promoted in silence.
+        BackendUnavailableError: if ``use_backend`` asks for a backend that cannot run this product.
+
+    Example:
+        >>> x = torch.arange(4.0)
+        >>> sums = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).reshape(1, 2, 2, 1)  # tied along a and d
+        >>> chain_matmul(x, [sums, sums], [(2, 2, 2, 1), (1, 2, 2, 2)])  # the Hadamard transform of size 4
+        tensor([ 6., -2., -4.,  0.])
+
+    Reference:
+        Dao, Gu, Eichhorn, Rudra and Re, Learning fast algorithms for linear transforms using butterfly
+        factorizations (2019), for butterflies; Gonon, Zheng, Carrivain and Le, Fast inference with
+        Kronecker-sparse matrices (2024), for general patterns.
+    """
+    chain = _checked_chain(x, weights, patterns)
+    device = x.device.type
+    autocast = device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
+    if autocast:
+        x, *weights = lower_precision(device, [x, *weights])
+    _check_numbers(x, weights)
+    if not chain:
+        return x.clone(memory_format=torch.contiguous_format)
+    how = route(x, weights)
+    if how is Route.DIRECT and not autocast:
+        return dispatch.run(x, weights, chain)
+    if how is Route.DEFINITION:
+        dispatch.allow_definition(how.value)
+        return reference_chain_matmul(x, weights, chain)
+    return CHAIN_MATMUL(x, list(weights), flatten_patterns(chain))
+
+
+def explain_dispatch(
+    x: Tensor, weights: Sequence[Tensor], patterns: Sequence[tuple[int, int, int, int]] | None = None
+) -> dispatch.Explanation:
+    """Say which backend ``chain_matmul`` would run on these arguments and why; runs nothing.
+
+    Args:
+        x: as for ``chain_matmul``.
+        weights: as for ``chain_matmul``.
+        patterns: as for ``chain_matmul``.
+
+    Returns:
+        The route, the backend (None if ``use_backend`` asks for one that cannot run) and the reasons, by
+        name.
+
+    Raises:
+        ArgumentError: as ``chain_matmul``.
+        DtypeError: as ``chain_matmul``.
+
+    Example:
+        >>> print(explain_dispatch(torch.ones(3, 4), [torch.ones(2, 1, 2, 1)]))
+        portable (nothing watches the call: the backend runs at once)
+          portable: merged factors, stock torch kernels
+          reference: the definition, one factor after the other
+    """
+    chain = _checked_chain(x, weights, patterns)
+    _check_numbers(x, weights)
+    return dispatch.explain(x, weights, chain, route(x, weights))
+
+
+def _checked_chain(
+    x: Tensor, weights: Sequence[Tensor], patterns: Sequence[tuple[int, int, int, int]] | None
+) -> Patterns:
+    """The patterns of a chain that fits together and fits ``x``; raises if it does not."""
+    if not isinstance(x, Tensor):
+        raise DtypeError(complaint(_WHERE, "x", type(x).__name__, "not a tensor", "pass a torch.Tensor"))
+    if x.ndim == 0:
+        way_out = "pass x of shape (*, n)"
+        raise ArgumentError(
+            complaint(_WHERE, "x.shape", tuple(x.shape), "there is no last dimension", way_out)
+        )
     if patterns is None:
-        patterns = [Pattern(*w.shape) for w in weights]
-    for w, (a, b, c, d) in zip(weights, patterns, strict=True):
-        grid = x.reshape(*x.shape[:-1], a, c, d)
-        x = torch.einsum("abcd,...acd->...abd", w.expand(a, b, c, d), grid).reshape(*x.shape[:-1], a * b * d)
-    return x
+        chain = tuple([_shape_as_pattern(w, i) for i, w in enumerate(weights)])
+    else:
+        chain = tuple([Pattern(*p) for p in patterns])
+    check_chain(_WHERE, x, weights, chain)
+    return chain
+
+
+def _shape_as_pattern(weight: Tensor, i: int) -> Pattern:
+    if weight.ndim != 4:
+        way_out = "pass weights of shape (a, b, c, d)"
+        raise ArgumentError(
+            complaint(_WHERE, f"weights[{i}].shape", tuple(weight.shape), "not a factor", way_out)
+        )
+    return Pattern(*weight.shape)
+
+
+def _check_numbers(x: Tensor, weights: Sequence[Tensor]) -> None:
+    dtype, device = x.dtype, x.device
+    if dtype not in DTYPES:
+        check_dtype(f"{_WHERE}: x", dtype)
+    for i, w in enumerate(weights):
+        if w.dtype != dtype:
+            reason = f"x has {dtype}"
+            way_out = f"convert one: weights[{i}].to({dtype}) or x.to({w.dtype})"
+            raise DtypeError(complaint(_WHERE, f"weights[{i}].dtype", w.dtype, reason, way_out))
+        if w.device != device:
+            reason = f"x is on {device}"
+            raise ArgumentError(
+                complaint(_WHERE, f"weights[{i}].device", w.device, reason, "move one to the other")
+            )

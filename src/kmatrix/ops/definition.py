@@ -1,0 +1,115 @@
+"""What a chain is and what multiplying by it means, in plain torch.
+
+``Pattern`` says which matrices a factor may be; ``reference_chain_matmul`` is the definition every backend is
+held to. Nothing here knows about backends, operators or speed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kmatrix._errors import ArgumentError, complaint
+
+
+class Pattern(NamedTuple):
+    """Support of a factor: the (a*b*d) x (a*c*d) matrices supported on ``I_a (x) ones(b, c) (x) I_d``.
+
+    Rows are indexed ``(a, b, d)`` and columns ``(a, c, d)``, the last index fastest: ``a`` independent
+    groups, each a ``b x c`` grid of ``d x d`` diagonal blocks.
+
+    Example:
+        >>> Pattern(2, 3, 4, 5).rows, Pattern(2, 3, 4, 5).cols, Pattern(2, 3, 4, 5).numel
+        (30, 40, 120)
+    """
+
+    a: int
+    b: int
+    c: int
+    d: int
+
+    @property
+    def rows(self) -> int:
+        """Length of the vectors a factor of this pattern returns."""
+        return self.a * self.b * self.d
+
+    @property
+    def cols(self) -> int:
+        """Length of the vectors a factor of this pattern takes."""
+        return self.a * self.c * self.d
+
+    @property
+    def numel(self) -> int:
+        """How many entries of the factor may be nonzero."""
+        return self.a * self.b * self.c * self.d
+
+    @property
+    def transposed(self) -> Pattern:
+        """The pattern of the transposed factor."""
+        return Pattern(self.a, self.c, self.b, self.d)
+
+
+Patterns = tuple[Pattern, ...]
+
+
+def reference_chain_matmul(
+    x: Tensor, weights: Sequence[Tensor], patterns: Sequence[tuple[int, int, int, int]] | None = None
+) -> Tensor:
+    """Multiply by a chain, one factor after the other: the definition, differentiable in every way.
+
+    A tied weight has size 1 along ``a`` or ``d`` and is broadcast there. Arguments as in ``chain_matmul``,
+    unchecked.
+
+    Example:
+        >>> reference_chain_matmul(torch.ones(6), [torch.ones(2, 1, 3, 1)])
+        tensor([3., 3.])
+    """
+    shapes = [w.shape for w in weights] if patterns is None else patterns
+    for w, (a, b, c, d) in zip(weights, shapes, strict=True):
+        grid = x.reshape(*x.shape[:-1], a, c, d)
+        x = torch.einsum("abcd,...acd->...abd", w, grid).reshape(*x.shape[:-1], a * b * d)
+    return x
+
+
+def check_chain(
+    where: str, x: Tensor, weights: Sequence[Tensor], patterns: Sequence[tuple[int, int, int, int]]
+) -> None:
+    """Raise unless weights fit their patterns, and the factors each other and the last dimension of ``x``."""
+    if len(weights) != len(patterns):
+        way_out = f"pass one pattern for each of the {len(weights)} weights"
+        raise ArgumentError(
+            complaint(where, "patterns", list(patterns), f"there are {len(patterns)}", way_out)
+        )
+    size = x.shape[-1]
+    for i, (w, p) in enumerate(zip(weights, patterns, strict=True)):
+        if w.shape != p:
+            _check_tied_shape(where, i, w, p)
+        a, b, c, d = p
+        if size != a * c * d:
+            _raise_misfit(where, i, x, patterns, size)
+        size = a * b * d
+
+
+def _check_tied_shape(where: str, i: int, w: Tensor, pattern: tuple[int, int, int, int]) -> None:
+    a, b, c, d = pattern
+    if w.ndim == 4 and w.shape[0] in (1, a) and w.shape[3] in (1, d) and w.shape[1:3] == (b, c):
+        return
+    reason = f"does not fit the pattern (a, b, c, d) = {(a, b, c, d)}"
+    way_out = "pass a weight of that shape, with size 1 along a or d where it is tied"
+    raise ArgumentError(complaint(where, f"weights[{i}].shape", tuple(w.shape), reason, way_out))
+
+
+def _raise_misfit(
+    where: str, i: int, x: Tensor, patterns: Sequence[tuple[int, int, int, int]], size: int
+) -> None:
+    a, _, c, d = patterns[i]
+    if i == 0:
+        reason = f"the last dimension must be a*c*d={a * c * d} of the first pattern {tuple(patterns[0])}"
+        way_out = f"pass x of shape (*, {a * c * d})"
+        raise ArgumentError(complaint(where, "x.shape", tuple(x.shape), reason, way_out))
+    reason = f"takes vectors of length a*c*d={a * c * d}, but factor {i - 1} returns length a*b*d={size}"
+    way_out = "list the factors in order of application: weights[0] is applied first"
+    raise ArgumentError(complaint(where, f"patterns[{i}]", tuple(patterns[i]), reason, way_out))

@@ -1,0 +1,275 @@
+"""The registered operators ``kmatrix::chain_matmul`` and ``kmatrix::chain_matmul_backward``.
+
+The schema gives the chain product a name that the compiler, the exporter, autocast, vmap and the FLOP counter
+know. The backward pass is an operator too, so that a backend can fuse it; its own gradient is written in
+plain torch, which makes every further order differentiable.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
+
+from kmatrix.ops import dispatch
+from kmatrix.ops.definition import Pattern, Patterns, reference_chain_matmul
+from kmatrix.ops.elementwise import elementwise_chain_gradients, elementwise_chain_matmul
+from kmatrix.ops.gradients import (
+    PLAIN,
+    Arithmetic,
+    adjoint_chain,
+    chain_gradients,
+    second_order_gradients,
+)
+from kmatrix.ops.routing import Route, route
+
+AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
+
+_new_library: Callable[[str, str], Any] = torch.library.Library  # untyped in torch
+_LIBRARY = _new_library("kmatrix", "FRAGMENT")
+_CHAIN = "Tensor x, Tensor[] weights, SymInt[] patterns"
+_SCHEMAS = (
+    f"chain_matmul({_CHAIN}) -> Tensor",
+    f"chain_matmul_backward(Tensor grad, {_CHAIN}, bool need_x) -> Tensor[]",
+)
+for _schema in _SCHEMAS:
+    _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
+
+
+def flatten_patterns(patterns: Sequence[Sequence[int]]) -> list[int]:
+    """Patterns as the flat list of integers that the operators take."""
+    return [size for pattern in patterns for size in pattern]
+
+
+def unflatten_patterns(flat: Sequence[int]) -> Patterns:
+    """The inverse of ``flatten_patterns``."""
+    return tuple([Pattern(*flat[i : i + 4]) for i in range(0, len(flat), 4)])
+
+
+def decomposition(x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int]) -> Tensor:
+    """The forward operator in stock torch functions, for ``ExportedProgram.run_decompositions``.
+
+    ``program.run_decompositions({torch.ops.kmatrix.chain_matmul.default: decomposition})`` leaves no trace of
+    kmatrix.
+    """
+    return reference_chain_matmul(x, weights, unflatten_patterns(patterns)).contiguous()
+
+
+def lower_precision(device: str, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """What autocast makes of the arguments of a matrix product: doubles are left alone."""
+    dtype = torch.get_autocast_dtype(device)
+    return [t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors]
+
+
+# -- kernels ---------------------------------------------------------------------------------------
+
+
+def _kernel(x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int]) -> Tensor:
+    return dispatch.run(x, weights, unflatten_patterns(patterns))
+
+
+def _backward_kernel(
+    grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int], need_x: bool
+) -> list[Tensor]:
+    grad_x, grad_weights = dispatch.run_backward(grad, x, weights, unflatten_patterns(patterns), need_x)
+    return [x.new_empty(0) if grad_x is None else grad_x, *grad_weights]
+
+
+def _batched_kernel(x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int]) -> Tensor:
+    return elementwise_chain_matmul(x, weights, unflatten_patterns(patterns))
+
+
+def _batched_backward_kernel(
+    grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int], need_x: bool
+) -> list[Tensor]:
+    return elementwise_chain_gradients(grad, x, weights, unflatten_patterns(patterns))
+
+
+CHAIN_MATMUL: Callable[[Tensor, Sequence[Tensor], Sequence[int]], Tensor]
+CHAIN_MATMUL = torch.ops.kmatrix.chain_matmul.default
+CHAIN_MATMUL_BACKWARD: Callable[[Tensor, Tensor, Sequence[Tensor], Sequence[int], bool], list[Tensor]]
+CHAIN_MATMUL_BACKWARD = torch.ops.kmatrix.chain_matmul_backward.default
+
+
+def _fake(x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int]) -> Tensor:
+    rows = unflatten_patterns(patterns)[-1].rows if patterns else x.shape[-1]
+    return x.new_empty((*x.shape[:-1], rows))
+
+
+def _backward_fake(
+    grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int], need_x: bool
+) -> list[Tensor]:
+    return [x.new_empty(x.shape if need_x else 0), *[w.new_empty(w.shape) for w in weights]]
+
+
+# -- autograd --------------------------------------------------------------------------------------
+
+
+def _setup_context(ctx: Any, inputs: tuple[Tensor, list[Tensor], list[int]], output: Tensor) -> None:
+    x, weights, ctx.patterns = inputs
+    ctx.save_for_backward(x, *weights)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, list[Tensor | None], None]:
+    x, *weights = ctx.saved_tensors
+    patterns = unflatten_patterns(ctx.patterns)
+    need_x, need_weights, _ = ctx.needs_input_grad
+    by_definition = route(grad, [x, *weights]) is Route.DEFINITION
+    if not any(need_weights):
+        adjoint, transposed = adjoint_chain(weights, patterns)
+        if by_definition:
+            return reference_chain_matmul(grad, adjoint, transposed), [None] * len(weights), None
+        return CHAIN_MATMUL(grad, adjoint, flatten_patterns(transposed)), [None] * len(weights), None
+    if by_definition:
+        grad_x, grad_weights = chain_gradients(grad, x, weights, patterns)
+    else:
+        grad_x, *grad_weights = CHAIN_MATMUL_BACKWARD(grad, x, weights, ctx.patterns, need_x)
+    needed = [g if need else None for g, need in zip(grad_weights, need_weights, strict=True)]
+    return (grad_x if need_x else None), needed, None
+
+
+def _multiply(x: Tensor, weight: Tensor, pattern: Pattern) -> Tensor:
+    return CHAIN_MATMUL(x, [weight], list(pattern))
+
+
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, pattern: Pattern) -> Tensor:
+    return CHAIN_MATMUL_BACKWARD(grad, x, [weight], list(pattern), False)[1]
+
+
+_OPERATORS = Arithmetic(_multiply, _weight_gradient)
+
+
+def _setup_backward_context(
+    ctx: Any, inputs: tuple[Tensor, Tensor, list[Tensor], list[int], bool], output: list[Tensor]
+) -> None:
+    grad, x, weights, ctx.patterns, ctx.need_x = inputs
+    ctx.save_for_backward(grad, x, *weights)
+
+
+def _double_backward(ctx: Any, upstream: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor], None, None]:
+    grad, x, *weights = ctx.saved_tensors
+    tangents = (upstream[0] if ctx.need_x else torch.zeros_like(x)), upstream[1:]
+    patterns = unflatten_patterns(ctx.patterns)
+    arithmetic = PLAIN if route(grad, [x, *weights]) is Route.DEFINITION else _OPERATORS
+    return *second_order_gradients(tangents, grad, x, weights, patterns, arithmetic), None, None
+
+
+# -- vmap ------------------------------------------------------------------------------------------
+# Copies of a chain, one for each entry of the mapped axis, are one chain on the concatenated vectors: the
+# copies are further groups along a.
+
+
+def _join_vectors(x: Tensor, dim: int | None, copies: int) -> Tensor:
+    """(copies, *, n) to (*, copies * n), repeating what is not mapped."""
+    x = x.expand(copies, *x.shape) if dim is None else x.movedim(dim, 0)
+    return x.movedim(0, -2).flatten(-2)
+
+
+def _split_vectors(y: Tensor, copies: int) -> Tensor:
+    """(*, copies * n) to (*, copies, n)."""
+    return y.reshape(*y.shape[:-1], copies, y.shape[-1] // copies)
+
+
+def _join_weights(
+    weights: Sequence[Tensor], dims: Sequence[int | None], patterns: Patterns, copies: int
+) -> tuple[list[Tensor], list[int]]:
+    """Weights (copies, a, b, c, d) as (copies * a, b, c, d), no longer tied along a, and their patterns."""
+    joined = []
+    for w, dim, pattern in zip(weights, dims, patterns, strict=True):
+        mapped = w.expand(copies, *w.shape) if dim is None else w.movedim(dim, 0)
+        joined.append(mapped.expand(copies, pattern.a, *mapped.shape[2:]).flatten(0, 1))
+    return joined, flatten_patterns([pattern._replace(a=copies * pattern.a) for pattern in patterns])
+
+
+def _vmap(
+    info: Any, in_dims: tuple[Any, ...], x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int]
+) -> tuple[Tensor, int]:
+    x_dim, weight_dims, _ = in_dims
+    if all(dim is None for dim in weight_dims):
+        return CHAIN_MATMUL(x.movedim(x_dim, 0), weights, patterns), 0
+    joined, flat = _join_weights(weights, weight_dims, unflatten_patterns(patterns), info.batch_size)
+    y = CHAIN_MATMUL(_join_vectors(x, x_dim, info.batch_size), joined, flat)
+    return _split_vectors(y, info.batch_size), y.ndim - 1
+
+
+def _backward_vmap(
+    info: Any,
+    in_dims: tuple[Any, ...],
+    grad: Tensor,
+    x: Tensor,
+    weights: Sequence[Tensor],
+    patterns: Sequence[int],
+    need_x: bool,
+) -> tuple[list[Tensor], list[int]]:
+    copies, (grad_dim, x_dim, weight_dims, *_) = info.batch_size, in_dims
+    joined, flat = _join_weights(weights, weight_dims, unflatten_patterns(patterns), copies)
+    vectors = _join_vectors(grad, grad_dim, copies), _join_vectors(x, x_dim, copies)
+    grad_x, *grad_weights = CHAIN_MATMUL_BACKWARD(*vectors, joined, flat, need_x)
+    separate = [g.reshape(copies, g.shape[0] // copies, *g.shape[1:]) for g in grad_weights]
+    tied = [w.shape[0 if dim is None else int(dim == 0)] for w, dim in zip(weights, weight_dims, strict=True)]
+    summed = [g.sum(1, keepdim=True) if a == 1 else g for g, a in zip(separate, tied, strict=True)]
+    grad_x = _split_vectors(grad_x, copies) if need_x else grad_x.expand(copies, 0)
+    return [grad_x, *summed], [grad_x.ndim - 2, *[0] * len(summed)]
+
+
+# -- autocast and counting -------------------------------------------------------------------------
+
+
+def _autocast_kernel(device: str) -> Callable[[Tensor, Sequence[Tensor], Sequence[int]], Tensor]:
+    def kernel(x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int]) -> Tensor:
+        x, *weights = lower_precision(device, [x, *weights])
+        with torch.autocast(device, enabled=False):
+            return CHAIN_MATMUL(x, weights, patterns)
+
+    return kernel
+
+
+def _flops(
+    x_shape: Sequence[int], weights: Sequence[Sequence[int]], patterns: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """A multiply and an add for each entry of each factor and each vector, tied or not."""
+    return 2 * math.prod(x_shape[:-1]) * sum(pattern.numel for pattern in unflatten_patterns(patterns))
+
+
+def _backward_flops(
+    grad_shape: Sequence[int],
+    x_shape: Sequence[int],
+    weights: Sequence[Sequence[int]],
+    patterns: Sequence[int],
+    need_x: bool,
+    *_: Any,
+    **__: Any,
+) -> int:
+    """Once each for the gradients of the weights, those of the vectors, and the vectors again."""
+    sizes = [pattern.numel for pattern in unflatten_patterns(patterns)]
+    return 2 * math.prod(x_shape[:-1]) * (sum(sizes) + sum(sizes[0 if need_x else 1 :]) + sum(sizes[:-1]))
+
+
+# -- registration ----------------------------------------------------------------------------------
+
+
+def _register() -> None:
+    forward, backward = "kmatrix::chain_matmul", "kmatrix::chain_matmul_backward"
+    _LIBRARY.impl("chain_matmul", _kernel, "CompositeExplicitAutograd")
+    _LIBRARY.impl("chain_matmul_backward", _backward_kernel, "CompositeExplicitAutograd")
+    _LIBRARY.impl("chain_matmul", _batched_kernel, "Batched")
+    _LIBRARY.impl("chain_matmul_backward", _batched_backward_kernel, "Batched")
+    for device in AUTOCAST_DEVICES:
+        _LIBRARY.impl("chain_matmul", _autocast_kernel(device), f"Autocast{device.upper()}")
+    torch.library.register_fake(forward, _fake, lib=_LIBRARY)
+    torch.library.register_fake(backward, _backward_fake, lib=_LIBRARY)
+    torch.library.register_autograd(forward, _backward, setup_context=_setup_context, lib=_LIBRARY)
+    torch.library.register_autograd(
+        backward, _double_backward, setup_context=_setup_backward_context, lib=_LIBRARY
+    )
+    torch.library.register_vmap(forward, _vmap, lib=_LIBRARY)
+    torch.library.register_vmap(backward, _backward_vmap, lib=_LIBRARY)
+    register_flop_formula(torch.ops.kmatrix.chain_matmul)(_flops)
+    register_flop_formula(torch.ops.kmatrix.chain_matmul_backward)(_backward_flops)
+
+
+_register()

@@ -1,0 +1,54 @@
+"""How a call reaches the arithmetic: straight, through the registered operator, or by the definition.
+
+The operator costs several microseconds, so a call that nothing watches skips it. The other way round, a
+custom operator has no forward-mode derivative and torch returns zeros in silence, so whatever differentiates
+in another way than the ordinary backward pass gets the definition, which torch differentiates to any order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+
+class Route(Enum):
+    """How to run one call."""
+
+    DIRECT = "nothing watches the call: the backend runs at once"
+    OPERATOR = "autograd, the compiler or a mode watches the call: it goes through torch.ops.kmatrix"
+    DEFINITION = "torch.func, forward-mode derivatives and tracing see through the definition only"
+
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def route(x: Tensor, weights: Sequence[Tensor]) -> Route:
+    """Pick the route of a call; the only place that uses names private to torch.
+
+    ``torch.func.vmap`` alone keeps the operator, which has a batching rule; any other transform on the stack,
+    forward mode and ``torch.jit.trace`` (which would freeze the schedule of one batch size) get the
+    definition.
+    """
+    if torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling():
+            return Route.DEFINITION
+        stack = torch._C._functorch.get_interpreter_stack()
+        only_vmap = all(level.key() == torch._C._functorch.TransformType.Vmap for level in stack)
+        return Route.OPERATOR if only_vmap and forward_ad._current_level < 0 else Route.DEFINITION
+    if forward_ad._current_level >= 0:
+        return Route.DEFINITION
+    if torch.compiler.is_compiling():
+        return Route.OPERATOR
+    if torch._C._get_tracing_state() is not None:
+        return Route.DEFINITION
+    if torch._C._len_torch_dispatch_stack() or x.device.type == "meta" or type(x) not in _PLAIN:
+        return Route.OPERATOR
+    graded = torch.is_grad_enabled()
+    for w in weights:
+        if type(w) not in _PLAIN or (graded and w.requires_grad):
+            return Route.OPERATOR
+    return Route.OPERATOR if graded and x.requires_grad else Route.DIRECT
