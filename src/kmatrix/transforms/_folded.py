@@ -63,7 +63,7 @@ class Spectrum:
         return lowest
 
     def unfolding(self, frequency: Index) -> Array:
-        """``(2, ...)``: by what the two numbers of a slot (last axis) are multiplied to give ``S(frequency)``."""
+        """``(2, ...)``: what multiplies the two numbers of a slot (last axis) to give ``S(frequency)``."""
         held = self.frequency.reshape(2, *(1,) * (frequency.ndim - 1), self.slots) == self.lowest(frequency)
         number = np.divide(1, self.pick, out=np.zeros_like(self.pick), where=self.pick != 0)
         number = number.reshape(2, *(1,) * (frequency.ndim - 1), self.slots)

@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kmatrix._checks import check_size
+from kmatrix import _permutations
 from kmatrix._errors import ArgumentError, complaint
-from kmatrix._permutations import is_permutation
 from kmatrix.structures import Chain, ChainMatrix, Permute
 from kmatrix.transforms._requests import Numbers, number_dtype
 
@@ -40,7 +39,7 @@ def permutation(
     """
     index = np.asarray(p.detach().cpu() if isinstance(p, Tensor) else p)
     whole = index.ndim == 1 and index.size > 0 and index.dtype.kind in "iu"
-    if not whole or not is_permutation(index.astype(np.int64)):
+    if not whole or not _permutations.is_permutation(index.astype(np.int64)):
         way_out = "pass each index exactly once"
         raise ArgumentError(
             complaint("permutation", "p", f"array{index.shape}", "not a permutation of 0..n-1", way_out)
@@ -71,6 +70,7 @@ def bit_reversal(
 
     Reference: arXiv 2012.14966, lemma J.1.
     """
+    _permutations.bit_reversal(n)  # complains about sizes in the name of this function
     return _of(Permute(n, "bit_reversal"), number_dtype("bit_reversal", dtype), device)
 
 
@@ -98,11 +98,8 @@ def stride(
 
     Reference: arXiv 2204.00595, section 3 (the permutation of Monarch matrices).
     """
-    return _of(
-        Permute(check_size("stride", "n", n), "stride", check_size("stride", "k", k)),
-        number_dtype("stride", dtype),
-        device,
-    )
+    _permutations.stride(k, n)  # complains about sizes in the name of this function
+    return _of(Permute(n, "stride", k), number_dtype("stride", dtype), device)
 
 
 def _of(stage: Permute, dtype: torch.dtype, device: torch.device | str | None) -> ChainMatrix:
