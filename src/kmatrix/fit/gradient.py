@@ -1,0 +1,297 @@
+"""Learning the numbers of any structure by gradient: a race of random starts, then L-BFGS on the best of them.
+
+The race runs all starts at once in single precision and drops the worst half by half; the winners have their relaxed
+permutations rounded and are refined in double precision.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kmatrix._checks import check_size
+from kmatrix._errors import ArgumentError, DtypeError, FitError, complaint
+from kmatrix.fit.certificate import relative_error
+from kmatrix.fit.descent import lbfgs
+from kmatrix.fit.harden import harden
+from kmatrix.fit.nesting import renest
+from kmatrix.fit.race import Objective, Race, field_of, with_numbers
+from kmatrix.structures import Structure, StructuredMatrix
+
+_WARM_UP = 20
+_TRIAL = 40  # L-BFGS steps before finalists are compared
+_WINDOW, _STALLED = 40, 1e-3  # refining ends when so many steps lower the loss by less than this share
+
+
+class Moment(NamedTuple):
+    """Where learning stood: seconds and steps since the start, the phase, and the root of the mean squared entry error.
+
+    While racing the error is that of the relaxed matrix, and on larger matrices it is an estimate.
+    """
+
+    seconds: float
+    steps: int
+    phase: str
+    rmse: float
+
+
+Progress = Callable[[Moment], None]
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What gradient learning found.
+
+    Attributes:
+        matrix: the best member, in double precision, its permutations fixed.
+        relative_error: ``||W - A||_F / ||W||_F``, over all entries.
+        steps: gradient steps, those of all starts running together counted once.
+        seconds: time taken.
+        history: how the error went.
+        interrupted: whether Ctrl-C or the deadline cut it short.
+    """
+
+    matrix: StructuredMatrix
+    relative_error: float
+    steps: int
+    seconds: float
+    history: tuple[Moment, ...] = field(repr=False)
+    interrupted: bool = False
+
+    def seconds_to(self, rmse: float) -> float:
+        """When the error first fell to ``rmse``; infinite if it never did. Relaxed matrices do not count."""
+        return next((m.seconds for m in self.history if m.phase != "race" and m.rmse <= rmse), math.inf)
+
+
+def learn(
+    target: Tensor,
+    structure: Structure,
+    *,
+    restarts: int = 8,
+    steps: int = 200,
+    refine: int = 1000,
+    rounds: int = 1,
+    rates: tuple[float, float] = (0.02, 0.1),
+    tol: float = 1e-13,
+    starts: Sequence[StructuredMatrix] = (),
+    seed: int = 0,
+    deadline: float = math.inf,
+    progress: Progress | None = None,
+) -> Learned:
+    """Fit the numbers of a structure to a dense matrix by gradient descent; works for every structure.
+
+    Minimises ``||W - A||_F^2``. Each round draws ``restarts`` members, runs Adam on all of them together, with rates
+    drawn log-uniformly and successive halving, rounds the relaxed permutations of the survivors, and refines the best
+    by L-BFGS; where what remains is a chain that the hierarchical factorisation solves, that finishes it. The best
+    so far is kept: Ctrl-C and the deadline return it.
+
+    Args:
+        target: ``(m, n)`` real or complex tensor.
+        structure: the family.
+        restarts: random members per round.
+        steps: Adam steps per round.
+        refine: most L-BFGS steps per round.
+        rounds: how often to start afresh while the tolerance is not met.
+        rates: range of the Adam rates.
+        tol: relative Frobenius error at which to stop.
+        starts: members to begin with, besides the random ones; not changed.
+        seed: of every draw.
+        deadline: clock time (``time.monotonic``) at which to stop.
+        progress: called now and then with the latest moment.
+
+    Raises:
+        ArgumentError: if the target is not a finite matrix of a shape that the structure has.
+        FitError: if the structure holds no numbers to learn, or was interrupted before there was any result.
+
+    Example:
+        >>> import torch
+        >>> from kmatrix.structures import Butterfly
+        >>> W = Butterfly().random(8, 8, dtype=torch.float64).to_dense().detach()
+        >>> learn(W, Butterfly()).relative_error < 1e-12
+        True
+
+    Reference: Dao et al., arXiv 1903.05895, section 4.1, for the loss, the relaxed permutations and the rounding.
+    """
+    for name, value in (("restarts", restarts), ("steps", steps), ("refine", refine)):
+        check_size("learn", name, value, minimum=0)
+    check_size("learn", "rounds", rounds)
+    if restarts == 0 and not starts:
+        way_out = "pass restarts=1 or more"
+        raise ArgumentError(complaint("learn", "restarts", 0, "there are no starts either", way_out))
+    work = _Work(_checked(target, structure), structure, tol, deadline, progress, steps, refine)
+    generator = torch.Generator().manual_seed(seed)
+    interrupted = False
+    try:
+        for start in starts:
+            work.offer(_double(start), "start")
+        for number in range(rounds):
+            work.round(restarts, rates, generator, starts if number == 0 else ())
+            if work.done():
+                break
+        interrupted = work.late()
+    except KeyboardInterrupt:
+        interrupted = True
+    if work.best is None:
+        raise FitError(
+            complaint("learn", "structure", structure, "stopped before the first result", "allow more time")
+        )
+    seconds = time.perf_counter() - work.began
+    return Learned(work.best, work.error, work.steps_done, seconds, tuple(work.history), interrupted)
+
+
+def _checked(target: Tensor, structure: Structure) -> Tensor:
+    if target.ndim != 2 or 0 in target.shape:
+        shape = tuple(target.shape)
+        raise ArgumentError(complaint("learn", "target.shape", shape, "not a matrix", "pass (m, n) numbers"))
+    if not (target.is_floating_point() or target.is_complex()):
+        raise DtypeError(complaint("learn", "target.dtype", target.dtype, "not floating", "use .double()"))
+    if not bool(torch.isfinite(target.abs()).all()):
+        raise ArgumentError(complaint("learn", "target", "...", "holds NaN or infinity", "clean it first"))
+    structure.check(*target.shape)
+    return target.detach().cpu().to(torch.complex128 if target.is_complex() else torch.float64)
+
+
+def _double(matrix: StructuredMatrix) -> StructuredMatrix:
+    """A copy in double precision."""
+    import copy
+
+    return copy.deepcopy(matrix).double()
+
+
+class _Work:
+    """The state of one call of ``learn``: the best so far and the clock."""
+
+    def __init__(
+        self,
+        target: Tensor,
+        structure: Structure,
+        tol: float,
+        deadline: float,
+        progress: Progress | None,
+        steps: int,
+        refine: int,
+    ) -> None:
+        self.target, self.structure = target, structure
+        self.tol, self.deadline, self.progress = tol, deadline, progress
+        self.steps, self.refine = steps, refine
+        self.began = time.perf_counter()
+        self.best: StructuredMatrix | None = None
+        self.error = math.inf
+        self.steps_done = 0
+        self.history: list[Moment] = []
+        # Errors are relative inside and per entry outside, where the papers report them.
+        self.rms = float(target.abs().square().mean().sqrt())
+
+    def late(self) -> bool:
+        return time.monotonic() > self.deadline
+
+    def done(self) -> bool:
+        return self.error <= self.tol or self.late()
+
+    def note(self, phase: str, error: float) -> None:
+        seconds = time.perf_counter() - self.began
+        self.history.append(Moment(seconds, self.steps_done, phase, error * self.rms))
+        if self.progress:
+            self.progress(self.history[-1])
+
+    def offer(self, matrix: StructuredMatrix, phase: str) -> float:
+        """Measure a candidate over all entries, keep it if it is the best, and return its relative error."""
+        with torch.no_grad():
+            error = relative_error(self.target, matrix.to_dense())
+        if error < self.error or self.best is None:
+            self.best, self.error = matrix, error
+        self.note(phase, error)
+        return error
+
+    def round(
+        self,
+        restarts: int,
+        rates: tuple[float, float],
+        generator: torch.Generator,
+        starts: Sequence[StructuredMatrix],
+    ) -> None:
+        """Race, round the permutations, try each finalist briefly, refine the best."""
+        if self.done():
+            return
+        finalists = [harden(_double(start)) for start in starts]
+        if restarts:
+            finalists += self.race(restarts, rates, generator)
+        tried = []
+        for matrix in finalists:
+            if self.best is None or not self.done():
+                tried.append((self.descend(matrix, min(_TRIAL, self.refine)), matrix))
+        tried.sort(key=lambda pair: pair[0])
+        if tried and not self.done():
+            self.descend(tried[0][1], self.refine - _TRIAL)
+
+    def race(
+        self, restarts: int, rates: tuple[float, float], generator: torch.Generator
+    ) -> list[StructuredMatrix]:
+        """Adam on random members, the worst half dropped three times; the hardened survivors, best first."""
+        dtype = field_of(self.structure, self.target)
+        shape = self.target.shape
+        members = [self.structure.random(*shape, dtype=dtype, generator=generator) for _ in range(restarts)]
+        spread = torch.empty(restarts).uniform_(math.log(rates[0]), math.log(rates[1]), generator=generator)
+        race = Race(members, Objective(self.target, members[0].num_params, dtype), spread.exp())
+        halvings = {self.steps * k // 10 for k in (4, 6, 8)}
+        try:
+            for step in range(self.steps):
+                race.step(_share(step, self.steps))
+                self.steps_done += 1
+                if step in halvings:
+                    race.drop()
+                if step % 10 == 9:
+                    self.note("race", math.sqrt(float(race.losses.min())))
+                if self.late():
+                    break
+        except KeyboardInterrupt:
+            self.offer(harden(race.survivors()[0].double()), "interrupted")
+            raise
+        return [harden(run.double()) for run in race.survivors()]
+
+    def descend(self, matrix: StructuredMatrix, steps: int) -> float:
+        """L-BFGS on the matrix, in place, then the closed form if there is one; returns the relative error."""
+        names = [(name, p.shape) for name, p in matrix.named_parameters()]
+        objective = Objective(self.target, matrix.num_params, matrix.dtype)
+
+        def split(flat: Tensor) -> dict[str, Tensor]:
+            pieces = torch.split(flat, [shape.numel() for _, shape in names])
+            return {name: piece.view(shape) for (name, shape), piece in zip(names, pieces, strict=True)}
+
+        def evaluate(flat: Tensor) -> tuple[float, Tensor]:
+            leaf = flat.detach().requires_grad_()
+            loss = objective(matrix, split(leaf))
+            return float(loss.detach()), torch.autograd.grad(loss, leaf)[0]
+
+        x = torch.cat([p.detach().flatten() for p in matrix.parameters()])
+        losses: list[float] = []
+        try:
+            for point, loss in lbfgs(evaluate, x) if steps > 0 else ():
+                x = point
+                losses.append(loss)
+                self.steps_done += 1
+                if self._settled(losses, steps):
+                    break
+        finally:  # also when interrupted: what has been reached is kept
+            with_numbers(matrix, split(x))
+            error = self.offer(matrix, "refine")
+        solved = None if self.done() else renest(matrix, self.target)
+        return error if solved is None else min(error, self.offer(solved, "closed form"))
+
+    def _settled(self, losses: list[float], steps: int) -> bool:
+        if len(losses) % 10 == 0:
+            self.note("refine", math.sqrt(losses[-1]))
+        if len(losses) >= steps or losses[-1] <= self.tol**2 or self.late():
+            return True
+        return len(losses) > _WINDOW and losses[-1] > (1 - _STALLED) * losses[-1 - _WINDOW]
+
+
+def _share(step: int, steps: int) -> float:
+    """Warm up, then a half cosine."""
+    return min(1.0, (step + 1) / _WARM_UP) * 0.5 * (1 + math.cos(math.pi * step / steps))
