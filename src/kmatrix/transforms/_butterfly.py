@@ -73,6 +73,13 @@ def wrapped(kernel: Array, inputs: int, size: int) -> Array:
     return column
 
 
+def toeplitz(kernel: Array, inputs: int, outputs: int) -> Array:
+    """The dense factor ``kernel[k - j]``, values from lag ``1 - inputs`` on: what a single radix comes down to."""
+    lags = np.subtract.outer(np.arange(outputs), np.arange(inputs))
+    dense: Array = kernel[lags + inputs - 1][None, :, :, None]
+    return dense
+
+
 @dataclass(frozen=True)
 class Embedding:
     """How a ``outputs x inputs`` Toeplitz matrix sits in a circulant of a size without large primes.
@@ -126,8 +133,10 @@ class Embedding:
             kernel: its values at ``-(inputs - 1) .. outputs - 1``.
             scale: a multiple.
         """
+        if len(self.radices) == 1:
+            return [scale * toeplitz(kernel, self.inputs, self.outputs)]
         spectrum = (
-            scipy.fft.fft(wrapped(kernel, self.inputs, self.size))[digit_reversal(self.radices)] * scale
+            scale * scipy.fft.fft(wrapped(kernel, self.inputs, self.size))[digit_reversal(self.radices)]
         )
         return pruned(convolution(butterfly(self.radices, -0.5), spectrum), self.inputs, self.outputs)
 

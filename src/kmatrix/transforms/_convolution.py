@@ -11,7 +11,7 @@ import numpy as np
 import scipy.fft
 
 from kmatrix._permutations import Index, digit_reversal, inverse
-from kmatrix.transforms._butterfly import smooth_sizes, wrapped
+from kmatrix.transforms._butterfly import smooth_sizes, toeplitz, wrapped
 from kmatrix.transforms._draft import Array, Draft, completed, divisors, radices_of
 from kmatrix.transforms._folded import Plan, coupling, grown
 
@@ -53,17 +53,16 @@ class RealEmbedding:
 
     def draft(self, kernel: Array) -> Draft:
         """The chain of ``y_k = sum_j kernel[k - j] x_j``, kernel values from lag ``1 - inputs`` on."""
+        if not self.plan.radices:
+            return Draft((toeplitz(kernel, self.inputs, self.outputs),))
         spectrum = scipy.fft.fft(wrapped(kernel, self.inputs, self.plan.size))
-        (*low, top), high = grown(self.plan, 0, -0.5)
+        (leaf, *inner, top), high = grown(self.plan, 0, -0.5)
         _, b, c, d = top.shape
         inside = coupling(high, 1, high.frequency, high.pick * spectrum[high.frequency]).reshape(
             2, 2, b // 2, d
         )
         rows = top.reshape(2, b // 2, c, d)
         middle = np.einsum("pqid,psqd,sqjd->ijd", rows, inside, rows, optimize=True)[None]
-        if not low:
-            return Draft((middle[:, : self.outputs, : self.inputs],))
-        leaf, *inner = low
         into = [leaf[:, :, : self.columns], *inner]
         out = [leaf[:, :, : self.rows], *inner]
         factors = (*into, middle, *(w.swapaxes(1, 2) for w in reversed(out)))
