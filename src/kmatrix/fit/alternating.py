@@ -47,17 +47,20 @@ def _fill_in(data: Tensor, inside: Tensor, right: Tensor, rounds: int = 200) -> 
 
     ``data`` is zero elsewhere. Returns the error and the two factors.
     """
-    error = float("inf")
+    best = (float("inf"), data, right)
     for _ in range(rounds):
-        before = error
         # Orthonormal factors keep the normal equations as well conditioned as the mask allows.
         right = torch.linalg.qr(right.mH).Q.mH if right.shape[0] <= right.shape[1] else right
         left = _rows_least_squares(data, inside, right)
         error = float(torch.linalg.vector_norm(data - inside * (left @ right)))
-        if not error < before * (1 - SMALLEST_GAIN):
+        gained = error < best[0] * (1 - SMALLEST_GAIN)
+        if error < best[0]:
+            best = error, left, right
+        if not gained:
             break
         basis = torch.linalg.qr(left).Q if left.shape[0] >= left.shape[1] else left
         right = _rows_least_squares(data.mT, inside.mT, basis.mT).mT
+    error, left, right = best
     norms = torch.linalg.vector_norm(left, dim=0).sqrt().clamp_min(1e-150)
     return error, left / norms, right * norms.unsqueeze(-1)
 
@@ -67,7 +70,8 @@ def _rows_least_squares(data: Tensor, inside: Tensor, basis: Tensor) -> Tensor:
     pairs = basis.conj().unsqueeze(1) * basis
     gram = torch.einsum("pq,stq->pst", inside.to(basis.dtype), pairs)
     projected = (data @ basis.mH).unsqueeze(-1)
-    coefficients: Tensor = torch.linalg.pinv(gram, hermitian=True) @ projected
+    # Rows with fewer entries than the rank have singular equations, whose rounding must not be inverted.
+    coefficients: Tensor = torch.linalg.pinv(gram, rtol=1e-10, hermitian=True) @ projected
     return coefficients.squeeze(-1)
 
 

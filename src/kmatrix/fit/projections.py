@@ -241,7 +241,8 @@ def project_kronecker(target: Tensor, structure: Kronecker) -> StructuredMatrix:
     """The nearest sum of Kronecker products: an SVD of the matrix with its tiles as rows.
 
     Globally optimal in the Frobenius norm where the factors divide the shape. Where tiles are padded, the SVD
-    starts an alternating least squares over the entries that exist, which ends in a local minimum.
+    starts an alternating least squares over the entries that exist: a local solution, of a problem whose minimum
+    need not be attained.
 
     Args:
         target: an ``(m, n)`` tensor.

@@ -7,7 +7,6 @@ kept only where it is certain to be as good, and computed in full elsewhere.
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -78,20 +77,20 @@ def _by_gram(matrices: Tensor, rank: int) -> tuple[Tensor, Tensor]:
 
 def _leading_eigenvectors(gram: Tensor, rank: int) -> Tensor:
     """Eigenvectors of the largest eigenvalues of Hermitian matrices ``(batch, p, p)``."""
+    from scipy.linalg import lapack
+
     size = gram.shape[-1]
-    kind = "heevr" if gram.is_complex() else "syevr"
+    name = "zheevr" if gram.is_complex() else "dsyevr"
     # The checks of scipy.linalg.eigh would cost as much as the work for small matrices.
-    dtype = gram.numpy().dtype
-    evr = scipy.linalg.get_lapack_funcs(kind, dtype=dtype)
-    evr_lwork = scipy.linalg.get_lapack_funcs(kind + "_lwork", dtype=dtype)
-    names = ("lwork", "lrwork", "liwork") if gram.is_complex() else ("lwork", "liwork")
-    options = {name: int(length.real) for name, length in zip(names, evr_lwork(size), strict=False)}
-    vectors = np.empty((*gram.shape[:-1], rank), dtype=dtype)
+    evr, evr_lwork = getattr(lapack, name), getattr(lapack, name + "_lwork")
+    lengths = ("lwork", "lrwork", "liwork") if gram.is_complex() else ("lwork", "liwork")
+    options = {name: int(length.real) for name, length in zip(lengths, evr_lwork(size), strict=False)}
+    vectors = np.empty((*gram.shape[:-1], rank), dtype=gram.numpy().dtype)
     for k, g in enumerate(gram.numpy()):
         # Read in Fortran order, without a copy, the matrix is its conjugate, and so are the eigenvectors.
         _, found, count, _, info = evr(g.T, range="I", il=size - rank + 1, iu=size, **options)
         if info or count != rank:
-            raise np.linalg.LinAlgError(f"{kind} returned info={info}")
+            raise np.linalg.LinAlgError(f"{name} returned info={info}")
         np.conj(found[:, :rank], out=vectors[k])
     return torch.from_numpy(vectors)
 
