@@ -1,11 +1,11 @@
-"""How exact the exact members are: their error against n, in units of rounding, beside scipy in the same precision.
+"""How exact the exact members are: error against n in units of rounding, beside scipy in the same precision.
 
-    python benchmarks/accuracy.py --out benchmarks/results            # every member, sizes to 4096, about a minute
+    python benchmarks/accuracy.py --out benchmarks/results    # every member, sizes to 4096, about a minute
     python benchmarks/accuracy.py --members dft dct --figure out/accuracy.png
 
-Each matrix multiplies 16 random vectors X. The error is ``|A X - T X| / (|T X| eps log2 n)`` in Frobenius norms, where
-T X comes from scipy.fft in extended precision on the same numbers. Writes ``accuracy.json`` with versions and
-processor, and the picture.
+Each matrix multiplies 16 random vectors X. The error is ``|A X - T X| / (|T X| eps log2 n)`` in Frobenius norms,
+where T X comes from scipy.fft in extended precision on the same numbers. Writes ``accuracy.json`` with versions
+and processor, and the picture.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Member:
 
 
 def kernel(n: int) -> Array:
-    """Numbers of a convolution, representable in single precision so that every precision means the same matrix."""
+    """Numbers of a convolution, rounded to single precision so that every precision means one matrix."""
     return np.random.default_rng(n).standard_normal(n).astype(np.float32)
 
 

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -124,3 +125,21 @@ def test_gradcheck(make: Any) -> None:
 def test_meta_device_allocates_nothing() -> None:
     assert transforms.dft(1000, device="meta").device.type == "meta"
     assert transforms.dct(1000, device="meta").num_params == 38000
+
+
+def test_sizes_may_be_numpys() -> None:
+    n = np.int64(8)
+    made = [transforms.dft(n), transforms.dct(n), transforms.hadamard(n), transforms.bit_reversal(n)]
+    made += [transforms.dft2(n, n), transforms.conv1d([1.0], n), transforms.conv2d([[1.0]], (n, n))]
+    made += [transforms.walsh(n), transforms.idst(n, type=1), transforms.stride(np.int64(2), n)]
+    assert all(type(size) is int for matrix in made for size in matrix.shape)
+
+
+@pytest.mark.parametrize("make", [transforms.dct, transforms.dst, transforms.hartley])
+def test_half_precisions_hold_the_rounded_numbers(make: Any) -> None:
+    wide = make(60, dtype=REAL)
+    for dtype in (torch.bfloat16, torch.float16):
+        narrow = make(60, dtype=dtype)
+        assert narrow.dtype == dtype
+        for stored, number in zip(narrow.weights, wide.weights, strict=True):
+            assert torch.equal(stored, number.to(dtype))

@@ -73,8 +73,8 @@ def wrapped(kernel: Array, inputs: int, size: int) -> Array:
     return column
 
 
-def toeplitz(kernel: Array, inputs: int, outputs: int) -> Array:
-    """The dense factor ``kernel[k - j]``, values from lag ``1 - inputs`` on: what a single radix comes down to."""
+def dense_toeplitz(kernel: Array, inputs: int, outputs: int) -> Array:
+    """The dense factor ``kernel[k - j]``, values from lag ``1 - inputs`` on: what one radix comes to."""
     lags = np.subtract.outer(np.arange(outputs), np.arange(inputs))
     dense: Array = kernel[lags + inputs - 1][None, :, :, None]
     return dense
@@ -134,7 +134,7 @@ class Embedding:
             scale: a multiple.
         """
         if len(self.radices) == 1:
-            return [scale * toeplitz(kernel, self.inputs, self.outputs)]
+            return [scale * dense_toeplitz(kernel, self.inputs, self.outputs)]
         spectrum = (
             scale * scipy.fft.fft(wrapped(kernel, self.inputs, self.size))[digit_reversal(self.radices)]
         )

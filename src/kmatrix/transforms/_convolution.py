@@ -11,7 +11,7 @@ import numpy as np
 import scipy.fft
 
 from kmatrix._permutations import Index, digit_reversal, inverse
-from kmatrix.transforms._butterfly import smooth_sizes, toeplitz, wrapped
+from kmatrix.transforms._butterfly import dense_toeplitz, smooth_sizes, wrapped
 from kmatrix.transforms._draft import Array, Draft, completed, divisors, radices_of
 from kmatrix.transforms._folded import Plan, coupling, grown
 
@@ -54,7 +54,7 @@ class RealEmbedding:
     def draft(self, kernel: Array) -> Draft:
         """The chain of ``y_k = sum_j kernel[k - j] x_j``, kernel values from lag ``1 - inputs`` on."""
         if not self.plan.radices:
-            return Draft((toeplitz(kernel, self.inputs, self.outputs),))
+            return Draft((dense_toeplitz(kernel, self.inputs, self.outputs),))
         spectrum = scipy.fft.fft(wrapped(kernel, self.inputs, self.plan.size))
         (leaf, *inner, top), high = grown(self.plan, 0, -0.5)
         _, b, c, d = top.shape

@@ -213,7 +213,8 @@ def conv1d(
     Reference: arXiv 2012.14966, lemma J.5.
     """
     given = take_kernel("conv1d", "kernel", kernel, dtype=dtype, device=device)
-    padded = given.joined(given, _padded("conv1d", given, (check_size("conv1d", "n", n),)))
+    n = check_size("conv1d", "n", n)
+    padded = given.joined(given, _padded("conv1d", given, (n,)))
     return CirculantMatrix.from_numbers(Circulant(), (n, n), padded.tensor)
 
 

@@ -216,7 +216,7 @@ def _make(
     device: torch.device | str | None,
 ) -> ChainMatrix:
     cosine = where.endswith("dct")
-    check_size(where, "n", n)
+    n = check_size(where, "n", n)
     kind = _check_type(where, type)
     if kind == 1 and cosine and n < 2:
         raise ArgumentError(complaint(where, "n", n, "type 1 has two ends", "use n >= 2 or another type"))

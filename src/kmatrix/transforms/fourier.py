@@ -51,6 +51,7 @@ def dft(
     Reference: Cooley and Tukey, Math. Comp. 19 (1965) 297; arXiv 2012.14966, lemma J.1; for large primes
     Bluestein, IEEE Trans. Audio Electroacoust. 18 (1970) 451.
     """
+    n = check_size("dft", "n", n)
     draft = _dft("dft", n, norm)
     return draft.build((n, n), complex_dtype("dft", dtype), device, tied=tied)
 
@@ -88,6 +89,7 @@ def idft(
 
     Reference: arXiv 2012.14966, lemma J.1.
     """
+    n = check_size("idft", "n", n)
     draft = _dft("idft", n, INVERSE[check_norm("idft", norm)]).conjugated
     return draft.build((n, n), complex_dtype("idft", dtype), device, tied=tied)
 
@@ -129,9 +131,10 @@ def dft2(
 
     Reference: arXiv 2012.14966, lemma J.10.
     """
-    down, along = _dft("dft2", n1, norm, "n1"), _dft("dft2", n2, norm, "n2")
+    n1, n2 = check_size("dft2", "n1", n1), check_size("dft2", "n2", n2)
     n = n1 * n2
-    return beside(down, n1, along, n2).build((n, n), complex_dtype("dft2", dtype), device, tied=tied)
+    both = beside(_dft("dft2", n1, norm), n1, _dft("dft2", n2, norm), n2)
+    return both.build((n, n), complex_dtype("dft2", dtype), device, tied=tied)
 
 
 def hartley(
@@ -173,11 +176,11 @@ def hartley(
     Reference: Bracewell, J. Opt. Soc. Am. 73 (1983) 1832; arXiv 2012.14966, appendix J (there as part of a
     complex K-matrix).
     """
-    check_size("hartley", "n", n)
+    n = check_size("hartley", "n", n)
     exponent = EXPONENT[check_norm("hartley", norm)]
     draft = folded(n, np.full(n, (1 + 1j) * float(n) ** exponent), exponent=exponent)
     return draft.build((n, n), real_dtype("hartley", dtype), device, tied=tied)
 
 
-def _dft(where: str, n: int, norm: Norm | None, name: str = "n") -> Draft:
-    return fourier(check_size(where, name, n), EXPONENT[check_norm(where, norm)])
+def _dft(where: str, n: int, norm: Norm | None) -> Draft:
+    return fourier(n, EXPONENT[check_norm(where, norm)])

@@ -46,6 +46,7 @@ def hadamard(
 
     Reference: arXiv 2012.14966, lemma J.2.
     """
+    n = _power_of_two("hadamard", n)
     return _hadamard("hadamard", n, norm).build((n, n), number_dtype("hadamard", dtype), device, tied=tied)
 
 
@@ -79,17 +80,23 @@ def walsh(
 
     Reference: Fino and Algazi, IEEE Trans. Comput. 25 (1976) 1142.
     """
+    n = _power_of_two("walsh", n)
     draft = _hadamard("walsh", n, norm)
     gray = np.arange(n) ^ (np.arange(n) >> 1)
     return draft.writing(bit_reversal(n)[gray]).build((n, n), number_dtype("walsh", dtype), device, tied=tied)
 
 
-def _hadamard(where: str, n: int, norm: Norm | None) -> Draft:
-    exponent = EXPONENT[check_norm(where, norm)]
-    if check_size(where, "n", n) & (n - 1):
+def _power_of_two(where: str, n: int) -> int:
+    n = check_size(where, "n", n)
+    if n & (n - 1):
         near = 1 << (n.bit_length() - 1)
         way_out = f"use {near} or {2 * near}, or another transform"
         raise ArgumentError(complaint(where, "n", n, "not a power of two", way_out))
+    return n
+
+
+def _hadamard(where: str, n: int, norm: Norm | None) -> Draft:
+    exponent = EXPONENT[check_norm(where, norm)]
     factors, s = [], 1
     for r in radices_of(n):
         bits = np.bitwise_and.outer(np.arange(r), np.arange(r))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from kmatrix import _permutations
+from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix.structures import Chain, ChainMatrix, Permute
 from kmatrix.transforms._requests import Numbers, number_dtype
@@ -70,7 +71,8 @@ def bit_reversal(
 
     Reference: arXiv 2012.14966, lemma J.1.
     """
-    _permutations.bit_reversal(n)  # complains about sizes in the name of this function
+    n = check_size("bit_reversal", "n", n)
+    _permutations.bit_reversal(n)  # complains in the name of this function
     return _of(Permute(n, "bit_reversal"), number_dtype("bit_reversal", dtype), device)
 
 
@@ -98,7 +100,8 @@ def stride(
 
     Reference: arXiv 2204.00595, section 3 (the permutation of Monarch matrices).
     """
-    _permutations.stride(k, n)  # complains about sizes in the name of this function
+    n, k = check_size("stride", "n", n), check_size("stride", "k", k)
+    _permutations.stride(k, n)  # complains in the name of this function
     return _of(Permute(n, "stride", k), number_dtype("stride", dtype), device)
 
 
