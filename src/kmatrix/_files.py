@@ -14,9 +14,14 @@ def write_atomically(where: str, path: str | Path, content: bytes) -> None:
     """Write ``content`` to ``path`` whole or not at all; what was there before stays until the new file is complete.
 
     Raises:
-        ArgumentError: if the folder is missing, the disk is full, or writing is not allowed; nothing is left behind.
+        ArgumentError: if the folder is missing, the disk is full, writing is not allowed, or something stands there
+            that is not a file; nothing is left behind.
     """
     path = Path(path)
+    if path.exists() and not path.is_file():
+        # A rename would replace even /dev/null where the user may.
+        reason = "there is something else than a file"
+        raise ArgumentError(complaint(where, "path", path, reason, "choose another name"))
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)

@@ -6,12 +6,13 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.fit.auto import Search, dense_matrix, in_dtype, why_dense
 from kmatrix.fit.certificate import certify
@@ -96,6 +97,10 @@ def fit(
         raise ArgumentError(
             complaint("fit", "max_seconds", max_seconds, "not positive", "leave it out for no limit")
         )
+    if of not in get_args(Measure):
+        raise ArgumentError(complaint("fit", "of", repr(of), "unknown", "use 'params' or 'flops'"))
+    seed = check_size("fit", "seed", seed, minimum=0)
+    batches = [check_size("fit", "batches", batch) for batch in batches]
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     problem = Problem(read.dense, tol or torch.finfo(read.dtype).eps, of=of, seed=seed, deadline=deadline)
     search = Search(problem, read.dtype, progress or _silent)

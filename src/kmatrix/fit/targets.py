@@ -159,6 +159,10 @@ def _read_npy(path: Path, name: str | None) -> npt.NDArray[Any]:
         raise ArgumentError(
             complaint("fit", "name", repr(name), "a .npy file holds one array", "leave name out")
         )
+    with path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            reason = "not an .npy file"
+            raise FileFormatError(complaint("fit", "target", path, reason, "save it with numpy.save"))
     # Mapping reads the header alone, so that a hostile shape is seen before memory is spent.
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     _check_matrix(array.shape, path.name)
