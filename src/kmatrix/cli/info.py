@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from rich.table import Table
 
 import kmatrix as km
 from kmatrix.fit.certificate import processor_name
+from kmatrix.report.words import brief
 from kmatrix.structures.serialization import describe
 
 
@@ -26,16 +28,46 @@ def info(
 ) -> None:
     """Describe a saved matrix without loading its numbers, or this installation."""
     console = Console()
-    table = Table(show_header=False, title=str(file) if file else "kmatrix", title_justify="left")
-    table.add_column(style="bold")
+    facts = _file_facts(file) if file else _installation()
+    table = Table(show_header=False, box=None, title_justify="left", title_style="bold")
+    table.title = escape(str(file) if file else "kmatrix")
+    table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for key, value in (_file_facts(file) if file else _installation()).items():
+    for key, value in facts.items():
         table.add_row(key, escape(value))
-    console.print(table)
+    console.print(table, highlight=False)
 
 
 def _file_facts(file: Path) -> dict[str, str]:
-    raise NotImplementedError
+    """What the header of a saved matrix says; its numbers are not read."""
+    found = describe(file)
+    m, n = found.shape
+    shares = (("parameters", found.num_params, m * n), ("FLOPs a vector", found.flops, 2 * m * n))
+    return {
+        "shape": f"{m} x {n}",
+        "structure": brief(found.structure),
+        "number type": str(found.dtype).removeprefix("torch."),
+        **{what: f"{count:,} of {dense:,} ({count / dense:.2%} of dense)" for what, count, dense in shares},
+        **dict(_certified(found.certificate or {})),
+        "file": f"{found.file_bytes:,} bytes, format {found.format_version}, by kmatrix {found.kmatrix_version}",
+    }
+
+
+def _certified(certificate: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the certificate in a file claims. Anyone can write a file, so only plain numbers are believed in."""
+    error = certificate.get("relative_error")
+    if isinstance(error, int | float):
+        yield "certified error", f"{error:.2e} (Frobenius, relative)"
+    timings = certificate.get("timings")
+    for timing in timings if isinstance(timings, list) else []:
+        batch, speedup = (
+            (timing.get(key) for key in ("batch", "speedup")) if isinstance(timing, dict) else (0, 0)
+        )
+        if isinstance(batch, int) and isinstance(speedup, int | float):
+            yield f"time, batch {batch}", f"{speedup:.2f}x dense when it was measured"
+    machine = certificate.get("machine")
+    if isinstance(machine, dict) and machine:
+        yield "measured on", ", ".join(f"{key} {value}" for key, value in machine.items())
 
 
 def _installation() -> dict[str, str]:

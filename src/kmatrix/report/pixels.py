@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 PIXELS = 256
-ZERO = (0.72, 0.72, 0.72)
-POSITIVE, NEGATIVE = (0.78, 0.31, 0.05), (0.10, 0.34, 0.64)
+ZERO = (184, 184, 184)
+POSITIVE, NEGATIVE = (199, 79, 13), (26, 87, 163)
 # Square roots of magnitudes: a matrix with a few large entries still shows the others.
 GAMMA = 0.5
 
@@ -81,18 +81,18 @@ def colours(matrix: Tensor, largest: float | None = None) -> Colours:
     top = largest or float(sizes.max(initial=0.0)) or 1.0
     depth = np.minimum(sizes / top, 1.0)[..., None] ** GAMMA
     full = _phases(np.angle(values)) if wide.is_complex else _signs(values)
-    mixed = 1.0 - depth * (1.0 - full)
+    mixed = 255.0 - depth * (255.0 - full)
     mixed[sizes == 0] = ZERO
-    return np.asarray(np.round(255 * mixed), dtype=np.uint8)
+    return np.asarray(np.round(mixed), dtype=np.uint8)
 
 
 def _signs(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.where(values[..., None] < 0, NEGATIVE, POSITIVE)
+    return np.where(values[..., None] < 0, NEGATIVE, POSITIVE).astype(np.float64)
 
 
 def _phases(angle: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """Orange at phase 0, blue at pi as for real numbers, and two further hues between them."""
-    stops = np.array([POSITIVE, (0.45, 0.62, 0.12), NEGATIVE, (0.55, 0.20, 0.55), POSITIVE])
+    stops = np.array([POSITIVE, (115, 158, 31), NEGATIVE, (140, 51, 140), POSITIVE])
     turn = np.mod(angle, 2 * np.pi) / (2 * np.pi) * 4
     return np.stack([np.interp(turn, np.arange(5), stops[:, k]) for k in range(3)], axis=-1)
 
