@@ -1,21 +1,65 @@
-"""kmatrix: learnable structured linear maps."""
+"""kmatrix: learnable structured linear maps. Any matrix in, a certified fast operator out.
 
+Start with ``fit``. ``structures`` says what can come out, ``transforms`` and ``constructions`` make exact members.
+"""
+
+from kmatrix import constructions as constructions
+from kmatrix import ops as ops
+from kmatrix import transforms as transforms
 from kmatrix._errors import ArgumentError as ArgumentError
 from kmatrix._errors import BackendUnavailableError as BackendUnavailableError
 from kmatrix._errors import DtypeError as DtypeError
 from kmatrix._errors import FileFormatError as FileFormatError
 from kmatrix._errors import FitError as FitError
 from kmatrix._errors import KMatrixError as KMatrixError
+from kmatrix.fit import Attempt as Attempt
+from kmatrix.fit import Certificate as Certificate
+from kmatrix.fit import Fit as Fit
+from kmatrix.fit import certify as certify
+from kmatrix.fit import compare as compare
+from kmatrix.fit import fit as fit
+from kmatrix.structures import ACDC as ACDC
+from kmatrix.structures import AFDF as AFDF
+from kmatrix.structures import BLAST as BLAST
+from kmatrix.structures import BPBP as BPBP
+from kmatrix.structures import OBB as OBB
+from kmatrix.structures import BlockCirculant as BlockCirculant
+from kmatrix.structures import BlockDiagonal as BlockDiagonal
+from kmatrix.structures import BlockLowRank as BlockLowRank
+from kmatrix.structures import BlockTensorTrain as BlockTensorTrain
+from kmatrix.structures import BPPermutation as BPPermutation
 from kmatrix.structures import Butterfly as Butterfly
 from kmatrix.structures import Chain as Chain
+from kmatrix.structures import ChainMatrix as ChainMatrix
+from kmatrix.structures import Circulant as Circulant
+from kmatrix.structures import Dense as Dense
+from kmatrix.structures import Diagonal as Diagonal
 from kmatrix.structures import Factor as Factor
+from kmatrix.structures import Fastfood as Fastfood
+from kmatrix.structures import FixedBPBP as FixedBPBP
+from kmatrix.structures import GroupShuffle as GroupShuffle
+from kmatrix.structures import Hankel as Hankel
 from kmatrix.structures import Kaleidoscope as Kaleidoscope
+from kmatrix.structures import Kronecker as Kronecker
+from kmatrix.structures import LowRank as LowRank
+from kmatrix.structures import Monarch as Monarch
+from kmatrix.structures import OrthogonalButterfly as OrthogonalButterfly
+from kmatrix.structures import Permutation as Permutation
 from kmatrix.structures import Permute as Permute
 from kmatrix.structures import Product as Product
+from kmatrix.structures import RealPart as RealPart
 from kmatrix.structures import Scaled as Scaled
+from kmatrix.structures import Sparse as Sparse
 from kmatrix.structures import Structure as Structure
 from kmatrix.structures import StructuredMatrix as StructuredMatrix
 from kmatrix.structures import Sum as Sum
+from kmatrix.structures import Toeplitz as Toeplitz
 from kmatrix.structures import Transpose as Transpose
+from kmatrix.structures import deformable_butterfly as deformable_butterfly
+from kmatrix.structures import product as product
+from kmatrix.structures import sum_of as sum_of
+from kmatrix.structures.serialization import describe as describe
+from kmatrix.structures.serialization import load as load
+from kmatrix.structures.serialization import save as save
 
 __version__ = "0.1.0.dev0"

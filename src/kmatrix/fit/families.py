@@ -16,7 +16,7 @@ from torch import Tensor
 from kmatrix._permutations import Index, is_identity
 from kmatrix.fit.discovery import NotFound, discover
 from kmatrix.fit.problem import Declined, Family, Problem, Proposal
-from kmatrix.fit.projections import project
+from kmatrix.fit.projections import project, project_sum
 from kmatrix.fit.tiles import chain_matrix, tile_butterfly
 from kmatrix.fit.toeplitz_orders import find_toeplitz_order
 from kmatrix.structures import (
@@ -35,7 +35,7 @@ from kmatrix.structures import (
 )
 
 KRONECKER_OVERSAMPLING = 8
-SPARSE_SHARES = (0.25, 0.5, 0.75)
+ALTERNATIONS = 6
 
 
 def _smallest(tails: Tensor, allowed: float) -> int:
@@ -52,8 +52,8 @@ def sparse(problem: Problem) -> Proposal:
     energies = problem.dense.abs().square().flatten().sort(descending=True).values
     needed = _smallest(_energy_tails(energies), (problem.tol * problem.norm) ** 2)
     kept = min(needed, problem.max_params())
-    if kept < 1:
-        raise Declined("nothing that small")
+    if kept < 1 or kept > problem.dense.numel() // 2:
+        raise Declined(f"the tolerance needs {needed:,} of {problem.dense.numel():,} entries")
     note = f"the {kept:,} largest entries" + ("" if kept == needed else f"; the tolerance needs {needed:,}")
     return Proposal(project(Sparse(kept), problem.dense), note)
 
@@ -191,24 +191,15 @@ def butterfly(problem: Problem) -> Proposal:
 
 
 def sparse_plus_low_rank(problem: Problem) -> Proposal:
-    """Split the budget between the largest entries and a low rank, and alternate."""
+    """Split the budget between the largest entries and a low rank, and alternate a few times."""
     m, n = problem.shape
     budget = problem.max_params()
-    best: tuple[float, StructuredMatrix, str] | None = None
-    for share in SPARSE_SHARES:
-        problem.check_time()
-        rank = int((1 - share) * budget) // (m + n)
-        kept = budget - rank * (m + n)
-        if rank < 1 or kept < 1 or budget >= m * n:
-            continue
-        matrix = project(Sum((Sparse(kept), LowRank(rank))), problem.dense)
-        with torch.no_grad():
-            error = float(torch.linalg.vector_norm(problem.dense - matrix.to_dense()))
-        if best is None or error < best[0]:
-            best = (error, matrix, f"{kept:,} entries plus rank {rank}, alternating")
-    if best is None:
+    rank = budget // 2 // (m + n)
+    kept = budget - rank * (m + n)
+    if rank < 1:
         raise Declined("the budget is too small for both parts")
-    return Proposal(best[1], best[2])
+    matrix = project_sum(problem.dense, Sum((Sparse(kept), LowRank(rank))), rounds=ALTERNATIONS)
+    return Proposal(matrix, f"{kept:,} entries plus rank {rank}, {ALTERNATIONS} alternations")
 
 
 FAMILIES: tuple[tuple[str, Family], ...] = (
@@ -216,9 +207,9 @@ FAMILIES: tuple[tuple[str, Family], ...] = (
     ("Toeplitz", toeplitz),
     ("Hankel", hankel),
     ("shuffled Toeplitz", shuffled_toeplitz),
+    ("butterfly", butterfly),
     ("sparse", sparse),
     ("block circulant", block_circulant),
-    ("butterfly", butterfly),
     ("Kronecker", kronecker),
     ("low rank", low_rank),
     ("tile butterfly", tile_butterfly),
