@@ -153,11 +153,12 @@ class SparseMatrix(StructuredMatrix):
         """Draw a uniformly random support, and normal numbers at the spectral scale of its mean row."""
         m, n = self.shape
         nnz = self.stored.shape[0]
-        device = None if generator is None else generator.device
-        seed = int(torch.randint(2**62, (), generator=generator, device=device))
-        # numpy draws without replacement in O(nnz) memory; torch would permute all m * n positions.
-        drawn = np.random.default_rng(seed).choice(m * n, nnz, replace=False, shuffle=False)
-        self._set_support(torch.as_tensor(drawn))
+        if self.device.type != "meta":
+            device = "cpu" if generator is None else generator.device
+            seed = int(torch.randint(2**62, (), generator=generator, device=device))
+            # numpy draws without replacement in O(nnz) memory; torch would permute all m * n positions.
+            drawn = np.random.default_rng(seed).choice(m * n, nnz, replace=False, shuffle=False)
+            self._set_support(torch.from_numpy(drawn))
         fan_in, fan_out = max(1.0, nnz / m), max(1.0, nnz / n)
         std = min(1.0, (fan_out / fan_in) ** 0.5) / fan_in**0.5
         fill_normal(self.stored, std, self._is_complex, generator)
