@@ -3,9 +3,9 @@
     python benchmarks/accuracy.py --out benchmarks/results    # every member, sizes to 4096, about a minute
     python benchmarks/accuracy.py --members dft dct --figure out/accuracy.png
 
-Each matrix multiplies 16 random vectors X. The error is ``|A X - T X| / (|T X| eps log2 n)`` in Frobenius norms,
-where T X comes from scipy.fft in extended precision on the same numbers. Writes ``accuracy.json`` with versions
-and processor, and the picture.
+Each matrix multiplies 16 random vectors X. The error is ``|A X - T X| / (|T X| eps log2 n)`` (Frobenius);
+T X comes from scipy.fft in extended precision on the same numbers. Writes ``accuracy.json`` with the
+versions and the processor, and the picture.
 """
 
 from __future__ import annotations

@@ -91,6 +91,7 @@ def test_tied_members_are_the_same_matrix(name: str, type: Any, n: int) -> None:
 def test_tied_blocks_are_stored_once() -> None:
     """Radix 4 over a leaf of 4: factors of 4 * 4 and 8 * 8 * (2, 8, 32) numbers."""
     assert transforms.dct(256, tied=True).num_params == 16 + 64 * (2 + 8 + 32)
+    assert transforms.dst(256, tied=True).num_params == 16 + 64 * (2 + 8 + 32)
 
 
 @pytest.mark.parametrize("name", NAMES)

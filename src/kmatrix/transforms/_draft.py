@@ -111,7 +111,11 @@ class Draft:
         first = self.weights[0]
         a, _, c, d = first.shape
         spread = _spread(scale, a * c * d, self.before).reshape(a, 1, c, d)
-        return replace(self, weights=(first * spread, *self.weights[1:]))
+        if (spread == spread[:1]).all():
+            scaled = mapped(lambda w: w * spread[: w.shape[0]], first)
+        else:
+            scaled = first * spread
+        return replace(self, weights=(scaled, *self.weights[1:]))
 
     def with_rows(self, scale: Array) -> Draft:
         """Fold ``diag(scale)``, applied last, into the last factor."""

@@ -138,8 +138,8 @@ def dst(
         type: 1, 2, 3 or 4.
         norm: ``"backward"`` leaves it as above, ``"ortho"`` makes it orthogonal, ``"forward"`` divides by
             ``2n`` (type 1: ``2 (n + 1)``).
-        tied: store the blocks that a factor repeats once (types 2 to 4, but for the factor that changes
-            signs).
+        tied: store the blocks that a factor repeats once (types 2 to 4; the factor that changes
+            signs only where the leaf is even).
         dtype: real type; torch's default if not given.
         device: where the numbers live.
 
@@ -178,8 +178,8 @@ def idst(
         n: size.
         type: of the transform that is inverted: 1, 2, 3 or 4.
         norm: of the transform that is inverted.
-        tied: store the blocks that a factor repeats once (types 2 to 4, but for the factor that changes
-            signs).
+        tied: store the blocks that a factor repeats once (types 2 to 4; the factor that changes
+            signs only where the leaf is even).
         dtype: real type; torch's default if not given.
         device: where the numbers live.
 
