@@ -15,7 +15,7 @@ from torch import Tensor
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.fit.auto import Search, dense_matrix, in_dtype, why_dense
-from kmatrix.fit.certificate import certify
+from kmatrix.fit.certificate import certify, scale_of
 from kmatrix.fit.named import fit_into
 from kmatrix.fit.problem import Measure, Problem
 from kmatrix.fit.result import Attempt, Fit, Progress
@@ -102,8 +102,10 @@ def fit(
     seed = check_size("fit", "seed", seed, minimum=0)
     batches = [check_size("fit", "batches", batch) for batch in batches]
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
-    problem = Problem(read.dense, tol or torch.finfo(read.dtype).eps, of=of, seed=seed, deadline=deadline)
-    search = Search(problem, read.dtype, progress or _silent)
+    scale = scale_of(read.dense)
+    eps = torch.finfo(read.dtype).eps
+    problem = Problem(read.dense / scale, tol or eps, of=of, seed=seed, deadline=deadline)
+    search = Search(problem, read.dtype, progress or _silent, scale)
     if structure is None:
         search.run()
         return _conclude(search, read, start, batches)
@@ -119,7 +121,7 @@ def _check_tol(tol: float, dtype: torch.dtype) -> float:
             complaint("fit", "tol", tol, "the zero matrix already has error 1", "pass less than 1")
         )
     if tol < eps:
-        way_out = f"pass at least {eps:.1e}" + ("" if dtype.itemsize >= 8 else ", or a float64 target")
+        way_out = f"pass at least {eps:.1e}" + ("" if eps < 1e-15 else ", or a float64 target")
         raise ArgumentError(
             complaint("fit", "tol", tol, f"below the rounding of {dtype}, {eps:.1e}", way_out)
         )
@@ -129,7 +131,7 @@ def _check_tol(tol: float, dtype: torch.dtype) -> float:
 def _conclude(search: Search, read: Target, start: float, batches: Sequence[int]) -> Fit:
     if search.winner is None or search.winning is None:
         matrix, method, reason = (
-            in_dtype(dense_matrix(search.problem), read.dtype),
+            in_dtype(dense_matrix(read.dense), read.dtype),
             "dense",
             why_dense(search),
         )

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from kmatrix._errors import KMatrixError
 from kmatrix.fit.certificate import relative_error
 from kmatrix.fit.families import FAMILIES
 from kmatrix.fit.problem import Declined, Family, Problem, Proposal
 from kmatrix.fit.result import Attempt, Progress
-from kmatrix.structures import Dense, StructuredMatrix
+from kmatrix.structures import Dense, StructuredMatrix, scaled
 from kmatrix.structures.chain import ChainMatrix
 
 
@@ -23,6 +24,7 @@ class Search:
 
     Attributes:
         problem: the question.
+        scale: what the target was divided by to keep its squares within the number range; 1 for ordinary targets.
         dtype: number type of the answer; errors are judged after rounding to it.
         progress: told what is being done.
     """
@@ -30,6 +32,7 @@ class Search:
     problem: Problem
     dtype: torch.dtype
     progress: Progress
+    scale: float = 1.0
     history: list[Attempt] = field(default_factory=list)
     winner: StructuredMatrix | None = None
     winning: Attempt | None = None
@@ -64,9 +67,11 @@ class Search:
 
     def judge(self, name: str, proposal: Proposal, start: float) -> tuple[Attempt, StructuredMatrix]:
         """Round a proposal to the answer's dtype and measure what it then reaches."""
-        matrix = in_dtype(proposal.matrix, self.dtype)
+        matrix = in_dtype(
+            scaled(proposal.matrix, self.scale) if self.scale != 1.0 else proposal.matrix, self.dtype
+        )
         with torch.no_grad():
-            error = relative_error(self.problem.dense, matrix.to_dense())
+            error = relative_error(self.problem.dense * self.scale, matrix.to_dense())
         attempt = Attempt(
             family=name,
             structure=matrix.structure,
@@ -85,10 +90,10 @@ def in_dtype(matrix: StructuredMatrix, dtype: torch.dtype) -> StructuredMatrix:
     return matrix.to(dtype.to_real() if dtype.is_complex else dtype)
 
 
-def dense_matrix(problem: Problem) -> StructuredMatrix:
+def dense_matrix(target: Tensor) -> StructuredMatrix:
     """The target itself as a matrix: the answer when nothing cheaper will do."""
-    m, n = problem.shape
-    return ChainMatrix.from_weights(Dense(), (m, n), [problem.dense.reshape(1, m, n, 1)])
+    m, n = target.shape
+    return ChainMatrix.from_weights(Dense(), (m, n), [target.reshape(1, m, n, 1)])
 
 
 def why_dense(search: Search) -> str:

@@ -145,11 +145,21 @@ def _dense_norm(matrix: Tensor, generator: torch.Generator) -> SpectralEstimate:
     return spectral_norm(multiply, adjoint, matrix.shape[1], dtype=matrix.dtype, generator=generator)
 
 
+def scale_of(target: Tensor) -> float:
+    """A power of two to divide by where squares of the entries would leave the number range; 1 for ordinary sizes."""
+    largest = float(target.abs().max())
+    if largest == 0.0 or 2.0**-300 < largest < 2.0**300:
+        return 1.0
+    return 2.0 ** max(math.frexp(largest)[1], -1020)
+
+
 def relative_error(target: Tensor, approximation: Tensor) -> float:
     """``||W - A||_F / ||W||_F`` in double precision; a zero target counts the error itself."""
     wide = torch.promote_types(torch.promote_types(target.dtype, approximation.dtype), torch.float64)
-    size = float(torch.linalg.vector_norm(target.to(wide)))
-    gap = float(torch.linalg.vector_norm(target.to(wide) - approximation.to(wide)))
+    scale = scale_of(target)
+    target = target.to(wide) / scale
+    size = float(torch.linalg.vector_norm(target))
+    gap = float(torch.linalg.vector_norm(target - approximation.to(wide) / scale))
     return gap / size if size > 0 else gap
 
 
@@ -166,9 +176,11 @@ def certify(
     """
     with torch.no_grad():
         dense = matrix.to_dense().cpu()
-        gap = target - dense.to(torch.promote_types(dense.dtype, target.dtype))
+        scale = scale_of(target)
+        unit = target / scale
+        gap = unit - dense.to(torch.promote_types(dense.dtype, target.dtype)) / scale
         generator = torch.Generator().manual_seed(seed)
-        whole, part = _dense_norm(target, generator), _dense_norm(gap, generator)
+        whole, part = _dense_norm(unit, generator), _dense_norm(gap, generator)
         # The quotient's upper end needs the denominator's certain lower end, and the other way round.
         floor, ceiling = whole.lower or 1.0, whole.upper or 1.0
         spectral = SpectralEstimate(part.lower / ceiling, part.upper / floor, 1.0 - 2 * FAILURE_PROBABILITY)

@@ -105,16 +105,16 @@ def _attempt(family: str, structure: Structure, dense: torch.Tensor, tails: Sequ
     except (KMatrixError, RuntimeError) as error:
         return Attempt(family, structure, None, None, None, time.perf_counter() - start, False, str(error))
     with torch.no_grad():
-        error = relative_error(dense, matrix.to_dense())
+        reached = relative_error(dense, matrix.to_dense())
     rank = min(matrix.num_params // (m + n), len(tails) - 1)
     return Attempt(
         family=family,
         structure=structure,
-        relative_error=error,
+        relative_error=reached,
         num_params=matrix.num_params,
         flops=matrix.flops,
         seconds=time.perf_counter() - start,
-        met=error < tails[rank],
+        met=reached < tails[rank],
         note=f"{structure}; SVD of rank {rank}: {tails[rank]:.2e}",
     )
 

@@ -21,7 +21,9 @@ from kmatrix.fit.tiles import chain_matrix, tile_butterfly
 from kmatrix.fit.toeplitz_orders import find_toeplitz_order
 from kmatrix.structures import (
     BlockCirculant,
+    ChainMatrix,
     Circulant,
+    Diagonal,
     Hankel,
     Kronecker,
     LowRank,
@@ -56,6 +58,20 @@ def sparse(problem: Problem) -> Proposal:
         raise Declined(f"the tolerance needs {needed:,} of {problem.dense.numel():,} entries")
     note = f"the {kept:,} largest entries" + ("" if kept == needed else f"; the tolerance needs {needed:,}")
     return Proposal(project(Sparse(kept), problem.dense), note)
+
+
+def permutation(problem: Problem) -> Proposal:
+    """One entry in every row and column: a permutation, times a diagonal if the entries are not all one."""
+    m, n = problem.shape
+    index = problem.dense.abs().argmax(1)
+    if m != n or len(set(index.tolist())) != n:
+        raise Declined("the largest entries of the rows do not stand in different columns")
+    entries = problem.dense[torch.arange(n), index]
+    matrix: StructuredMatrix = PermutationMatrix.from_index(index, dtype=problem.dense.dtype)
+    if torch.equal(entries, torch.ones_like(entries)):
+        return Proposal(matrix, "the position of the largest entry of each row")
+    diagonal = ChainMatrix.from_weights(Diagonal(), (n, n), [entries.reshape(1, 1, 1, n)])
+    return Proposal(product(diagonal, matrix), "the largest entry of each row")
 
 
 def low_rank(problem: Problem) -> Proposal:
@@ -142,8 +158,8 @@ def kronecker(problem: Problem) -> Proposal:
     for m1, n1 in itertools.product(_divisors(m), _divisors(n)):
         size = m1 * n1 + (m // m1) * (n // n1)
         most = problem.max_params() // size
-        # With a 1 x 1 factor the splitting is dense in disguise.
-        if m1 * n1 in (1, m * n) or most < 1:
+        # With a 1 x 1 factor the splitting is dense in disguise, with a row and a column it is low rank.
+        if (m1, n1) in ((1, 1), (m, n), (1, n), (m, 1)) or most < 1:
             continue
         problem.check_time()
         rank, error = _kronecker_rank(problem, m1, n1, most)
@@ -203,6 +219,7 @@ def sparse_plus_low_rank(problem: Problem) -> Proposal:
 
 
 FAMILIES: tuple[tuple[str, Family], ...] = (
+    ("permutation", permutation),
     ("circulant", circulant),
     ("Toeplitz", toeplitz),
     ("Hankel", hankel),

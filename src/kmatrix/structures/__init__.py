@@ -31,6 +31,7 @@ from kmatrix.structures.compose import Scaled as Scaled
 from kmatrix.structures.compose import Sum as Sum
 from kmatrix.structures.compose import Transpose as Transpose
 from kmatrix.structures.compose import product as product
+from kmatrix.structures.compose import scaled as scaled
 from kmatrix.structures.compose import sum_of as sum_of
 from kmatrix.structures.fastfood import Fastfood as Fastfood
 from kmatrix.structures.fastfood import FastfoodMatrix as FastfoodMatrix
