@@ -5,28 +5,33 @@ Register your own with ``@fit_into.register(MyStructure)``.
 
 from __future__ import annotations
 
+import math
 from functools import singledispatch
 
 import torch
+from torch import Tensor
 
 from kmatrix._errors import FitError
 from kmatrix.fit.certificate import relative_error
 from kmatrix.fit.gradient import learn
-from kmatrix.fit.nesting import nest
 from kmatrix.fit.problem import Problem, Proposal
 from kmatrix.fit.projections import project
-from kmatrix.structures import Structure, StructuredMatrix
-from kmatrix.structures.chain import ChainStructure
+from kmatrix.fit.starts import Start, starts
+from kmatrix.structures import Scaled, Structure, StructuredMatrix, Transpose
+from kmatrix.structures.compose import ScaledMatrix, transpose
 
-Candidates = list[tuple[StructuredMatrix, str]]
+_RESTARTS = 8
+_TRIED = 3  # starts that go on to gradient learning
+_ROUNDING = 1e-13  # relative errors below are rounding, whatever the tolerance
+_NEARLY = 1e-6  # a start as near as this only needs its last digits, and no rivals
 
 
 @singledispatch
 def fit_into(structure: Structure, problem: Problem) -> Proposal:
     """The member of a structure nearest to the target that the best method for it finds.
 
-    Closed forms where they exist, exact factorisation of what nests or can be taken apart, gradient learning from the
-    best starts otherwise.
+    Closed forms where they exist; else exact constructions (hierarchical factorisation, peeling, the theorems), and,
+    while these miss the tolerance, gradient learning from the best of them and from random starts.
 
     Args:
         structure: the family; register a rule for your own with ``@fit_into.register(MyStructure)``.
@@ -38,42 +43,61 @@ def fit_into(structure: Structure, problem: Problem) -> Proposal:
     Example:
         >>> import torch, kmatrix as km
         >>> from kmatrix.fit.problem import Problem
-        >>> W = km.Butterfly().random(12, 12, dtype=torch.float64).to_dense().detach()
-        >>> found = fit_into(km.Butterfly(), Problem(W, tol=1e-12))
-        >>> found.note, relative_error(W, found.matrix.to_dense().detach()) < 1e-13
-        ('hierarchical factorisation', True)
+        >>> W = km.Kaleidoscope().random(16, 16, dtype=torch.float64).to_dense().detach()
+        >>> found = fit_into(km.Kaleidoscope(), Problem(W, tol=1e-10))
+        >>> found.note, relative_error(W, found.matrix.to_dense().detach()) < 1e-10
+        ('peeling', True)
     """
     try:
         return Proposal(project(structure, problem.dense), "nearest member, in closed form")
     except FitError:
-        return refined([], structure, problem)
+        return _constructed_or_learned(structure, problem)
 
 
 @fit_into.register
-def _(structure: ChainStructure, problem: Problem) -> Proposal:
-    try:
-        return Proposal(project(structure, problem.dense), "nearest member, in closed form")
-    except FitError:
-        nested = nest(structure, problem.dense)
-    return refined([(nested, "hierarchical factorisation")] if nested else [], structure, problem)
+def _(structure: Transpose, problem: Problem) -> Proposal:
+    turned = problem.dense.mH if structure.conjugate else problem.dense.mT
+    found = fit_into(structure.of, _like(problem, turned.resolve_conj()))
+    return Proposal(transpose(found.matrix, conjugate=structure.conjugate), found.note)
 
 
-def refined(candidates: Candidates, structure: Structure, problem: Problem) -> Proposal:
-    """The best candidate if it meets the tolerance, or else what gradient learning makes of the best few."""
-    errors = {}
-    for matrix, note in candidates:
-        with torch.no_grad():
-            errors[note] = relative_error(problem.dense, matrix.to_dense())
-    candidates = sorted(candidates, key=lambda candidate: errors[candidate[1]])
-    if candidates and errors[candidates[0][1]] <= problem.tol:
-        return Proposal(*candidates[0])
-    starts = [matrix for matrix, note in candidates[:3] if errors[note] < 1]
+@fit_into.register
+def _(structure: Scaled, problem: Problem) -> Proposal:
+    found = fit_into(structure.of, problem)
+    return Proposal(ScaledMatrix(found.matrix, 1.0), found.note)
+
+
+def _like(problem: Problem, dense: Tensor) -> Problem:
+    return Problem(dense, problem.tol, of=problem.of, seed=problem.seed, deadline=problem.deadline)
+
+
+def _constructed_or_learned(structure: Structure, problem: Problem) -> Proposal:
+    """The first start that meets the tolerance, or what gradient learning makes of the best few."""
+    made: list[tuple[float, Start]] = []
+    tol = max(problem.tol, _ROUNDING)
+    for matrix, how in starts(structure, problem):
+        error = _error(problem.dense, matrix)
+        if error <= tol:
+            return Proposal(matrix, how)
+        if error < 1:  # others are worse than the zero matrix
+            made.append((error, (matrix, how)))
+    made.sort(key=lambda entry: entry[0])
+    best = [start for _, start in made[:_TRIED]]
+    near = bool(made) and made[0][0] <= _NEARLY
     learned = learn(
-        problem.dense, structure, starts=starts, tol=problem.tol, seed=problem.seed, deadline=problem.deadline
+        problem.dense,
+        structure,
+        restarts=0 if near else _RESTARTS,
+        starts=[matrix for matrix, _ in best],
+        tol=tol,
+        seed=problem.seed,
+        deadline=problem.deadline,
     )
-    origin = (
-        f" from {', '.join(note for _, note in candidates[: len(starts)])} and random starts"
-        if starts
-        else ""
-    )
-    return Proposal(learned.matrix, f"gradient learning{origin}, {learned.steps} steps")
+    origin = " and ".join([how for _, how in best] + ["random starts"] * (not near))
+    return Proposal(learned.matrix, f"{learned.steps} gradient steps from {origin}")
+
+
+def _error(dense: Tensor, matrix: StructuredMatrix) -> float:
+    with torch.no_grad():
+        error = relative_error(dense, matrix.to_dense())
+    return error if math.isfinite(error) else math.inf

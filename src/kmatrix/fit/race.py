@@ -16,7 +16,7 @@ from kmatrix.structures import Structure, StructuredMatrix
 
 _FULL = (
     1 << 20
-)  # up to this many entries the loss looks at all of them, beyond at random combinations of columns
+)  # entries up to which the loss looks at all of them; beyond, at random combinations of columns
 _TOGETHER = 1 << 21  # entries of all members that are trained in one go
 SURVIVORS = 3
 
@@ -44,7 +44,7 @@ class Objective:
         else:
             inputs = torch.randn(width, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
         outputs = inputs.to(target.dtype) @ target.mT
-        self.scale = 1 / max(float(outputs.abs().square().sum()), torch.finfo(torch.float64).tiny)
+        self.scale = 1 / (float(outputs.abs().square().sum()) or 1.0)
         self.inputs = inputs.to(dtype)
         self.outputs = outputs.to(dtype if outputs.is_complex() or not dtype.is_complex else dtype.to_real())
 
@@ -63,7 +63,7 @@ class Race:
 
     def __init__(self, members: Sequence[StructuredMatrix], objective: Objective, rates: Tensor) -> None:
         self.members = list(members)
-        numbers, self.buffers = stack_module_state(list(members))  # type: ignore[arg-type]
+        numbers, self.buffers = stack_module_state(list(members))
         if not numbers:
             way_out = "project onto it instead"
             raise FitError(
