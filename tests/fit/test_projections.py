@@ -276,6 +276,16 @@ def test_sum_of_one_term_is_its_projection() -> None:
     torch.testing.assert_close(dense(project_sum(W, Sum((LowRank(2),)))), dense(project(LowRank(2), W)))
 
 
+@pytest.mark.parametrize("scale", [1e-180, 1e180])
+@pytest.mark.parametrize(
+    "structure", [LowRank(2), Monarch(3), Kronecker((6, 5), 2), BLAST(3, 4), Sum((Sparse(9), LowRank(1)))]
+)
+def test_scale_does_not_matter(structure: Structure, scale: float) -> None:
+    W = torch.randn(13, 11, dtype=f64)
+    scaled, expected = project(structure, scale * W), project(structure, W)
+    torch.testing.assert_close(dense(scaled) / scale, dense(expected), rtol=1e-6, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16, torch.complex64])
 def test_the_result_has_the_type_of_the_target(dtype: torch.dtype) -> None:
     W = torch.randn(16, 16).to(dtype)

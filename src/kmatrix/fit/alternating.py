@@ -34,12 +34,19 @@ def kronecker_factors(
     tall = as_rows(dense)
     left, right = (part[0] for part in truncate(tall.unsqueeze(0), rank))
     if (m1 * m2, n1 * n2) != (m, n):
-        inside = as_rows(torch.ones(m, n, dtype=torch.float64))
+        inside = as_rows(torch.ones_like(dense, dtype=torch.float64))
         complete = inside.all(1)
         starts = [right, truncate(tall[complete].unsqueeze(0), rank)[1][0]]
-        ends = [_fill_in(tall, inside, start) for start in starts]
+        scale = largest(dense)
+        ends = [_fill_in(tall / scale, inside, start / scale**0.5) for start in starts]
         _, left, right = min(ends, key=lambda end: end[0])
+        left, right = left * scale**0.5, right * scale**0.5
     return left.reshape(m1, n1, rank), right.reshape(rank, m2, n2)
+
+
+def largest(matrix: Tensor) -> float:
+    """Largest modulus of an entry, or 1 if all are zero: divided by it, squares neither overflow nor vanish."""
+    return float(matrix.abs().amax()) or 1.0
 
 
 def _fill_in(data: Tensor, inside: Tensor, right: Tensor, rounds: int = 200) -> tuple[float, Tensor, Tensor]:
@@ -112,7 +119,7 @@ def _alternate(
     values = list(values)
     members: dict[int, StructuredMatrix] = {}
     rest = dense - torch.stack(values).sum(0)
-    error = float("inf")
+    error, scale = float("inf"), largest(dense)
     for _ in range(rounds):
         before = error
         for k in [*range(first, len(terms)), *range(first)]:
@@ -121,7 +128,7 @@ def _alternate(
             with torch.no_grad():
                 values[k] = members[k].to_dense()
             rest = rest - values[k]
-        error = float(torch.linalg.vector_norm(rest))
+        error = float(torch.linalg.vector_norm(rest / scale))
         if not error < before * (1 - SMALLEST_GAIN):
             break
     return error, values, [members[k] for k in range(len(terms))]

@@ -38,11 +38,16 @@ def blast_factors(
     height, width = -(-m // p), -(-n // q)
     padded = nn.functional.pad(dense, (0, q * width - n, 0, p * height - m))
     tiles = padded.reshape(p, height, q, width).transpose(1, 2).contiguous()
-    if not bool(tiles.abs().amax() > 0):
-        return tuple(part.zero_() for part in _cold(tiles, rank, generator))  # type: ignore[return-value]
+    # Products of three parts and their squares must neither overflow nor vanish.
+    scale = float(tiles.abs().amax())
+    if scale == 0:
+        return tiles.new_zeros(p, height, rank), tiles.new_zeros(p, q, rank), tiles.new_zeros(q, rank, width)
+    tiles = tiles / scale
     trial = max(1, sweeps // TRIAL_SHARE)
     ends = [_descend(tiles, start, trial) for start in _starts(tiles, rank, generator)]
-    return _descend(tiles, min(ends, key=lambda parts: _distance(tiles, parts)), sweeps - trial)
+    best = min(ends, key=lambda parts: _distance(tiles, parts))
+    u, s, v = _descend(tiles, best, sweeps - trial)
+    return u * scale ** (1 / 3), s * scale ** (1 / 3), v * scale ** (1 / 3)
 
 
 def _starts(tiles: Tensor, rank: int, generator: torch.Generator) -> Iterator[Parts]:

@@ -62,35 +62,36 @@ def project(
 
     Example:
         >>> import torch, kmatrix as km
+        >>> from kmatrix.fit.projections import project
         >>> W = torch.arange(12.0).reshape(3, 4)
-        >>> float((W - project(km.LowRank(rank=2), W).to_dense()).abs().max()) < 1e-5
+        >>> A = project(km.LowRank(rank=2), W)  # W has rank 2
+        >>> bool(torch.allclose(A.to_dense(), W, atol=1e-5))
         True
     """
+    raise _refusal(structure, "no closed form")
+
+
+def _refusal(structure: Structure, reason: str) -> FitError:
     way_out = "use km.fit(W, structure), which has other methods"
-    raise FitError(complaint("project", "structure", structure, "no closed form", way_out))
+    return FitError(complaint("project", "structure", structure, reason, way_out))
 
 
 def wide(target: Tensor, structure: Structure) -> Tensor:
     """The target in double precision on the CPU, after checking that it is a finite matrix of an admitted shape."""
-    name = type(structure).__name__
+    where = f"project onto {type(structure).__name__}"
     if target.ndim != 2 or 0 in target.shape:
         shape = tuple(target.shape)
-        raise ArgumentError(
-            complaint(f"project onto {name}", "target.shape", shape, "no matrix", "pass (m, n)")
-        )
+        raise ArgumentError(complaint(where, "target.shape", shape, "no matrix", "pass (m, n)"))
     if target.dtype not in DTYPES:
         way_out = "convert it first, for example target.double()"
-        reason = "not floating or complex"
-        raise DtypeError(complaint(f"project onto {name}", "target.dtype", target.dtype, reason, way_out))
+        raise DtypeError(complaint(where, "target.dtype", target.dtype, "not floating or complex", way_out))
     structure.check(*target.shape)
     dtype = torch.complex128 if target.is_complex() else torch.float64
     dense = target.detach().resolve_conj().resolve_neg().to("cpu", dtype)
     # A finite sum proves finite entries, at a fraction of the cost of looking at each.
     if not bool(torch.isfinite(dense.sum())) and not bool(torch.isfinite(dense).all()):
-        reason = "has NaN or infinite entries"
-        raise ArgumentError(
-            complaint(f"project onto {name}", "target", "matrix", reason, "remove them first")
-        )
+        shape, reason = tuple(target.shape), "has NaN or infinite entries"
+        raise ArgumentError(complaint(where, "target", f"tensor{shape}", reason, "remove them first"))
     return dense
 
 
@@ -119,9 +120,8 @@ def project_chain(
     Args:
         target: an ``(m, n)`` tensor.
         structure: the family.
-        permutations: index arrays of its permutation stages, in order of application; those a new member
-            starts
-            with if not given.
+        permutations: index arrays of its permutation stages, in order of application; those that a new member
+            starts with if not given.
 
     Raises:
         FitError: if the chain has more factors, or two of which one is tied.
@@ -130,20 +130,18 @@ def project_chain(
     """
     dense = wide(target, structure)
     m, n = dense.shape
-    empty = structure.empty(m, n)
+    empty = structure.empty(m, n, device="cpu")
     if permutations:
         empty.set_permutations(permutations)
     layout, factors = empty.layout, empty.layout.factors
-    solvable = len(factors) == 1 or (len(factors) == 2 and not any(f.tie for f in factors))
-    if not solvable:
-        reason = f"no closed form for {len(factors)} factors" + (", some tied" if len(factors) == 2 else "")
-        way_out = "use km.fit(W, structure), which has other methods"
-        raise FitError(complaint("project", "structure", structure, reason, way_out))
+    if not (len(factors) == 1 or (len(factors) == 2 and not any(f.tie for f in factors))):
+        tied = ", some tied" if len(factors) == 2 else ""
+        raise _refusal(structure, f"no closed form for {len(factors)} factors{tied}")
     columns, *middle, outer = _orders(empty)
     rows = inverse(outer)
     padded = _resized(dense, layout.rows, layout.cols)
     if len(factors) == 1:
-        inside = _resized(torch.ones(m, n, dtype=torch.float64), layout.rows, layout.cols)
+        inside = _resized(torch.ones_like(dense, dtype=torch.float64), layout.rows, layout.cols)
         framed, inside = (_submatrix(t, rows, columns) for t in (padded, inside))
         weights = [_on_support(framed, inside, factors[0])]
     else:
@@ -199,9 +197,8 @@ def _tile_weights(
     ``middle`` is the order in which the second factor reads what the first one gives.
     """
     first, second = factors
-    # Blocks are (a, d) pairs. Blocks of the second factor own rows, blocks of the first own columns, and
-    # every wire (a value between the factors, named by where the first factor puts it) runs from one to the
-    # other.
+    # Blocks are (a, d) pairs. Blocks of the second factor own rows, blocks of the first own columns, and every
+    # wire (a value between the factors, named by where the first factor puts it) runs from one to the other.
     row_blocks = np.arange(second.rows).reshape(second.a, second.b, second.d).swapaxes(1, 2)
     column_blocks = np.arange(first.cols).reshape(first.a, first.c, first.d).swapaxes(1, 2)
     height, width = second.a * second.d, first.a * first.d

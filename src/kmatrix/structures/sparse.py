@@ -98,8 +98,9 @@ class SparseMatrix(StructuredMatrix):
             ArgumentError: if it is not a matrix, or has fewer entries.
 
         Example:
-            >>> import torch, kmatrix as km
-            >>> A = km.SparseMatrix.from_dense(torch.tensor([[3.0, 0.1], [-2.0, 1.0]]), nnz=2)
+            >>> import torch
+            >>> from kmatrix.structures import SparseMatrix
+            >>> A = SparseMatrix.from_dense(torch.tensor([[3.0, 0.1], [-2.0, 1.0]]), nnz=2)
             >>> A.to_dense().tolist()
             [[3.0, 0.0], [-2.0, 0.0]]
         """
