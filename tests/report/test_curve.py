@@ -11,7 +11,7 @@ import torch
 from matplotlib.image import imread
 
 from kmatrix.fit import Attempt
-from kmatrix.report.curve import TruncatedSVD, error_curve
+from kmatrix.report.curve import TruncatedSVD, by_budget, error_curve
 
 
 def attempt(family: str, error: float | None, size: int | None) -> Attempt:
@@ -67,3 +67,16 @@ def test_drawing_touches_no_figure_of_the_user() -> None:
     before = len(helpers.Gcf.figs)
     error_curve([], TruncatedSVD.of(torch.eye(3)))
     assert len(helpers.Gcf.figs) == before
+
+
+def test_attempts_are_sorted_into_budgets() -> None:
+    small, better = attempt("a", 0.5, 9), attempt("a", 0.4, 10)
+    tried = [small, better, attempt("a", 0.1, 11), attempt("b", 0.2, 99), attempt("c", None, None)]
+    assert by_budget(tried, (0.1, 0.5), 100) == {"a": [better, tried[2]], "b": [None, None]}
+
+
+def test_only_what_beats_svd_by_more_than_rounding_wins() -> None:
+    svd = TruncatedSVD.of(torch.eye(4, dtype=torch.float64))
+    errors = [svd.error(8) * (1 + gap) for gap in (-1e-3, -1e-15, 0.0, 1e-3)]
+    assert [svd.loses_to(attempt("a", error, 8)) for error in errors] == [True, False, False, False]
+    assert not svd.loses_to(attempt("declined", None, None))

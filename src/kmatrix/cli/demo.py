@@ -23,6 +23,7 @@ Dense = np.ndarray[tuple[int, ...], np.dtype[Any]]
 SIZE = 1024
 TOL = 1e-10
 KEMAR_TOL = 0.05
+BUDGETS = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 
 def demo(
@@ -50,7 +51,7 @@ def demo(
 
 
 def _say(console: Console, text: str) -> None:
-    console.print(f"[bold]{escape(text)}[/bold]\n", highlight=False)
+    console.print(f"[bold]{escape(text)}[/bold]", highlight=False)
 
 
 def _dct(n: int) -> Dense:
@@ -61,7 +62,8 @@ def _dct(n: int) -> Dense:
 
 
 def _hidden(console: Console, what: str, dense: Dense, path: Path) -> Section:
-    console.rule(f"{what}: fit sees {dense.size:,} numbers and nothing else")
+    console.rule(escape(what))
+    console.print(f"fit sees {dense.size:,} numbers and nothing else", highlight=False)
     with Ticker(console, what) as progress:
         found = km.fit(dense, tol=TOL, progress=progress)
     console.print(certificate_table(found.certificate))
@@ -71,12 +73,12 @@ def _hidden(console: Console, what: str, dense: Dense, path: Path) -> Section:
 
 def _measured(console: Console, dense: Dense, path: Path) -> Section:
     m, n = dense.shape
-    what = f"A measured operator: {m} x {n} head-related impulse responses (KEMAR)"
+    what = f"A measured operator: {m} x {n} head-related impulse responses"
     target = as_target(dense).dense
     console.rule(what)
     with Ticker(console, "comparing") as progress:
-        comparison = km.compare(dense, progress=progress)
-    console.print(comparison_table(comparison, TruncatedSVD.of(target)))
+        comparison = km.compare(dense, budgets=BUDGETS, progress=progress)
+    console.print(comparison_table(comparison, BUDGETS, TruncatedSVD.of(target)))
     console.print("green: closer than truncated SVD with as many numbers\n", style="dim")
     with Ticker(console, "choosing") as progress:
         found = km.fit(dense, tol=KEMAR_TOL, progress=progress)
@@ -85,10 +87,12 @@ def _measured(console: Console, dense: Dense, path: Path) -> Section:
     console.print()
     console.print(certificate_table(found.certificate))
     _conclude(console, found, path)
-    return Section(found, target, what, comparison)
+    return Section(found, target, what, comparison, BUDGETS)
 
 
 def _conclude(console: Console, found: km.Fit, path: Path) -> None:
     """Save what was found and say how it came about."""
     km.save(found.matrix, path, certificate=found.certificate.to_json())
-    _say(console, f"{brief(found.matrix.structure)}: {found.reason} ({found.seconds:.1f} s); saved as {path}")
+    _say(console, f"{brief(found.matrix.structure)}, by {found.method}")
+    _say(console, f"{found.reason}, in {found.seconds:.1f} s; saved as {path}")
+    console.print()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,9 +13,9 @@ import torch
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 import kmatrix as km
+from kmatrix.cli.tables import fact_table
 from kmatrix.fit.certificate import processor_name
 from kmatrix.report.words import brief
 from kmatrix.structures.serialization import describe
@@ -29,10 +29,7 @@ def info(
     """Describe a saved matrix without loading its numbers, or this installation."""
     console = Console()
     facts = _file_facts(file) if file else _installation()
-    table = Table(show_header=False, box=None, title_justify="left", title_style="bold")
-    table.title = escape(str(file) if file else "kmatrix")
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
+    table = fact_table(escape(str(file) if file else "kmatrix"))
     for key, value in facts.items():
         table.add_row(key, escape(value))
     console.print(table, highlight=False)
@@ -53,21 +50,19 @@ def _file_facts(file: Path) -> dict[str, str]:
     }
 
 
-def _certified(certificate: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """What the certificate in a file claims. Anyone can write a file, so only plain numbers are believed in."""
+def _certified(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What the certificate in a file says. Anyone can write a file, so nothing is taken for granted about its form."""
     error = certificate.get("relative_error")
     if isinstance(error, int | float):
         yield "certified error", f"{error:.2e} (Frobenius, relative)"
     timings = certificate.get("timings")
     for timing in timings if isinstance(timings, list) else []:
-        batch, speedup = (
-            (timing.get(key) for key in ("batch", "speedup")) if isinstance(timing, dict) else (0, 0)
-        )
-        if isinstance(batch, int) and isinstance(speedup, int | float):
-            yield f"time, batch {batch}", f"{speedup:.2f}x dense when it was measured"
+        match timing:
+            case {"batch": int(batch), "speedup": int() | float() as speedup}:
+                yield f"time, batch {batch}", f"{speedup:.2f}x dense when it was measured"
     machine = certificate.get("machine")
     if isinstance(machine, dict) and machine:
-        yield "measured on", ", ".join(f"{key} {value}" for key, value in machine.items())
+        yield "measured on", ", ".join(f"{key} {value}" for key, value in machine.items())[:500]
 
 
 def _installation() -> dict[str, str]:

@@ -10,20 +10,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from kmatrix.fit import Attempt, Certificate
-from kmatrix.report.curve import TruncatedSVD
-from kmatrix.report.words import judged, options
+from kmatrix.report.curve import TruncatedSVD, by_budget
+from kmatrix.report.words import judged
 
 WIDE = 100
 
 
 def _table(title: str, *headings: str) -> Table:
-    """A table with a title; headings that start with # stand over numbers, the last column takes what is left."""
+    """A table with a title; columns of headings that start with # hold numbers, a last column of words may wrap."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None)
     for heading in headings:
         number = heading.startswith("#")
-        last = heading == headings[-1]
+        may_wrap = heading == headings[-1] and not number
         table.add_column(
-            heading.removeprefix("#"), justify="right" if number else "left", no_wrap=number or not last
+            heading.removeprefix("#"), justify="right" if number else "left", no_wrap=not may_wrap
         )
     return table
 
@@ -50,33 +50,34 @@ def history_table(
     return table
 
 
-def comparison_table(attempts: Sequence[Attempt], svd: TruncatedSVD) -> Table:
-    """Error against parameters of every family beside truncated SVD; green is closer than SVD of that size."""
-    table = _table(
-        "error against parameters", "family", "#params", "#dense", "#error", "#SVD of that size", "options"
-    )
+def comparison_table(attempts: Sequence[Attempt], budgets: Sequence[float], svd: TruncatedSVD) -> Table:
+    """Error of every family by budget, truncated SVD first; green is closer than SVD with as many numbers."""
     m, n = svd.shape
-    for a in attempts:
-        if a.num_params is None or a.relative_error is None:
-            continue
-        best = svd.error(a.num_params)
-        table.add_row(
-            escape(a.family),
-            f"{a.num_params:,}",
-            f"{a.num_params / (m * n):.1%}",
-            f"{a.relative_error:.1e}",
-            f"{best:.1e}",
-            escape(options(a.structure)) if a.structure else "",
-            style="green" if a.relative_error < best else "",
-        )
+    columns = (f"#{budget:.0%}" for budget in budgets)
+    table = _table("relative error by numbers allowed, as a share of dense", "family", *columns)
+    bounds = (f"{svd.error(int(budget * m * n)):.1e}" for budget in budgets)
+    table.add_row("truncated SVD", *bounds, style="bold")
+    for family, found in by_budget(attempts, budgets, m * n).items():
+        cells = ("" if a is None else _coloured(f"{a.relative_error:.1e}", svd.loses_to(a)) for a in found)
+        table.add_row(escape(family), *cells)
+    return table
+
+
+def _coloured(text: str, won: bool) -> str:
+    return f"[green]{text}[/green]" if won else text
+
+
+def fact_table(title: str) -> Table:
+    """A table of facts: a name and a value on each line."""
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False, box=None)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
     return table
 
 
 def certificate_table(c: Certificate) -> Table:
     """The certificate, a line per fact."""
-    table = Table(title="certificate", title_justify="left", title_style="bold", show_header=False, box=None)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column()
+    table = fact_table("certificate")
     spectral = c.spectral_error
     table.add_row("relative error", f"{c.relative_error:.2e} (Frobenius)")
     table.add_row(

@@ -19,8 +19,14 @@ from kmatrix.fit import Attempt
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Errors that are exactly zero have no place on a logarithmic axis; they are drawn here.
+# Errors of exactly zero have no place on a logarithmic axis; they are drawn here (and no numbers as one).
 FLOOR = 1e-17
+# Errors that differ by less than this share are the same.
+SAME = 1e-9
+COLOURS = (
+    *("#1f5fa8", "#c74f0d", "#2a8a3e", "#8a3ab9", "#b8860b", "#d1495b", "#008b8b"),
+    *("#6b4f3a", "#e377c2", "#4d4d4d", "#7fb800", "#00a6fb", "#9d0208", "#5a189a"),
+)
 MARKERS = "osD^vP*Xd<>ph"
 Points = tuple[list[float], list[float]]
 
@@ -57,11 +63,40 @@ class TruncatedSVD:
         """The error of the best truncation with at most ``num_params`` numbers."""
         return float(self.errors[self.rank(num_params)])
 
+    def loses_to(self, attempt: Attempt) -> bool:
+        """Whether an attempt is closer than the best truncation with as many numbers, by more than rounding."""
+        if attempt.num_params is None or attempt.relative_error is None:
+            return False
+        return attempt.relative_error < (1 - SAME) * self.error(attempt.num_params)
+
+
+def by_budget(
+    attempts: Sequence[Attempt], budgets: Sequence[float], dense: int
+) -> dict[str, list[Attempt | None]]:
+    """The best attempt of each family under each budget and over the one before it.
+
+    Args:
+        attempts: what was tried.
+        budgets: shares of dense, rising.
+        dense: numbers of the dense matrix.
+    """
+    found: dict[str, list[Attempt | None]] = {}
+    for a in attempts:
+        if a.num_params is None or a.relative_error is None:
+            continue
+        row = found.setdefault(a.family, [None] * len(budgets))
+        place = next((k for k, budget in enumerate(budgets) if a.num_params <= budget * dense), None)
+        if place is None:
+            continue
+        best = row[place]
+        if best is None or a.relative_error < (best.relative_error or 0.0):
+            row[place] = a
+    return found
+
 
 def error_curve(attempts: Sequence[Attempt], svd: TruncatedSVD, chosen: Attempt | None = None) -> str:
     """Draw the attempts beside truncated SVD, the chosen one ringed; a PNG as a ``data:`` address."""
     # The object interface draws without pyplot's global state, so a report never disturbs the user's own figures.
-    from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     m, n = svd.shape
@@ -72,10 +107,9 @@ def error_curve(attempts: Sequence[Attempt], svd: TruncatedSVD, chosen: Attempt 
     axes.plot(
         shown * (m + n), np.maximum(svd.errors[shown], FLOOR), color="0.35", lw=2.2, label="truncated SVD"
     )
-    palette = colormaps["tab20"]
     points = _points(attempts)
     for k, (family, (sizes, errors)) in enumerate(points.items()):
-        colour, marker = palette(k % 20), MARKERS[k % len(MARKERS)]
+        colour, marker = COLOURS[k % len(COLOURS)], MARKERS[k % len(MARKERS)]
         axes.plot(
             sizes, errors, color=colour, marker=marker, label=family, ms=7, lw=1.2, mec="white", mew=0.6
         )
@@ -95,7 +129,7 @@ def _points(attempts: Sequence[Attempt]) -> dict[str, Points]:
     found: dict[str, list[tuple[float, float]]] = {}
     for a in attempts:
         if a.num_params is not None and a.relative_error is not None:
-            found.setdefault(a.family, []).append((a.num_params, max(a.relative_error, FLOOR)))
+            found.setdefault(a.family, []).append((max(a.num_params, 1), max(a.relative_error, FLOOR)))
     return {
         family: ([size for size, _ in sorted(own)], [error for _, error in sorted(own)])
         for family, own in found.items()

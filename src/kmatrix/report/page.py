@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kmatrix._files import write_atomically
 from kmatrix.fit import Attempt, Fit
-from kmatrix.report.curve import TruncatedSVD, error_curve
+from kmatrix.report.curve import TruncatedSVD, by_budget, error_curve
 from kmatrix.report.factors import terms
 from kmatrix.report.pixels import Picture, picture
 from kmatrix.report.style import STYLE
@@ -32,12 +32,14 @@ class Section:
         target: the dense matrix that was fitted.
         title: what the matrix is.
         comparison: attempts of ``compare`` to draw beside those of the search.
+        budgets: the budgets that they were made for, as shares of dense.
     """
 
     fit: Fit
     target: Tensor
     title: str
     comparison: Sequence[Attempt] = ()
+    budgets: Sequence[float] = ()
 
 
 def write_report(path: str | Path, *sections: Section, title: str = "kmatrix fit report") -> None:
@@ -106,7 +108,7 @@ def _section(section: Section, anchor: str) -> str:
         f'<p><img class="wide" src="{curve}" alt="error against parameters of every family tried"></p>',
     ]
     if section.comparison:
-        parts.append("<h3>Every family at given budgets</h3>" + _comparison(section.comparison, svd))
+        parts.append("<h3>Every family beside truncated SVD</h3>" + _compared_families(section, svd))
     parts += ["<h3>What the search tried</h3>" + _history(fit.history, chosen), _machine(fit), "</section>"]
     return "\n".join(parts)
 
@@ -163,7 +165,7 @@ def _compared(target: Tensor, dense: Tensor) -> str:
     largest = float(target.abs().max()) or None
     difference = target - dense
     shown = (
-        picture(target, "target", largest=largest),
+        picture(target, "target", f"{target.shape[0]} × {target.shape[1]}", largest=largest),
         picture(dense, "structured matrix", largest=largest),
         picture(difference, "difference, magnified", f"at most {float(difference.abs().max()):.1e}"),
     )
@@ -195,12 +197,13 @@ def _gallery(pictures: Iterable[Picture], *, side: int = SIDE) -> str:
 
 def _figure(p: Picture, side: int) -> str:
     longest = max(p.shape)
-    high, wide = (max(32, round(side * size / longest)) for size in p.shape)
+    # Long and thin matrices are drawn wider than they are, or nothing could be seen of them.
+    high, wide = (max(round(0.4 * side), round(side * size / longest)) for size in p.shape)
     crisp = ' class="crisp"' if longest <= side else ""
     image = f'<img{crisp} width="{wide}" height="{high}" src="{p.image}" alt="{escape(p.caption)}">'
     detail = f"<br>{escape(p.detail)}" if p.detail else ""
     caption = f"<figcaption>{escape(p.caption)}{detail}</figcaption>"
-    return f'<figure style="width: {max(wide, 128)}px">{image}{caption}</figure>'
+    return f'<figure style="width: {max(wide, 112)}px">{image}{caption}</figure>'
 
 
 def _history(attempts: Sequence[Attempt], chosen: Attempt | None) -> str:
@@ -222,6 +225,33 @@ def _history(attempts: Sequence[Attempt], chosen: Attempt | None) -> str:
     return _table(head, rows)
 
 
+def _compared_families(section: Section, svd: TruncatedSVD) -> str:
+    """Error by family and budget; every figure behind it can be unfolded."""
+    words = "Relative error by numbers allowed, as a share of dense. "
+    words += "Green: closer than truncated SVD with as many numbers."
+    return (
+        f'<p class="quiet">{words}</p>'
+        + (_budgets(section, svd) if section.budgets else "")
+        + f"<details{'' if section.budgets else ' open'}><summary>All figures</summary>"
+        + _comparison(section.comparison, svd)
+        + "</details>"
+    )
+
+
+def _budgets(section: Section, svd: TruncatedSVD) -> str:
+    m, n = svd.shape
+    head = _head("family", *(f"#{budget:.0%}" for budget in section.budgets))
+    bounds = [_number(f"{svd.error(int(budget * m * n)):.1e}") for budget in section.budgets]
+    rows = [_row([_text("truncated SVD"), *bounds], css="line")]
+    for family, found in by_budget(section.comparison, section.budgets, m * n).items():
+        cells = [
+            _number("" if a is None else f"{a.relative_error:.1e}", won=a is not None and svd.loses_to(a))
+            for a in found
+        ]
+        rows.append(_row([_text(family), *cells]))
+    return _table(head, rows)
+
+
 def _comparison(attempts: Sequence[Attempt], svd: TruncatedSVD) -> str:
     m, n = svd.shape
     head = _head("family", "structure", "#parameters", "#of dense", "#relative error", "#SVD of that size")
@@ -232,15 +262,14 @@ def _comparison(attempts: Sequence[Attempt], svd: TruncatedSVD) -> str:
                 _text(brief(a.structure)),
                 _number(f"{a.num_params:,}"),
                 _number(f"{a.num_params / (m * n):.1%}"),
-                _number(f"{a.relative_error:.2e}"),
+                _number(f"{a.relative_error:.2e}", won=svd.loses_to(a)),
                 _number(f"{svd.error(a.num_params):.2e}"),
-            ],
-            css="won" if a.relative_error < svd.error(a.num_params) else "",
+            ]
         )
         for a in attempts
         if a.num_params is not None and a.relative_error is not None
     ]
-    return _table(head, rows) + '<p class="quiet">Green: closer than truncated SVD with as many numbers.</p>'
+    return _table(head, rows)
 
 
 def _head(*names: str) -> str:
@@ -258,8 +287,8 @@ def _text(text: str) -> str:
     return f"<td>{escape(text)}</td>"
 
 
-def _number(text: str) -> str:
-    return f'<td class="n">{escape(text)}</td>'
+def _number(text: str, *, won: bool = False) -> str:
+    return f'<td class="{"n won" if won else "n"}">{escape(text)}</td>'
 
 
 def _table(head: str, rows: Iterable[str]) -> str:

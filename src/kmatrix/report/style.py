@@ -20,7 +20,8 @@ th, td { text-align: left; padding: .32rem 1.1rem .32rem .3rem; border-bottom: 1
 th { font-weight: 600; white-space: nowrap; }
 td { overflow-wrap: anywhere; } td:first-child { white-space: nowrap; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-tr.won { background: #e8f3e2; }
+tr.won, td.won { background: #e8f3e2; } tr.line { font-weight: 600; }
+details { margin-top: .6rem; } summary { cursor: pointer; color: #1a5799; }
 .gallery { display: flex; flex-wrap: wrap; gap: .75rem; align-items: flex-start; margin: .6rem 0; }
 figure { margin: 0; } figcaption { font-size: .84rem; line-height: 1.35; margin-top: .25rem; }
 .gallery img { display: block; border: 1px solid #8d8d8d; } .crisp { image-rendering: pixelated; }
