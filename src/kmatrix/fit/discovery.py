@@ -18,10 +18,10 @@ from kmatrix.fit.hierarchical import HierarchicalResult, hierarchical
 from kmatrix.fit.orders import Plan, Split, Tree, known_trees, plan, transpose_splits, tree_of_columns
 from kmatrix.fit.trees import FLOOR, cluster_tolerances, column_tree, row_splits
 
-# numbers per n * (sum of prime factors): 1 is a butterfly of tile rank 1, 2 a folded one of rank 2
+# Prices are numbers per n * (sum of prime factors): 1 is a butterfly of tile rank 1, 2 a folded one of rank 2.
 _GOOD = 2.1
-_FAIR = 4.2  # an unfolded one of rank 2
-_AGAIN = 2  # more draws of a path through an unknown tree, when something was found but little
+_FAIR = 4.2  # an unfolded one of rank 2, the best there is for odd sizes
+_EFFORT = 1 << 20  # entries looked at again in search of a better price
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,10 @@ def discover(matrix: Tensor, tol: float = 1e-12, *, seed: int = 0) -> Discovery 
 
     A tile-rank butterfly is a tree of columns and a tree of rows such that classes at depth ``i`` of the one have low
     rank on the blocks at height ``i`` of the other. Given a tree of columns, rows in *any* order fall into place:
-    on every block, those that belong together span one line or one plane. So the few trees under which fast
-    transforms are written are tried on the columns, then on the rows; and when both orders are unknown a tree is
-    found from scratch. What is found is factorised, so the error is measured, never assumed.
+    on every block, those that belong together span one line or one plane (tile rank 1 or 2). A tree of columns
+    is found from scratch, along one shrinking class of rows; then the few trees under which fast transforms are
+    written are tried, on the columns and on the rows. The cheapest plan is factorised, so the error is measured,
+    never assumed.
 
     Args:
         matrix: ``(m, n)`` float64 or complex128.
@@ -120,8 +121,10 @@ class _Search:
             yield from self._both_from_scratch(delta)
             yield from self._known(delta)
         yield from self._regrouped(distances[0])
-        for delta in distances * _AGAIN:
-            if self.price() > _FAIR and self.offers:
+        m, n = self.matrix.shape
+        enough = _GOOD if (m * n) % 2 == 0 else _FAIR
+        for delta in distances * min(4, max(2, _EFFORT // (m * n))):
+            if self.price() > enough and self.offers:
                 yield from self._both_from_scratch(delta)
 
     def _both_from_scratch(self, delta: float) -> Iterator[tuple[str, list[Split]]]:

@@ -83,8 +83,8 @@ def plan(splits: Sequence[Split], shape: tuple[int, int]) -> Plan:
     heights = [(1, 1), *((s.classes, s.width) for s in kept), (m, n)]
     pairs = tuple((b1 // b0, c1 // c0) for (b0, c0), (b1, c1) in itertools.pairwise(heights))
     return Plan(
-        row_perm=strided_order([s.rows for s in kept], m),
-        col_perm=contiguous_order([s.cols for s in reversed(kept)], n),
+        row_perm=strided_order([s.rows for s in splits], m),
+        col_perm=contiguous_order([s.cols for s in reversed(splits)], n),
         pairs=pairs,
         ranks=tuple(s.rank for s in kept),
         num_params=num_params,
