@@ -2,7 +2,6 @@
 
 from kmatrix.ops.chain import Pattern as Pattern
 from kmatrix.ops.chain import chain_matmul as chain_matmul
-from kmatrix.ops.chain import explain_dispatch as explain_dispatch
 from kmatrix.ops.dispatch import use_backend as use_backend
 
-__all__ = ["Pattern", "chain_matmul", "explain_dispatch", "use_backend"]
+__all__ = ["Pattern", "chain_matmul", "use_backend"]

@@ -11,8 +11,15 @@ from kmatrix._checks import DTYPES, check_dtype
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops import dispatch
 from kmatrix.ops.definition import Pattern as Pattern
-from kmatrix.ops.definition import Patterns, check_chain, reference_chain_matmul
-from kmatrix.ops.library import AUTOCAST_DEVICES, CHAIN_MATMUL, flatten_patterns, lower_precision
+from kmatrix.ops.definition import (
+    Patterns,
+    check_sizes,
+    check_weights,
+    flatten_patterns,
+    reference_chain_matmul,
+)
+from kmatrix.ops.flops import announce_formulas
+from kmatrix.ops.library import AUTOCAST_DEVICES, CHAIN_MATMUL, lower_precision
 from kmatrix.ops.routing import Route, route
 
 _WHERE = "chain_matmul"
@@ -72,6 +79,8 @@ def chain_matmul(
     if how is Route.DEFINITION:
         dispatch.allow_definition(how.value)
         return reference_chain_matmul(x, weights, chain)
+    if not torch.compiler.is_compiling():
+        announce_formulas()
     return CHAIN_MATMUL(x, list(weights), flatten_patterns(chain))
 
 
@@ -116,20 +125,26 @@ def _checked_chain(
             complaint(_WHERE, "x.shape", tuple(x.shape), "there is no last dimension", way_out)
         )
     if patterns is None:
-        chain = tuple([_shape_as_pattern(w, i) for i, w in enumerate(weights)])
+        chain = tuple([_shape_as_pattern(w.shape, i) for i, w in enumerate(weights)])
     else:
-        chain = tuple([Pattern(*p) for p in patterns])
-    check_chain(_WHERE, x, weights, chain)
+        chain = tuple([_as_pattern(p, i) for i, p in enumerate(patterns)])
+        check_weights(_WHERE, weights, chain)
+    check_sizes(_WHERE, x, chain)
     return chain
 
 
-def _shape_as_pattern(weight: Tensor, i: int) -> Pattern:
-    if weight.ndim != 4:
+def _shape_as_pattern(shape: Sequence[int], i: int) -> Pattern:
+    if len(shape) != 4:
         way_out = "pass weights of shape (a, b, c, d)"
-        raise ArgumentError(
-            complaint(_WHERE, f"weights[{i}].shape", tuple(weight.shape), "not a factor", way_out)
-        )
-    return Pattern(*weight.shape)
+        raise ArgumentError(complaint(_WHERE, f"weights[{i}].shape", tuple(shape), "not a factor", way_out))
+    return Pattern._make(shape)
+
+
+def _as_pattern(sizes: Sequence[int], i: int) -> Pattern:
+    if len(sizes) != 4:
+        way_out = "pass Pattern(a, b, c, d)"
+        raise ArgumentError(complaint(_WHERE, f"patterns[{i}]", tuple(sizes), "not four sizes", way_out))
+    return Pattern._make(sizes)
 
 
 def _check_numbers(x: Tensor, weights: Sequence[Tensor]) -> None:

@@ -74,42 +74,47 @@ def reference_chain_matmul(
     return x
 
 
-def check_chain(
-    where: str, x: Tensor, weights: Sequence[Tensor], patterns: Sequence[tuple[int, int, int, int]]
-) -> None:
-    """Raise unless weights fit their patterns, and the factors each other and the last dimension of ``x``."""
+def flatten_patterns(patterns: Sequence[Sequence[int]]) -> list[int]:
+    """Patterns as the flat list of integers that the operators take."""
+    return [size for pattern in patterns for size in pattern]
+
+
+def unflatten_patterns(flat: Sequence[int]) -> Patterns:
+    """The inverse of ``flatten_patterns``."""
+    return tuple([Pattern(*flat[i : i + 4]) for i in range(0, len(flat), 4)])
+
+
+def check_weights(where: str, weights: Sequence[Tensor], patterns: Patterns) -> None:
+    """Raise unless there is one weight for each pattern, of its shape up to tying."""
     if len(weights) != len(patterns):
         way_out = f"pass one pattern for each of the {len(weights)} weights"
         raise ArgumentError(
             complaint(where, "patterns", list(patterns), f"there are {len(patterns)}", way_out)
         )
+    for i, (w, (a, b, c, d)) in enumerate(zip(weights, patterns, strict=True)):
+        shape = w.shape
+        if len(shape) == 4 and shape[0] in (1, a) and shape[3] in (1, d) and shape[1:3] == (b, c):
+            continue
+        reason = f"does not fit the pattern (a, b, c, d) = {(a, b, c, d)}"
+        way_out = "pass a weight of that shape, with size 1 along a or d where it is tied"
+        raise ArgumentError(complaint(where, f"weights[{i}].shape", tuple(shape), reason, way_out))
+
+
+def check_sizes(where: str, x: Tensor, patterns: Patterns) -> None:
+    """Raise unless each factor takes what comes before it, the first the last dimension of ``x``."""
     size = x.shape[-1]
-    for i, (w, p) in enumerate(zip(weights, patterns, strict=True)):
-        if w.shape != p:
-            _check_tied_shape(where, i, w, p)
-        a, b, c, d = p
+    for i, (a, b, c, d) in enumerate(patterns):
         if size != a * c * d:
-            _raise_misfit(where, i, x, patterns, size)
+            raise _misfit(where, x, patterns, i, size)
         size = a * b * d
 
 
-def _check_tied_shape(where: str, i: int, w: Tensor, pattern: tuple[int, int, int, int]) -> None:
-    a, b, c, d = pattern
-    if w.ndim == 4 and w.shape[0] in (1, a) and w.shape[3] in (1, d) and w.shape[1:3] == (b, c):
-        return
-    reason = f"does not fit the pattern (a, b, c, d) = {(a, b, c, d)}"
-    way_out = "pass a weight of that shape, with size 1 along a or d where it is tied"
-    raise ArgumentError(complaint(where, f"weights[{i}].shape", tuple(w.shape), reason, way_out))
-
-
-def _raise_misfit(
-    where: str, i: int, x: Tensor, patterns: Sequence[tuple[int, int, int, int]], size: int
-) -> None:
-    a, _, c, d = patterns[i]
+def _misfit(where: str, x: Tensor, patterns: Patterns, i: int, size: int) -> ArgumentError:
+    pattern = patterns[i]
     if i == 0:
-        reason = f"the last dimension must be a*c*d={a * c * d} of the first pattern {tuple(patterns[0])}"
-        way_out = f"pass x of shape (*, {a * c * d})"
-        raise ArgumentError(complaint(where, "x.shape", tuple(x.shape), reason, way_out))
-    reason = f"takes vectors of length a*c*d={a * c * d}, but factor {i - 1} returns length a*b*d={size}"
+        reason = f"the last dimension must be a*c*d={pattern.cols} of the first pattern {tuple(pattern)}"
+        way_out = f"pass x of shape (*, {pattern.cols})"
+        return ArgumentError(complaint(where, "x.shape", tuple(x.shape), reason, way_out))
+    reason = f"takes vectors of length a*c*d={pattern.cols}, but factor {i - 1} returns length a*b*d={size}"
     way_out = "list the factors in order of application: weights[0] is applied first"
-    raise ArgumentError(complaint(where, f"patterns[{i}]", tuple(patterns[i]), reason, way_out))
+    return ArgumentError(complaint(where, f"patterns[{i}]", tuple(pattern), reason, way_out))

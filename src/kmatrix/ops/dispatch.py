@@ -61,7 +61,7 @@ class Portable:
         """Everything but empty tensors and tensors without storage."""
         if x.device.type == "meta":
             return Verdict(False, "the meta device holds no numbers")
-        if not x.numel() or not all([w.numel() for w in weights]):
+        if not x.numel() or not all(map(all, patterns)):
             return Verdict(False, "empty tensors need no speed")
         return Verdict(True, "merged factors, stock torch kernels")
 
@@ -209,4 +209,6 @@ def run_backward(
 
 def resolved(tensors: list[Tensor]) -> list[Tensor]:
     """The tensors with lazy conjugation and negation carried out, so that memory holds what they mean."""
-    return [t.resolve_conj().resolve_neg() if t.is_conj() or t.is_neg() else t for t in tensors]
+    if tensors[0].is_complex():
+        tensors = [t.resolve_conj() for t in tensors]
+    return [t.resolve_neg() if t.is_neg() else t for t in tensors]

@@ -24,6 +24,10 @@ def as_rows(h: Tensor) -> Tensor:
     return h if h.ndim == 2 else h.reshape(-1, h.shape[-1]).t().contiguous()
 
 
+def _swapped(shape: torch.Size) -> torch.Size:
+    return torch.Size((shape[0], shape[2], shape[1], shape[3]))
+
+
 class Form(ABC):
     """One factor, its weight packed for one way of applying it."""
 
@@ -55,7 +59,7 @@ class Form(ABC):
 
     def adjoint(self) -> Form:
         """The conjugate transpose, in the same form."""
-        return type(self)(self.packed.mH.resolve_conj(), self.pattern.transposed, self.shape)
+        return type(self)(self.packed.mH.resolve_conj(), self.pattern.transposed, _swapped(self.shape))
 
 
 class Gemm(Form):

@@ -7,17 +7,22 @@ plain torch, which makes every further order differentiable.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import register_flop_formula
 
 from kmatrix.ops import dispatch
-from kmatrix.ops.definition import Pattern, Patterns, reference_chain_matmul
+from kmatrix.ops.definition import (
+    Pattern,
+    Patterns,
+    flatten_patterns,
+    reference_chain_matmul,
+    unflatten_patterns,
+)
 from kmatrix.ops.elementwise import elementwise_chain_gradients, elementwise_chain_matmul
+from kmatrix.ops.flops import announce_formulas
 from kmatrix.ops.gradients import (
     PLAIN,
     Arithmetic,
@@ -38,16 +43,6 @@ _SCHEMAS = (
 )
 for _schema in _SCHEMAS:
     _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
-
-
-def flatten_patterns(patterns: Sequence[Sequence[int]]) -> list[int]:
-    """Patterns as the flat list of integers that the operators take."""
-    return [size for pattern in patterns for size in pattern]
-
-
-def unflatten_patterns(flat: Sequence[int]) -> Patterns:
-    """The inverse of ``flatten_patterns``."""
-    return tuple([Pattern(*flat[i : i + 4]) for i in range(0, len(flat), 4)])
 
 
 def decomposition(x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int]) -> Tensor:
@@ -216,7 +211,7 @@ def _backward_vmap(
     return [grad_x, *summed], [grad_x.ndim - 2, *[0] * len(summed)]
 
 
-# -- autocast and counting -------------------------------------------------------------------------
+# -- autocast --------------------------------------------------------------------------------------
 
 
 def _autocast_kernel(device: str) -> Callable[[Tensor, Sequence[Tensor], Sequence[int]], Tensor]:
@@ -226,27 +221,6 @@ def _autocast_kernel(device: str) -> Callable[[Tensor, Sequence[Tensor], Sequenc
             return CHAIN_MATMUL(x, weights, patterns)
 
     return kernel
-
-
-def _flops(
-    x_shape: Sequence[int], weights: Sequence[Sequence[int]], patterns: Sequence[int], *_: Any, **__: Any
-) -> int:
-    """A multiply and an add for each entry of each factor and each vector, tied or not."""
-    return 2 * math.prod(x_shape[:-1]) * sum(pattern.numel for pattern in unflatten_patterns(patterns))
-
-
-def _backward_flops(
-    grad_shape: Sequence[int],
-    x_shape: Sequence[int],
-    weights: Sequence[Sequence[int]],
-    patterns: Sequence[int],
-    need_x: bool,
-    *_: Any,
-    **__: Any,
-) -> int:
-    """Once each for the gradients of the weights, those of the vectors, and the vectors again."""
-    sizes = [pattern.numel for pattern in unflatten_patterns(patterns)]
-    return 2 * math.prod(x_shape[:-1]) * (sum(sizes) + sum(sizes[0 if need_x else 1 :]) + sum(sizes[:-1]))
 
 
 # -- registration ----------------------------------------------------------------------------------
@@ -268,8 +242,7 @@ def _register() -> None:
     )
     torch.library.register_vmap(forward, _vmap, lib=_LIBRARY)
     torch.library.register_vmap(backward, _backward_vmap, lib=_LIBRARY)
-    register_flop_formula(torch.ops.kmatrix.chain_matmul)(_flops)
-    register_flop_formula(torch.ops.kmatrix.chain_matmul_backward)(_backward_flops)
+    announce_formulas()
 
 
 _register()

@@ -6,6 +6,7 @@ float32, which is nearer to the truth and, where the machine has no matrix instr
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 from kmatrix.ops.definition import Pattern
 from kmatrix.ops.forms import FORMS, Form, as_rows
 from kmatrix.ops.merging import merge_group, merge_group_gradients
-from kmatrix.ops.schedule import Pass, plan
+from kmatrix.ops.schedule import SLICE_BYTES, Pass, Plan, plan
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -22,14 +23,13 @@ _HALF = (torch.bfloat16, torch.float16)
 def portable_chain_matmul(x: Tensor, weights: Sequence[Tensor], patterns: Sequence[Pattern]) -> Tensor:
     """The chain product of a nonempty batch, contiguous; not differentiable."""
     rows, weights = _rows(x), _computable(weights)
-    shapes, batch = tuple([w.shape for w in weights]), rows.shape[0]
-    passes, length = plan(tuple(patterns), shapes, batch, weights[0].itemsize)
+    passes, length = _plan(rows, weights, patterns, backward=False)
     forms = _forms(passes, weights, patterns)
     shape = (*x.shape[:-1], patterns[-1].rows)
-    if batch <= length:
+    if rows.shape[0] <= length:
         return as_rows(_forward(rows, forms)).to(x.dtype).view(shape)
-    out = x.new_empty(batch, patterns[-1].rows)
-    for part in _slices(batch, passes, length):
+    out = x.new_empty(rows.shape[0], patterns[-1].rows)
+    for part in _slices(rows.shape[0], passes, length):
         h = _forward(rows[part], forms)
         out[part] = h if h.ndim == 2 else h.reshape(-1, h.shape[-1]).t()
     return out.view(shape)
@@ -40,13 +40,12 @@ def portable_chain_gradients(
 ) -> tuple[Tensor | None, list[Tensor]]:
     """Gradients of ``x`` (if needed) and of every weight; the batch is not empty."""
     rows, grads, computable = _rows(x), _rows(grad), _computable(weights)
-    shapes, batch = tuple([w.shape for w in weights]), rows.shape[0]
-    passes, length = plan(tuple(patterns), shapes, batch, computable[0].itemsize, backward=True)
+    passes, length = _plan(rows, computable, patterns, backward=True)
     forms = _forms(passes, computable, patterns)
     adjoints = [form.adjoint() for form in forms]
     grad_x = rows.new_empty(rows.shape) if need_x else None
     totals: list[Tensor] = []
-    for part in _slices(batch, passes, length):
+    for part in _slices(rows.shape[0], passes, length):
         g, gradients = _backward(grads[part], rows[part], forms, adjoints, need_x)
         totals = [t.add_(one) for t, one in zip(totals, gradients, strict=True)] if totals else gradients
         if grad_x is not None:
@@ -66,6 +65,19 @@ def _rows(x: Tensor) -> Tensor:
 
 def _computable(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [t.float() if t.dtype in _HALF else t for t in tensors]
+
+
+def _plan(rows: Tensor, weights: Sequence[Tensor], patterns: Sequence[Pattern], *, backward: bool) -> Plan:
+    """The plan for these arguments; caches matter on the CPU only, and each of its cores has one."""
+    on_cpu = rows.device.type == "cpu"
+    return plan(
+        tuple(patterns),
+        tuple([w.shape for w in weights]),
+        rows.shape[0],
+        itemsize=weights[0].itemsize,
+        backward=backward,
+        slice_bytes=SLICE_BYTES * torch.get_num_threads() if on_cpu else sys.maxsize,
+    )
 
 
 def _forms(passes: Sequence[Pass], weights: Sequence[Tensor], patterns: Sequence[Pattern]) -> list[Form]:

@@ -27,7 +27,7 @@ _PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def route(x: Tensor, weights: Sequence[Tensor]) -> Route:
-    """Pick the route of a call; the only place that uses names private to torch.
+    """Pick the route of a call; this and ``dispatch_modes`` alone use names private to torch.
 
     ``torch.func.vmap`` alone keeps the operator, which has a batching rule; any other transform on the stack,
     forward mode and ``torch.jit.trace`` (which would freeze the schedule of one batch size) get the
@@ -52,3 +52,8 @@ def route(x: Tensor, weights: Sequence[Tensor]) -> Route:
         if type(w) not in _PLAIN or (graded and w.requires_grad):
             return Route.OPERATOR
     return Route.OPERATOR if graded and x.requires_grad else Route.DIRECT
+
+
+def dispatch_modes() -> list[object]:
+    """The modes that watch operators in this thread, such as FLOP counters."""
+    return list(torch.utils._python_dispatch._get_current_dispatch_mode_stack())

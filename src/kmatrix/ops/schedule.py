@@ -19,9 +19,7 @@ from kmatrix.ops.merging import product_pattern as product_pattern
 from kmatrix.ops.merging import split
 
 FormName = Literal["gemm", "kron", "sum", "bmm"]
-SLICE_BYTES = (
-    2**19
-)  # of the widest vectors that go through all passes at once: they stay in a second-level cache
+SLICE_BYTES = 2**19  # of vectors that go through all passes at once on one core, to stay in its cache
 FEW_TERMS = 4  # up to this many terms an elementwise sum accumulates them one by one
 
 # Nanoseconds, float32, one core of a 2020s server; only their ratios matter.
@@ -75,7 +73,13 @@ Shapes = tuple[tuple[int, ...], ...]
 
 
 def plan(
-    patterns: tuple[Pattern, ...], shapes: Shapes, batch: int, itemsize: int = 4, backward: bool = False
+    patterns: tuple[Pattern, ...],
+    shapes: Shapes,
+    batch: int,
+    *,
+    itemsize: int = 4,
+    backward: bool = False,
+    slice_bytes: int = SLICE_BYTES,
 ) -> Plan:
     """The cheapest passes for a batch of vectors.
 
@@ -85,19 +89,27 @@ def plan(
         batch: how many vectors are multiplied; only its order of magnitude matters.
         itemsize: bytes of one number.
         backward: for gradients, which apply each pass three times and undo the merging as well.
+        slice_bytes: how much to send through all passes at once, counting the widest vectors.
 
     Example:
         >>> butterfly = tuple(Pattern(512 // 2**k, 2, 2, 2**k) for k in range(10))
         >>> [p.pattern for p in plan(butterfly, butterfly, batch=4096).passes]
         [Pattern(a=32, b=32, c=32, d=1), Pattern(a=1, b=32, c=32, d=32)]
     """
-    return _plan(patterns, shapes, 1 << (batch - 1).bit_length(), itemsize, backward)
+    return _plan(patterns, shapes, 1 << (batch - 1).bit_length(), itemsize, backward, slice_bytes)
 
 
 @lru_cache(maxsize=512)
-def _plan(patterns: tuple[Pattern, ...], shapes: Shapes, batch: int, itemsize: int, backward: bool) -> Plan:
+def _plan(
+    patterns: tuple[Pattern, ...],
+    shapes: Shapes,
+    batch: int,
+    itemsize: int,
+    backward: bool,
+    slice_bytes: int,
+) -> Plan:
     widest = max(max(p.rows, p.cols) for p in patterns)
-    length = max(SLICE_BYTES // (widest * itemsize), 16)
+    length = max(slice_bytes // (widest * itemsize), 16)
     costs = _Costs(min(batch, length), max(batch / length, 1.0), itemsize / 4, backward)
     factors = tuple(Factor(p, s[0] == 1, s[3] == 1) for p, s in zip(patterns, shapes, strict=True))
     return Plan(_shortest_path(factors, costs), length)
