@@ -21,6 +21,7 @@ from kmatrix.structures import Butterfly, Chain, ChainMatrix, Permute
 from kmatrix.structures.chain import Factor, Stage
 
 TRIED = 3
+HOPELESS = 1.5  # plans are estimates: one this far above the cheapest answer is not worth factorising
 
 
 def chain_matrix(result: HierarchicalResult, rows: Index, columns: Index) -> ChainMatrix:
@@ -89,6 +90,10 @@ def tile_butterfly(problem: Problem) -> Proposal:
         raise Declined("tiles have full rank under every known order")
     best: Proposal | None = None
     limit = problem.max_params()
+    if plans[0][0].num_params > HOPELESS * limit:
+        raise Declined(
+            f"the tolerance needs about {plans[0][0].num_params:,} numbers under the best known order"
+        )
     for radices, row_tree, column_tree in plans[:TRIED]:
         problem.check_time()
         rows, columns = _strided(row_tree), column_tree.order
