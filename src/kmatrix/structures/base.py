@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
 _HALF = (torch.float16, torch.bfloat16)
+_NUMPY_DTYPES = tuple(map(np.dtype, (np.float32, np.float64, np.complex64, np.complex128)))
 
 M = TypeVar("M", bound="StructuredMatrix")
 
@@ -191,6 +192,7 @@ class StructuredMatrix(nn.Module, ABC):
         """Matrix product: ``A @ x`` with ``x`` of shape ``(n,)`` or ``(*, n, k)``, or ``A @ B``.
 
         A numpy array gives a numpy array (without gradients); a structured matrix gives their lazy product.
+        In code for ``torch.compile`` write ``A(x)``: it does not trace operators of modules.
         """
         if isinstance(other, StructuredMatrix):
             from kmatrix.structures.compose import product
@@ -215,8 +217,11 @@ class StructuredMatrix(nn.Module, ABC):
         # numpy users mix precisions freely, so the array follows the matrix; complex input stays complex.
         keep_complex = x.dtype.kind == "c" and not self.dtype.is_complex
         target = _COMPLEX_OF.get(self.dtype, torch.complex64) if keep_complex else self.dtype
+        # A copy, because torch takes neither negative strides nor foreign byte orders nor long doubles.
+        wide = np.complex128 if x.dtype.kind == "c" else np.float64
+        array = np.array(x, dtype=x.dtype if x.dtype in _NUMPY_DTYPES else wide, order="C")
         with torch.no_grad():
-            y = self @ torch.as_tensor(np.ascontiguousarray(x)).to(self.device, target)
+            y = self @ torch.as_tensor(array).to(self.device, target)
             y = y.resolve_conj().resolve_neg().cpu()
             return (y.float() if y.dtype == torch.bfloat16 else y).numpy()
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal, get_args
 
@@ -119,9 +118,17 @@ Stage = Factor | Permute
 
 @dataclass(frozen=True)
 class Layout:
-    """A chain for one shape: its stages in order of application."""
+    """A chain for one shape: its stages in order of application.
+
+    Attributes:
+        factors: the stages that are factors.
+        runs: maximal runs of factors as ``(start, stop)`` into ``factors``; permutations by their own count.
+    """
 
     stages: tuple[Stage, ...]
+    # Computed at once and not on demand: a cached_property stops torch.compile before Python 3.12.
+    factors: tuple[Factor, ...] = field(init=False, repr=False, compare=False)
+    runs: tuple[tuple[int, int] | int, ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         for first, second in pairwise(self.stages):
@@ -129,6 +136,9 @@ class Layout:
                 reason = f"{first} gives {first.rows} values but {second} takes {second.cols}"
                 way_out = "make the sizes of neighbouring stages agree"
                 raise ArgumentError(complaint("Layout", "stages", len(self.stages), reason, way_out))
+        factors = tuple(stage for stage in self.stages if isinstance(stage, Factor))
+        object.__setattr__(self, "factors", factors)
+        object.__setattr__(self, "runs", tuple(_runs(self.stages)))
 
     @property
     def rows(self) -> int:
@@ -138,10 +148,6 @@ class Layout:
     def cols(self) -> int:
         return self.stages[0].cols
 
-    @cached_property
-    def factors(self) -> tuple[Factor, ...]:
-        return tuple(stage for stage in self.stages if isinstance(stage, Factor))
-
     @property
     def num_params(self) -> int:
         return sum(math.prod(f.weight_shape) for f in self.factors)
@@ -150,23 +156,20 @@ class Layout:
     def flops(self) -> int:
         return sum(2 * f.pattern.numel for f in self.factors)
 
-    @cached_property
-    def runs(self) -> tuple[tuple[int, int] | int, ...]:
-        """Maximal runs of factors as ``(start, stop)`` into ``factors``; permutations by their own count."""
-        runs: list[tuple[int, int] | int] = []
-        factor = permutation = 0
-        for stage in self.stages:
-            if isinstance(stage, Permute):
-                runs.append(permutation)
-                permutation += 1
-                continue
-            last = runs[-1] if runs else None
-            if isinstance(last, tuple):
-                runs[-1] = (last[0], factor + 1)
-            else:
-                runs.append((factor, factor + 1))
-            factor += 1
-        return tuple(runs)
+
+def _runs(stages: Iterable[Stage]) -> Iterator[tuple[int, int] | int]:
+    start = stop = permutations = 0
+    for stage in stages:
+        if isinstance(stage, Factor):
+            stop += 1
+            continue
+        if stop > start:
+            yield start, stop
+        start = stop
+        yield permutations
+        permutations += 1
+    if stop > start:
+        yield start, stop
 
 
 class ChainStructure(Structure):

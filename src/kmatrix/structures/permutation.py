@@ -218,12 +218,17 @@ class BPPermutationMatrix(StructuredMatrix):
         return self.logits.device
 
     def _matmul(self, x: Tensor) -> Tensor:
-        for level, p in enumerate(self.probabilities.to(self.dtype)):
+        probabilities = self.probabilities.to(self.dtype)
+        if not len(probabilities):
+            return x.clone()
+        for level, p in enumerate(probabilities):
             x = _reverse_halves(_split(x, level, p[0]), level, p[1:])
         return x
 
     def _rmatmul(self, x: Tensor) -> Tensor:
         probabilities = self.probabilities.to(self.dtype)
+        if not len(probabilities):
+            return x.clone()
         for level in reversed(range(len(probabilities))):
             p = probabilities[level]
             # Reversals commute and are their own transposes.

@@ -15,6 +15,7 @@ import os
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -183,10 +184,10 @@ def describe(path: str | Path) -> FileDescription:
 
 
 def _library_version() -> str:
-    # Not at the top: the package imports this module while it is being loaded.
-    from kmatrix import __version__
-
-    return __version__
+    try:
+        return version("kmatrix")
+    except PackageNotFoundError:
+        return "not installed"
 
 
 @contextmanager
@@ -220,11 +221,11 @@ def _description(header: Header) -> dict[str, Any]:
     description = parse_json(header.metadata[_KEY], "its description")
     if not isinstance(description, dict):
         raise Unreadable(f"its description is {short(description)}")
-    version, writer = description.get("format_version"), description.get("kmatrix_version")
-    if not isinstance(writer, str) or not is_size(version):
-        raise Unreadable(f"its versions are {short(version)} and {short(writer)}")
-    if version != FORMAT_VERSION:
-        reason = f"kmatrix {short(writer)} wrote it in format {version}, this version reads {FORMAT_VERSION}"
+    written, writer = description.get("format_version"), description.get("kmatrix_version")
+    if not isinstance(writer, str) or not is_size(written):
+        raise Unreadable(f"its versions are {short(written)} and {short(writer)}")
+    if written != FORMAT_VERSION:
+        reason = f"kmatrix {short(writer)} wrote it in format {written}, this version reads {FORMAT_VERSION}"
         raise Unreadable(reason, _UPGRADE)
     _check_keys("its description", description, _DESCRIPTION, optional={"certificate"})
     if not isinstance(description.get("certificate", {}), dict):
