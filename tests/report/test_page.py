@@ -171,3 +171,14 @@ def test_a_page_is_written_whole_or_not_at_all(
         write_report(path, rank_two, title="another")
     assert path.read_text(encoding="utf-8") == before
     assert [p.name for p in tmp_path.iterdir()] == ["r.html"]
+
+
+def test_without_matplotlib_the_way_out_is_named(
+    rank_two: Section, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kmatrix.report import page as module
+
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    with pytest.raises(km.BackendUnavailableError, match=r"pip install 'kmatrix\[cli\]'"):
+        write_report(tmp_path / "r.html", rank_two)
+    assert list(tmp_path.iterdir()) == []

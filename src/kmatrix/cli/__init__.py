@@ -9,8 +9,9 @@ def main() -> None:
     """Run the ``kmatrix`` command."""
     try:
         from kmatrix.cli.app import app
-    except ModuleNotFoundError as missing:
-        sys.exit(
-            f"kmatrix: the command line needs {missing.name}; install it with: pip install 'kmatrix[cli]'"
-        )
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing == "kmatrix":
+            raise
+        sys.exit(f"kmatrix: the command line needs {missing}; install it with: pip install 'kmatrix[cli]'")
     app()

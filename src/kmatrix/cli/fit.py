@@ -15,6 +15,8 @@ from kmatrix._errors import complaint
 from kmatrix.cli.names import STRUCTURES, structure_from
 from kmatrix.cli.tables import Ticker, certificate_table, history_table
 from kmatrix.fit.targets import as_target
+from kmatrix.report import Section, write_report
+from kmatrix.report.page import check_available
 from kmatrix.report.words import brief, chosen_attempt
 
 _INTO = f"Structure to fit: {', '.join(STRUCTURES)}. Leave it out to have one chosen for --tol."
@@ -99,8 +101,6 @@ def fit(
         km.save(found.matrix, out, certificate=found.certificate.to_json())
         console.print(f"matrix written to {escape(str(out))}", highlight=False, soft_wrap=True)
     if report is not None:
-        from kmatrix.report import Section, write_report
-
         write_report(report, Section(found, read.dense, target.name))
         console.print(f"report written to {escape(str(report))}", highlight=False, soft_wrap=True)
     if structure is not None and tol is not None and found.relative_error > tol:
@@ -136,6 +136,8 @@ def _check_place(option: str, path: Path | None, suffix: str, target: Path) -> N
     elif not os.access(folder, os.W_OK):
         reason, way_out = "its folder is not writable", "choose another"
     else:
+        if option == "--report":
+            check_available()
         return
     raise km.ArgumentError(complaint("kmatrix fit", option, path, reason, way_out))
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kmatrix._checks import DTYPES
-from kmatrix._errors import ArgumentError, DtypeError, FileFormatError, complaint
+from kmatrix._errors import ArgumentError, DtypeError, FileFormatError, KMatrixError, complaint
 
 # 2**27 numbers are 1 GiB in float64: an operator or file above this is refused before anything is allocated.
 MAX_NUMBERS = 2**27
@@ -145,9 +145,9 @@ def _from_file(path: Path, name: str | None) -> Target:
         raise ArgumentError(complaint("fit", "target", path, "no such file", "check the path"))
     try:
         found = readers[path.suffix](path, name)
-    except (OSError, ValueError, KeyError, EOFError, RuntimeError) as error:
-        if isinstance(error, ArgumentError | FileFormatError):
-            raise
+    except KMatrixError:
+        raise
+    except Exception as error:  # numpy, zipfile and tokenize raise almost anything on a damaged file
         reason = f"cannot be read: {error}"
         raise FileFormatError(complaint("fit", "target", path, reason, "save the matrix again")) from error
     read = _from_array(found, path.name) if isinstance(found, np.ndarray) else _from_tensor(found, path.name)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from kmatrix._errors import BackendUnavailableError, complaint
 from kmatrix._files import write_atomically
 from kmatrix.fit import Attempt, Fit
 from kmatrix.report.curve import TruncatedSVD, by_budget, error_curve
@@ -52,8 +54,27 @@ def write_report(path: str | Path, *sections: Section, title: str = "kmatrix fit
 
     Raises:
         ArgumentError: if the page cannot be written there.
+        BackendUnavailableError: if matplotlib is not installed.
+
+    Example:
+        >>> import tempfile, torch, kmatrix as km
+        >>> from kmatrix.report import Section, write_report
+        >>> W = torch.outer(torch.arange(6.0), torch.arange(5.0))
+        >>> f = km.fit(W, tol=1e-3, batches=())
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_report(f"{folder}/W.html", Section(f, W, "an outer product"))
     """
+    check_available()
     write_atomically("write_report", path, page(*sections, title=title).encode("utf-8"))
+
+
+def check_available() -> None:
+    """Raise unless pictures can be drawn; asked before long work and not after it."""
+    if find_spec("matplotlib") is None:
+        way_out = "install it with: pip install 'kmatrix[cli]'"
+        raise BackendUnavailableError(
+            complaint("write_report", "matplotlib", None, "is not installed", way_out)
+        )
 
 
 def page(*sections: Section, title: str) -> str:

@@ -1,0 +1,107 @@
+"""``kmatrix info``: what a file holds, what an installation can do, and what is not a file of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from safetensors.numpy import save_file
+
+import kmatrix as km
+
+Command = Callable[..., Result]
+
+
+def test_a_saved_fit_is_described_with_its_certificate(kmatrix: Command, low_rank: Path) -> None:
+    kmatrix("fit", low_rank, "--tol", "1e-6", "--out", "A.safetensors")
+    result = kmatrix("info", "A.safetensors")
+    assert result.exit_code == 0
+    for words in ("30 x 20", "LowRank(rank=2)", "float64", "100 of 600 (16.67% of dense)", "format 1"):
+        assert words in result.stdout
+    assert "certified error" in result.stdout
+    assert "time, batch 64" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_numbers_are_not_read(kmatrix: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kmatrix.structures import serialization
+
+    km.save(km.Butterfly().random(8, 8, dtype=torch.complex64), tmp_path / "B.safetensors")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the numbers were read")
+
+    monkeypatch.setattr(serialization, "read_into", never)
+    result = kmatrix("info", "B.safetensors")
+    assert "complex64" in result.stdout
+    assert "certified" not in result.stdout
+
+
+@pytest.mark.parametrize(
+    "certificate",
+    [
+        {},
+        {"relative_error": "[red]tiny[/red]", "timings": "fast", "machine": 3},
+        {"timings": [1, {"batch": "x", "speedup": 2}, {"batch": 4}], "machine": {}},
+        {"machine": {"[bold]": "[/nothing]", "long": "x" * 10_000}},
+    ],
+    ids=["empty", "wrong types", "wrong timings", "markup"],
+)
+def test_strange_certificates_do_no_harm(
+    kmatrix: Command, tmp_path: Path, certificate: dict[str, Any]
+) -> None:
+    km.save(km.LowRank(1).random(4, 4), tmp_path / "A.safetensors", certificate=certificate)
+    result = kmatrix("info", "A.safetensors")
+    assert result.exit_code == 0
+    assert len(result.stdout) < 3000
+
+
+def test_the_installation_is_described(kmatrix: Command) -> None:
+    result = kmatrix("info")
+    assert result.exit_code == 0
+    for words in (km.__version__, torch.__version__, np.__version__, "processor", "native CPU kernels"):
+        assert words in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("missing.safetensors", None, "cannot be read"),
+        ("short.safetensors", b"abc", "too few"),
+        ("junk.safetensors", b"\xff" * 64, "too few|longer than"),
+        ("json.safetensors", (2).to_bytes(8, "little") + b"[]", "not a JSON object"),
+    ],
+)
+def test_files_of_others_are_refused_in_one_line(
+    kmatrix: Command, tmp_path: Path, name: str, content: bytes | None, says: str
+) -> None:
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    result = kmatrix("info", name)
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert any(words in line for words in says.split("|"))
+
+
+def test_plain_tensors_are_no_matrix_of_ours(kmatrix: Command, tmp_path: Path) -> None:
+    save_file({"w": np.eye(3)}, tmp_path / "W.safetensors")
+    result = kmatrix("info", "W.safetensors")
+    assert result.exit_code == 2
+    assert "use a file that km.save wrote" in result.stderr
+
+
+def test_the_certificate_in_a_file_is_the_one_of_the_fit(
+    kmatrix: Command, low_rank: Path, tmp_path: Path
+) -> None:
+    kmatrix("fit", low_rank, "--into", "low-rank", "--rank", 1, "--out", "A.safetensors")
+    kept = km.describe(tmp_path / "A.safetensors").certificate
+    assert kept is not None
+    assert json.loads(json.dumps(kept)) == kept
+    W, A = np.load(low_rank), km.load(tmp_path / "A.safetensors").to_dense().detach().numpy()
+    assert kept["relative_error"] == pytest.approx(np.linalg.norm(W - A) / np.linalg.norm(W))
