@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -209,8 +210,7 @@ def butterfly(problem: Problem) -> Proposal:
 def sparse_plus_low_rank(problem: Problem) -> Proposal:
     """Split the budget between a low rank and the largest entries of what it leaves; alternate if that helps."""
     m, n = problem.shape
-    # Beyond a quarter of dense the largest entries of pure noise hold most of it, and the split says nothing.
-    budget = min(problem.max_params(), m * n // 4)
+    budget = min(problem.max_params(), m * n // 2)
     rank = budget // 2 // (m + n)
     kept = budget - rank * (m + n)
     if rank < 1:
@@ -219,12 +219,17 @@ def sparse_plus_low_rank(problem: Problem) -> Proposal:
     rest = (problem.dense - (u[:, :rank] * s[:rank]) @ vh[:rank]).abs().square().flatten()
     missed = float(rest.sum() - rest.topk(kept).values.sum())
     tail = float(s[rank:].square().sum())
-    # Where entries stand out of what the low rank leaves, few of them carry most of it; noise is spread evenly.
-    if missed > tail / 2 and missed > (problem.tol * problem.norm) ** 2:
+    if missed > 0.8 * _left_of_noise(kept / (m * n)) * tail and missed > (problem.tol * problem.norm) ** 2:
         share = math.sqrt(max(missed, 0.0)) / max(problem.norm, 1e-300)
         raise Declined(f"{kept:,} entries on top of rank {rank} still leave {share:.1e}: none stand out")
     matrix = project_sum(problem.dense, Sum((Sparse(kept), LowRank(rank))), rounds=ALTERNATIONS)
     return Proposal(matrix, f"{kept:,} entries plus rank {rank}, {ALTERNATIONS} alternations")
+
+
+def _left_of_noise(share: float) -> float:
+    """Energy that is left of normal noise when this share of its largest entries is taken away."""
+    edge = NormalDist().inv_cdf(1 - share / 2)
+    return 1 - 2 * edge * NormalDist().pdf(edge) - share
 
 
 FAMILIES: tuple[tuple[str, Family], ...] = (
