@@ -21,10 +21,11 @@ from kmatrix.fit.certificate import relative_error
 from kmatrix.fit.descent import lbfgs
 from kmatrix.fit.harden import harden
 from kmatrix.fit.nesting import renest
-from kmatrix.fit.race import Objective, Race, field_of, with_numbers
+from kmatrix.fit.race import Objective, Race, field_of, objectives, with_numbers
 from kmatrix.structures import Structure, StructuredMatrix
 
 _WARM_UP = 20
+_HONEST = 1.05  # a sketch is believed while the whole matrix is at most this much worse
 _TRIAL = 40  # L-BFGS steps before finalists are compared
 _WINDOW, _STALLED = 40, 1e-3  # refining ends when so many steps lower the loss by less than this share
 
@@ -77,8 +78,9 @@ def learn(
     steps: int = 200,
     refine: int = 1000,
     rounds: int = 1,
-    rates: tuple[float, float] = (0.02, 0.1),
+    rates: tuple[float, float] = (0.02, 0.2),
     tol: float = 1e-13,
+    closed_form: bool = True,
     starts: Sequence[StructuredMatrix] = (),
     seed: int = 0,
     deadline: float = math.inf,
@@ -100,6 +102,7 @@ def learn(
         rounds: how often to start afresh while the tolerance is not met.
         rates: range of the Adam rates.
         tol: relative Frobenius error at which to stop.
+        closed_form: whether the hierarchical factorisation may finish what it can.
         starts: members to begin with, besides the random ones; not changed.
         seed: of every draw.
         deadline: clock time (``time.monotonic``) at which to stop.
@@ -124,12 +127,13 @@ def learn(
     if restarts == 0 and not starts:
         way_out = "pass restarts=1 or more"
         raise ArgumentError(complaint("learn", "restarts", 0, "there are no starts either", way_out))
-    work = _Work(_checked(target, structure), structure, tol, deadline, progress, steps, refine)
+    limits = _Limits(steps, refine, tol, deadline, closed_form)
+    work = _Work(_checked(target, structure), structure, limits, progress)
     generator = torch.Generator().manual_seed(seed)
     interrupted = False
     try:
         for start in starts:
-            work.offer(_double(start), "start")
+            work.offer(harden(_double(start)), "start")
         for number in range(rounds):
             work.round(restarts, rates, generator, starts if number == 0 else ())
             if work.done():
@@ -164,22 +168,24 @@ def _double(matrix: StructuredMatrix) -> StructuredMatrix:
     return copy.deepcopy(matrix).double()
 
 
+class _Limits(NamedTuple):
+    """How far to go: Adam and L-BFGS steps per round, relative error, clock time, and the closed form."""
+
+    steps: int
+    refine: int
+    tol: float
+    deadline: float
+    closed_form: bool
+
+
 class _Work:
     """The state of one call of ``learn``: the best so far and the clock."""
 
     def __init__(
-        self,
-        target: Tensor,
-        structure: Structure,
-        tol: float,
-        deadline: float,
-        progress: Progress | None,
-        steps: int,
-        refine: int,
+        self, target: Tensor, structure: Structure, limits: _Limits, progress: Progress | None
     ) -> None:
         self.target, self.structure = target, structure
-        self.tol, self.deadline, self.progress = tol, deadline, progress
-        self.steps, self.refine = steps, refine
+        self.limits, self.progress = limits, progress
         self.began = time.perf_counter()
         self.best: StructuredMatrix | None = None
         self.error = math.inf
@@ -189,10 +195,10 @@ class _Work:
         self.rms = float(target.abs().square().mean().sqrt())
 
     def late(self) -> bool:
-        return time.monotonic() > self.deadline
+        return time.monotonic() > self.limits.deadline
 
     def done(self) -> bool:
-        return self.error <= self.tol or self.late()
+        return self.error <= self.limits.tol or self.late()
 
     def note(self, phase: str, error: float) -> None:
         seconds = time.perf_counter() - self.began
@@ -222,13 +228,14 @@ class _Work:
         finalists = [harden(_double(start)) for start in starts]
         if restarts:
             finalists += self.race(restarts, rates, generator)
+        trial = min(_TRIAL, self.limits.refine)
         tried = []
         for matrix in finalists:
             if self.best is None or not self.done():
-                tried.append((self.descend(matrix, min(_TRIAL, self.refine)), matrix))
+                tried.append((self.descend(matrix, trial), matrix))
         tried.sort(key=lambda pair: pair[0])
         if tried and not self.done():
-            self.descend(tried[0][1], self.refine - _TRIAL)
+            self.descend(tried[0][1], self.limits.refine - trial)
 
     def race(
         self, restarts: int, rates: tuple[float, float], generator: torch.Generator
@@ -238,11 +245,12 @@ class _Work:
         shape = self.target.shape
         members = [self.structure.random(*shape, dtype=dtype, generator=generator) for _ in range(restarts)]
         spread = torch.empty(restarts).uniform_(math.log(rates[0]), math.log(rates[1]), generator=generator)
-        race = Race(members, Objective(self.target, members[0].num_params, dtype), spread.exp())
-        halvings = {self.steps * k // 10 for k in (4, 6, 8)}
+        race = Race(members, objectives(self.target, members[0])[0], spread.exp())
+        steps = self.limits.steps
+        halvings = {steps * k // 10 for k in (4, 6, 8)}
         try:
-            for step in range(self.steps):
-                race.step(_share(step, self.steps))
+            for step in range(steps):
+                race.step(_share(step, steps))
                 self.steps_done += 1
                 if step in halvings:
                     race.drop()
@@ -256,9 +264,20 @@ class _Work:
         return [harden(run.double()) for run in race.survivors()]
 
     def descend(self, matrix: StructuredMatrix, steps: int) -> float:
-        """L-BFGS on the matrix, in place, then the closed form if there is one; returns the relative error."""
+        """Refine the matrix in place, then take the closed form if there is one; returns the relative error."""
+        error = math.inf
+        for objective in objectives(self.target, matrix):
+            error, seen = self.refine(matrix, objective, steps)
+            if self.done() or error <= _HONEST * seen:
+                break
+        if self.done() or not self.limits.closed_form:
+            return error
+        solved = renest(matrix, self.target)
+        return error if solved is None else min(error, self.offer(solved, "closed form"))
+
+    def refine(self, matrix: StructuredMatrix, objective: Objective, steps: int) -> tuple[float, float]:
+        """L-BFGS on the matrix, in place: its relative error, and the one that the objective sees."""
         names = [(name, p.shape) for name, p in matrix.named_parameters()]
-        objective = Objective(self.target, matrix.num_params, matrix.dtype)
 
         def split(flat: Tensor) -> dict[str, Tensor]:
             pieces = torch.split(flat, [shape.numel() for _, shape in names])
@@ -281,13 +300,12 @@ class _Work:
         finally:  # also when interrupted: what has been reached is kept
             with_numbers(matrix, split(x))
             error = self.offer(matrix, "refine")
-        solved = None if self.done() else renest(matrix, self.target)
-        return error if solved is None else min(error, self.offer(solved, "closed form"))
+        return error, math.sqrt(losses[-1]) if losses else math.inf
 
     def _settled(self, losses: list[float], steps: int) -> bool:
         if len(losses) % 10 == 0:
             self.note("refine", math.sqrt(losses[-1]))
-        if len(losses) >= steps or losses[-1] <= self.tol**2 or self.late():
+        if len(losses) >= steps or losses[-1] <= self.limits.tol**2 or self.late():
             return True
         return len(losses) > _WINDOW and losses[-1] > (1 - _STALLED) * losses[-1 - _WINDOW]
 

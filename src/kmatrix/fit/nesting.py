@@ -52,7 +52,7 @@ def nest(
         >>> from kmatrix.structures import FixedBPBP
         >>> F = torch.fft.fft(torch.eye(16, dtype=torch.complex128))
         >>> A = nest(FixedBPBP(depth=1), F)
-        >>> float((A.to_dense() - F).abs().max()) < 1e-12
+        >>> float((A.to_dense().detach() - F).abs().max()) < 1e-12
         True
     """
     m, n = target.shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +48,7 @@ def obb_matrix(structure: OBB, shape: tuple[int, int], terms: Sequence[Peeled]) 
         shape: ``(m, n)``.
         terms: first applied first.
     """
-    matrix = cast(OBBMatrix, structure.empty(*shape, dtype=torch.float64))
+    matrix = structure.empty(*shape, dtype=torch.float64)
     levels = len(matrix.angles) // (2 * structure.width)
     with torch.no_grad():
         for angles in matrix.angles:

@@ -14,9 +14,8 @@ from kmatrix._errors import DtypeError, FitError, complaint
 from kmatrix.fit.descent import Adam
 from kmatrix.structures import Structure, StructuredMatrix
 
-_FULL = (
-    1 << 20
-)  # entries up to which the loss looks at all of them; beyond, at random combinations of columns
+_LARGE = 1 << 19  # entries from which a sketch of the matrix is looked at first
+_HUGE = 1 << 22  # entries from which a sketch has to do
 _TOGETHER = 1 << 21  # entries of all members that are trained in one go
 SURVIVORS = 3
 
@@ -34,15 +33,16 @@ def field_of(structure: Structure, target: Tensor) -> torch.dtype:
 
 
 class Objective:
-    """The loss ``||(W - A) X||^2 / ||W X||^2``: X the identity, or Gaussian columns that outnumber the parameters."""
+    """The loss ``||(W - A) X||^2 / ||W X||^2`` for given columns ``X``; the identity without any.
 
-    def __init__(self, target: Tensor, num_params: int, dtype: torch.dtype) -> None:
-        m, n = target.shape
-        width = 4 * num_params // m + 64
-        if m * n <= _FULL or width >= n:
-            inputs = torch.eye(n, dtype=torch.float64)
-        else:
-            inputs = torch.randn(width, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+    Args:
+        target: ``W``, in double precision.
+        dtype: number type of ``A``.
+        columns: ``(k, n)``, the columns of ``X`` as rows.
+    """
+
+    def __init__(self, target: Tensor, dtype: torch.dtype, columns: Tensor | None = None) -> None:
+        inputs = torch.eye(target.shape[1], dtype=torch.float64) if columns is None else columns
         outputs = inputs.to(target.dtype) @ target.mT
         self.scale = 1 / (float(outputs.abs().square().sum()) or 1.0)
         self.inputs = inputs.to(dtype)
@@ -52,6 +52,20 @@ class Objective:
         """The loss of the matrix with the given parameters (and buffers) in place of its own."""
         gap = functional_call(matrix, numbers, (self.inputs,)) - self.outputs
         return (torch.view_as_real(gap) if gap.is_complex() else gap).square().sum() * self.scale
+
+
+def objectives(target: Tensor, matrix: StructuredMatrix) -> list[Objective]:
+    """What to minimise, one after the other: on large matrices a sketch comes first, or is all there is.
+
+    A sketch has Gaussian columns, whose outputs outnumber the parameters by four.
+    """
+    m, n = target.shape
+    width = 4 * matrix.num_params // m + 64
+    whole = [] if m * n > _HUGE else [Objective(target, matrix.dtype)]
+    if m * n <= _LARGE or width >= n // 2:
+        return whole or [Objective(target, matrix.dtype)]
+    columns = torch.randn(width, n, dtype=torch.float64, generator=torch.Generator().manual_seed(n))
+    return [Objective(target, matrix.dtype, columns), *whole]
 
 
 class Race:
