@@ -9,7 +9,6 @@ import torch
 
 from kmatrix._errors import ArgumentError, KMatrixError, complaint
 from kmatrix.fit.certificate import relative_error
-from kmatrix.fit.families import ALTERNATIONS
 from kmatrix.fit.projections import project, project_sum
 from kmatrix.fit.result import Attempt, Progress
 from kmatrix.fit.targets import as_target
@@ -31,6 +30,7 @@ from kmatrix.structures import (
 )
 
 GRIDS = (2, 4, 8, 16, 32, 64)
+ALTERNATIONS = 6
 
 
 def compare(

@@ -17,7 +17,8 @@ from torch import Tensor
 from kmatrix._permutations import Index, is_identity
 from kmatrix.fit.discovery import NotFound, discover
 from kmatrix.fit.problem import Declined, Family, Problem, Proposal
-from kmatrix.fit.projections import project, project_sum
+from kmatrix.fit.projections import project
+from kmatrix.fit.pursuit import pursue, split
 from kmatrix.fit.tiles import chain_matrix, tile_butterfly
 from kmatrix.fit.toeplitz_orders import find_toeplitz_order
 from kmatrix.structures import (
@@ -32,13 +33,12 @@ from kmatrix.structures import (
     Sparse,
     Structure,
     StructuredMatrix,
-    Sum,
     Toeplitz,
     product,
 )
 
 KRONECKER_OVERSAMPLING = 8
-ALTERNATIONS = 6
+PURSUIT_FLOOR = 1e-6
 
 
 def _smallest(tails: Tensor, allowed: float) -> int:
@@ -208,22 +208,28 @@ def butterfly(problem: Problem) -> Proposal:
 
 
 def sparse_plus_low_rank(problem: Problem) -> Proposal:
-    """Split the budget between a low rank and the largest entries of what it leaves; alternate if that helps."""
+    """Entries that stand out of a low rank: find both by principal component pursuit."""
     m, n = problem.shape
-    budget = min(problem.max_params(), m * n // 2)
-    rank = budget // 2 // (m + n)
-    kept = budget - rank * (m + n)
+    budget = problem.max_params()
+    rank = min(budget, m * n // 2) // 2 // (m + n)
     if rank < 1:
         raise Declined("the budget is too small for both parts")
+    kept = budget // 2 - rank * (m + n) if budget < m * n // 2 else m * n // 4
     u, s, vh = problem.svd
     rest = (problem.dense - (u[:, :rank] * s[:rank]) @ vh[:rank]).abs().square().flatten()
-    missed = float(rest.sum() - rest.topk(kept).values.sum())
-    tail = float(s[rank:].square().sum())
-    if missed > 0.8 * _left_of_noise(kept / (m * n)) * tail and missed > (problem.tol * problem.norm) ** 2:
-        share = math.sqrt(max(missed, 0.0)) / max(problem.norm, 1e-300)
-        raise Declined(f"{kept:,} entries on top of rank {rank} still leave {share:.1e}: none stand out")
-    matrix = project_sum(problem.dense, Sum((Sparse(kept), LowRank(rank))), rounds=ALTERNATIONS)
-    return Proposal(matrix, f"{kept:,} entries plus rank {rank}, {ALTERNATIONS} alternations")
+    missed = float(rest.sum() - rest.topk(max(1, kept)).values.sum())
+    allowed = (problem.tol * problem.norm) ** 2
+    if missed > max(0.8 * _left_of_noise(kept / (m * n)) * float(rest.sum()), allowed):
+        raise Declined(f"entries do not stand out of what rank {rank} leaves more than they would of noise")
+    mask, rank = pursue(problem.dense, tol=max(problem.tol / 10, PURSUIT_FLOOR))
+    needed = int(mask.sum()) + rank * (m + n)
+    if rank < 1 or needed > budget:
+        raise Declined(
+            f"the split found has {int(mask.sum()):,} entries and rank {rank}, over the best so far"
+        )
+    return Proposal(
+        split(problem.dense, mask, rank, tol=problem.tol), f"{int(mask.sum()):,} entries plus rank {rank}"
+    )
 
 
 def _left_of_noise(share: float) -> float:
