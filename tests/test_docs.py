@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import inspect
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from kmatrix import structures
+from kmatrix.fit.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -22,6 +24,7 @@ PAGES = [
     *sorted(ROOT.glob("src/**/*.md")),
 ]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+FLAGS = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
 FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -52,7 +55,7 @@ def test_code_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     """The blocks of a page run in order in one namespace; those with prompts must print what they say."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
-    parser, runner = doctest.DocTestParser(), doctest.DebugRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    parser, runner = doctest.DocTestParser(), doctest.DebugRunner(optionflags=FLAGS)
     for line, text in blocks(page, "python", "pycon"):
         if text.startswith(">>>"):
             test = parser.get_doctest(text, namespace, page.name, str(page), line)
@@ -98,6 +101,22 @@ def test_table_of_structures_is_complete() -> None:
     ]
     concrete = [family.__name__ for family in families if not inspect.isabstract(family)]
     assert concrete and [name for name in concrete if f"| `{name}" not in table] == []
+
+
+def test_page_of_fit_lists_the_families_of_the_search() -> None:
+    text = (ROOT / "docs" / "fit.md").read_text(encoding="utf-8")
+    table = text.partition("| family |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| ([a-zA-Z][^|]*?) \|", table, re.MULTILINE) == [name for name, _ in FAMILIES]
+
+
+@pytest.mark.parametrize(
+    ("page", "package"), [("transforms", "transforms"), ("constructions", "constructions")], ids=lambda x: x
+)
+def test_tables_of_functions_are_complete(page: str, package: str) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    public = vars(importlib.import_module(f"kmatrix.{package}")).items()
+    functions = [name for name, value in public if inspect.isfunction(value) and not name.startswith("_")]
+    assert functions and [name for name in functions if not re.search(rf"`{name}\b", text)] == []
 
 
 @pytest.mark.parametrize("script", EXAMPLES, ids=page_id)
