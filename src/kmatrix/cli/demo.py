@@ -58,7 +58,7 @@ def _dct(n: int) -> Dense:
     """The orthonormal DCT-II, written out from its definition so that nothing of the library's is handed over."""
     k, j = np.arange(n)[:, None], np.arange(n)[None, :]
     scale = np.where(k == 0, np.sqrt(1 / n), np.sqrt(2 / n))
-    return np.asarray(scale * np.cos(np.pi * k * (2 * j + 1) / (2 * n)))
+    return np.asarray(scale * np.cos(np.pi * (k * (2 * j + 1) % (4 * n)) / (2 * n)))
 
 
 def _hidden(console: Console, what: str, dense: Dense, path: Path) -> Section:

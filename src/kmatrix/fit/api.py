@@ -57,7 +57,7 @@ def fit(
         structure: the family to fit; leave it out to have one chosen.
         tol: relative Frobenius error to reach, between the rounding of the target's dtype and 1. Required
             without a structure; with one, only judged.
-        of: what cheap means, ``"params"`` or ``"flops"``.
+        of: what cheap means: ``"params"``, numbers held (and positions of sparse entries), or ``"flops"``.
         name: which array of a file with several.
         seed: of every random choice; the same seed gives the same result.
         max_seconds: stop starting new families after this time and return the best so far.

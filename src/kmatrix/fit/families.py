@@ -54,7 +54,8 @@ def sparse(problem: Problem) -> Proposal:
     """Keep the largest entries."""
     energies = problem.dense.abs().square().flatten().sort(descending=True).values
     needed = _smallest(_energy_tails(energies), (problem.tol * problem.norm) ** 2)
-    kept = min(needed, problem.max_params())
+    # Every entry costs its value and its position.
+    kept = min(needed, problem.max_params() // 2)
     if kept < 1 or kept > problem.dense.numel() // 2:
         raise Declined(f"the tolerance needs {needed:,} of {problem.dense.numel():,} entries")
     note = f"the {kept:,} largest entries" + ("" if kept == needed else f"; the tolerance needs {needed:,}")
@@ -222,7 +223,7 @@ def sparse_plus_low_rank(problem: Problem) -> Proposal:
     if missed > max(0.8 * _left_of_noise(kept / (m * n)) * float(rest.sum()), allowed):
         raise Declined(f"entries do not stand out of what rank {rank} leaves more than they would of noise")
     mask, rank = pursue(problem.dense, tol=max(problem.tol / 10, PURSUIT_FLOOR))
-    needed = int(mask.sum()) + rank * (m + n)
+    needed = 2 * int(mask.sum()) + rank * (m + n)
     if rank < 1 or needed > budget:
         raise Declined(
             f"the split found has {int(mask.sum()):,} entries and rank {rank}, over the best so far"

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from kmatrix.structures import StructuredMatrix
+from kmatrix.structures import SparseMatrix, StructuredMatrix
 
 Measure = Literal["params", "flops"]
 
@@ -71,10 +71,15 @@ class Problem:
         return torch.Generator().manual_seed(self.seed)
 
     def cost(self, matrix: StructuredMatrix) -> int:
-        """What a matrix costs, in real numbers where the target is real and it is complex."""
-        count = matrix.num_params if self.of == "params" else matrix.flops
+        """What a matrix costs: numbers held, real ones where the target is real, and positions of sparse entries.
+
+        Fixed permutations are free, as they fold into the passes over a chain.
+        """
         widened = matrix.dtype.is_complex and not self.dense.is_complex()
-        return count * ((2 if self.of == "params" else 4) if widened else 1)
+        if self.of == "flops":
+            return matrix.flops * (4 if widened else 1)
+        positions = sum(part.stored.shape[0] for part in matrix.modules() if isinstance(part, SparseMatrix))
+        return matrix.num_params * (2 if widened else 1) + positions
 
     def max_params(self) -> int:
         """How many numbers a member may hold to be of interest, if each costs at least one multiply and add."""
