@@ -51,6 +51,30 @@ def arguments(example, requires_grad: bool = False):
     return x, example.draw(requires_grad=requires_grad), example.patterns
 
 
+def test_backends_see_memory_that_means_what_it_says(mixed, install) -> None:
+    """No lazy conjugation or negation reaches a kernel, which would read past it."""
+
+    class Looking(Counting):
+        def run(self, x, weights, patterns):
+            assert not any(t.is_conj() or t.is_neg() for t in (x, *weights))
+            return super().run(x, weights, patterns)
+
+        def run_backward(self, grad, x, weights, patterns, need_x):
+            assert not any(t.is_conj() or t.is_neg() for t in (grad, x, *weights))
+            return super().run_backward(grad, x, weights, patterns, need_x)
+
+    looking = install(Looking())
+    z = torch.randn(3, mixed.cols, dtype=torch.complex128)
+    for x, number in ((z.conj(), torch.complex128), (z.conj().imag, torch.float64)):
+        weights = mixed.draw(number, requires_grad=True)
+        lazy = [w.conj() if number.is_complex else torch.complex(w, w).conj().imag for w in weights]
+        chain_matmul(x, [w.detach() for w in lazy], mixed.patterns)
+        y = chain_matmul(x, lazy, mixed.patterns)
+        y.backward(y.detach().conj())
+    dispatch.run_backward(y.detach(), x, lazy, mixed.patterns, True)
+    assert looking.runs == ["forward", "forward", "backward"] * 2 + ["backward"]
+
+
 def test_the_first_that_can_is_used(mixed, install) -> None:
     counting = install(Counting())
     chain_matmul(*arguments(mixed))

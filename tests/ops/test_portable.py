@@ -128,6 +128,25 @@ def test_gradients_are_as_exact_as_the_definition(example, number: torch.dtype) 
     assert_matches_reference(portable, definition, [*inputs, *example.draw(wide)], number, times=3.0)
 
 
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("batch", [1, 20, 300])
+def test_half_precision_is_rounded_once(example, half: torch.dtype, batch: int) -> None:
+    x, weights, patterns = (
+        torch.randn(batch, example.cols).to(half),
+        example.draw(half),
+        tuple(example.patterns),
+    )
+    wide = [w.float() for w in weights]
+    want = portable_chain_matmul(x.float(), wide, patterns).to(half)
+    assert torch.equal(portable_chain_matmul(x, weights, patterns), want)
+    grad = torch.randn(batch, example.rows).to(half)
+    want_x, want_weights = portable_chain_gradients(grad.float(), x.float(), wide, patterns, True)
+    grad_x, grad_weights = portable_chain_gradients(grad, x, weights, patterns, True)
+    assert want_x is not None
+    for got, exact in zip([grad_x, *grad_weights], [want_x, *want_weights], strict=True):
+        assert torch.equal(got, exact.to(half))
+
+
 def test_poisoned_memory_does_not_shine_through(example, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the backend allocates without setting it is full of NaN; nothing of that may remain."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)

@@ -137,7 +137,7 @@ class Sum(Form):
         return torch.stack([(grad * x.unsqueeze(2)).sum(0) for x in operand.conj().unbind(2)], 2)
 
     def unpack(self, gradient: Tensor) -> Tensor:
-        return gradient.sum_to_size(self.shape)
+        return gradient if gradient.shape == self.shape else gradient.sum_to_size(self.shape)
 
 
 class Bmm(Form):
@@ -180,7 +180,7 @@ class Bmm(Form):
     def unpack(self, gradient: Tensor) -> Tensor:
         a, b, c, d = self.pattern
         full = gradient.unsqueeze(3) if self.joined else gradient.view(a, d, b, c).permute(0, 2, 3, 1)
-        return full.sum_to_size(self.shape)
+        return full if full.shape == self.shape else full.sum_to_size(self.shape)
 
 
 FORMS: dict[FormName, type[Form]] = {"gemm": Gemm, "kron": Kron, "sum": Sum, "bmm": Bmm}
