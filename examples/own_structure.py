@@ -1,6 +1,6 @@
 """A structure of your own in thirty lines: it multiplies, transposes, trains, fits, and inherits every test.
 
-    python examples/own_structure.py
+python examples/own_structure.py
 """
 
 import sys
@@ -16,7 +16,7 @@ from kmatrix.testing import StructureConformance
 
 @dataclass(frozen=True)
 class TwoLevel(ChainStructure):
-    """Mix neighbours within groups of `group`, then mix the same place of all groups: a separable mixer with free weights.
+    """Mix neighbours within groups, then the same place of all groups: a separable mixer with free weights.
 
     Args:
         group: size of the groups; divides both sides.
@@ -28,7 +28,9 @@ class TwoLevel(ChainStructure):
         """The whole definition: which factors a member of shape m x n has, in order of application."""
         g = self.group
         if m % g or n % g:
-            raise km.ArgumentError(f"TwoLevel: (m, n)={(m, n)}: not divisible by group={g}; choose a common divisor")
+            raise km.ArgumentError(
+                f"TwoLevel: (m, n)={(m, n)}: not divisible by group={g}; choose a common divisor"
+            )
         within = Factor(n // g, g, g, 1)  # n/g groups, each g x g
         across = Factor(1, m // g, n // g, g)  # one m/g x n/g grid for each place in a group
         return Layout((within, across))
