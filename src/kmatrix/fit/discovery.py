@@ -78,7 +78,7 @@ def discover(matrix: Tensor, tol: float = 1e-12, *, seed: int = 0) -> Discovery 
 
     Args:
         matrix: ``(m, n)`` float64 or complex128.
-        tol: relative Frobenius error of an acceptable chain.
+        tol: relative Frobenius error of an acceptable chain; below 1e-12 it is taken as that.
         seed: of the random sketches and draws.
 
     Raises:
@@ -106,11 +106,12 @@ def discover(matrix: Tensor, tol: float = 1e-12, *, seed: int = 0) -> Discovery 
 
 @dataclass
 class _Search:
-    """The plans so far, from cheap to dear, and what was tried."""
+    """The plans so far, from cheap to dear, what was tried, and whether any columns ever came together."""
 
     matrix: Tensor
     tol: float
     generator: torch.Generator
+    promising: bool = False
     offers: list[_Offer] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
@@ -124,7 +125,7 @@ class _Search:
         m, n = self.matrix.shape
         enough = _GOOD if (m * n) % 2 == 0 else _FAIR
         for delta in distances * min(4, max(2, _EFFORT // (m * n))):
-            if self.price() > enough and self.offers:
+            if self.price() > enough and self.promising:
                 yield from self._both_from_scratch(delta)
 
     def _both_from_scratch(self, delta: float) -> Iterator[tuple[str, list[Split]]]:
@@ -133,7 +134,10 @@ class _Search:
 
     def _from_scratch(self, matrix: Tensor, delta: float) -> list[Split]:
         tree = column_tree(matrix, delta, self.generator)
-        return [] if tree is None else self._row_splits(matrix, tree, delta)
+        if tree is None:
+            return []
+        self.promising = True
+        return self._row_splits(matrix, tree, delta)
 
     def _known(self, delta: float) -> Iterator[tuple[str, list[Split]]]:
         m, n = self.matrix.shape
