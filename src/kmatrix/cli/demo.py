@@ -23,6 +23,7 @@ Dense = np.ndarray[tuple[int, ...], np.dtype[Any]]
 SIZE = 1024
 TOL = 1e-10
 KEMAR_TOL = 0.05
+GREEN = "green: closer than truncated SVD with as many numbers (positions of sparse entries not counted)"
 BUDGETS = (0.02, 0.05, 0.1, 0.2, 0.4)
 
 
@@ -79,7 +80,8 @@ def _measured(console: Console, dense: Dense, path: Path) -> Section:
     with Ticker(console, "comparing") as progress:
         comparison = km.compare(dense, budgets=BUDGETS, progress=progress)
     console.print(comparison_table(comparison, BUDGETS, TruncatedSVD.of(target)))
-    console.print("green: closer than truncated SVD with as many numbers\n", style="dim")
+    console.print(GREEN, style="dim")
+    console.print()
     with Ticker(console, "choosing") as progress:
         found = km.fit(dense, tol=KEMAR_TOL, progress=progress)
     chosen = chosen_attempt(found)

@@ -203,7 +203,8 @@ def butterfly(problem: Problem) -> Proposal:
     """Find row and column orders under which the matrix is a butterfly of tile rank one or two."""
     found = discover(problem.dense, problem.tol, seed=problem.seed)
     if isinstance(found, NotFound):
-        raise Declined("; ".join(found.reasons))
+        ways = dict.fromkeys(reason.partition(":")[0] for reason in found.reasons)
+        raise Declined(f"no order found in which it is shorter than dense; looked at: {', '.join(ways)}")
     note = f"{found.how}, tile ranks {list(found.ranks)}"
     return Proposal(chain_matrix(found.factors, found.row_perm, found.col_perm), note)
 

@@ -25,7 +25,7 @@ FLOOR = 1e-17
 SAME = 1e-9
 COLOURS = (
     *("#1f5fa8", "#c74f0d", "#2a8a3e", "#8a3ab9", "#b8860b", "#d1495b", "#008b8b"),
-    *("#6b4f3a", "#e377c2", "#4d4d4d", "#7fb800", "#00a6fb", "#9d0208", "#5a189a"),
+    *("#6b4f3a", "#e377c2", "#4d4d4d", "#7fb800", "#00a6fb", "#9d0208", "#5a189a", "#3d5a80", "#ad1457"),
 )
 MARKERS = "osD^vP*Xd<>ph"
 Points = tuple[list[float], list[float]]

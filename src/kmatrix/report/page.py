@@ -92,7 +92,7 @@ def page(*sections: Section, title: str) -> str:
 
 def _contents(sections: Sequence[Section]) -> str:
     """One line per fit, with links into the page."""
-    head = _head("matrix", "#shape", "found", "#relative error", "#parameters", "#FLOPs", "#seconds")
+    head = _head("matrix", "#shape", "found", "#error", "#parameters", "#FLOPs", "#seconds")
     rows = []
     for k, section in enumerate(sections, 1):
         c, (m, n) = section.fit.certificate, section.fit.matrix.shape
@@ -101,12 +101,13 @@ def _contents(sections: Sequence[Section]) -> str:
             _number(f"{m} × {n}"),
             _text(brief(section.fit.matrix.structure)),
             _number(f"{c.relative_error:.1e}"),
-            _number(f"{c.num_params / c.dense_params:.1%} of dense"),
-            _number(f"{c.flops / c.dense_flops:.1%} of dense"),
+            _number(f"{c.num_params / c.dense_params:.1%}"),
+            _number(f"{c.flops / c.dense_flops:.1%}"),
             _number(f"{section.fit.seconds:.1f}"),
         ]
         rows.append(_row(cells))
-    return _table(head, rows)
+    words = "Parameters and FLOPs as shares of dense; seconds are those of the fit."
+    return f'<div class="contents">{_table(head, rows)}</div><p class="quiet">{words}</p>'
 
 
 def _section(section: Section, anchor: str) -> str:
@@ -249,7 +250,9 @@ def _history(attempts: Sequence[Attempt], chosen: Attempt | None) -> str:
 def _compared_families(section: Section, svd: TruncatedSVD) -> str:
     """Error by family and budget; every figure behind it can be unfolded."""
     words = "Relative error by numbers allowed, as a share of dense. "
-    words += "Green: closer than truncated SVD with as many numbers."
+    words += (
+        "Green: closer than truncated SVD with as many numbers; positions of sparse entries are not counted."
+    )
     return (
         f'<p class="quiet">{words}</p>'
         + (_budgets(section, svd) if section.budgets else "")
