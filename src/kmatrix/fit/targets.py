@@ -5,6 +5,7 @@ Everything becomes a ``Target``: the dense entries in double precision, and what
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from kmatrix._checks import DTYPES
 from kmatrix._errors import ArgumentError, DtypeError, FileFormatError, KMatrixError, complaint
+from kmatrix.structures import StructuredMatrix
 
 # 2**27 numbers are 1 GiB in float64: an operator or file above this is refused before anything is allocated.
 MAX_NUMBERS = 2**27
@@ -65,7 +67,7 @@ def as_target(target: object, *, name: str | None = None) -> Target:
         return _from_tensor(target.detach(), "tensor")
     if isinstance(target, np.ndarray):
         return _from_array(target, "array")
-    if hasattr(target, "to_dense") and isinstance(target, torch.nn.Module):
+    if isinstance(target, StructuredMatrix):
         return _from_tensor(target.to_dense().detach(), type(target).__name__)
     from scipy.sparse import issparse
     from scipy.sparse.linalg import LinearOperator
@@ -137,6 +139,7 @@ def _from_operator(operator: Any) -> Target:
 
 
 def _from_file(path: Path, name: str | None) -> Target:
+    readers: dict[str, Callable[[Path, str | None], npt.NDArray[Any] | Tensor]]
     readers = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
     if path.suffix not in readers:
         way_out = "save it as .npy, .npz or .safetensors"
