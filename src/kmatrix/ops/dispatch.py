@@ -104,8 +104,8 @@ BACKENDS: tuple[Backend, ...] = (Portable(), Reference())
 def use_backend(name: str) -> Iterator[None]:
     """Run every chain product inside the block on the named backend, or raise; results never depend on it.
 
-    The request holds for products that start in this thread or task. A backward pass uses the request in
-    force when it runs, not the one of the forward pass.
+    The request holds for products that start in this thread or task. Backward passes and compiled functions
+    obey the request in force when they run.
 
     Args:
         name: "portable" or "reference".
