@@ -17,6 +17,7 @@ Evaluate = Callable[[Tensor], tuple[float, Tensor]]
 
 _SUFFICIENT, _CURVATURE = 1e-4, 0.9
 _LINE_STEPS = 25
+_DIRECTIONS = 64
 
 
 def lbfgs(evaluate: Evaluate, x: Tensor, *, memory: int = 40) -> Iterator[tuple[Tensor, float]]:
@@ -90,6 +91,52 @@ def _line_search(
             return step, value, gradient
         step = (low + high) / 2 if high < math.inf else 2 * low
     return fallback
+
+
+def gauss_newton(
+    residual: Callable[[Tensor], Tensor], x: Tensor, *, steps: int = 30
+) -> Iterator[tuple[Tensor, float]]:
+    """Bring a small residual down to rounding by damped Gauss-Newton steps; yields like ``lbfgs``.
+
+    The damping is in proportion to the residual, so that convergence stays quadratic where solutions are not isolated
+    (factors can be scaled against each other). Ends when no damping lowers the sum of squares.
+
+    Args:
+        residual: a real vector of differentiable numbers from a flat one.
+        x: where to start, near a solution; not changed.
+        steps: most steps.
+
+    Reference: Yamashita and Fukushima, On the rate of convergence of the Levenberg-Marquardt method, 2001.
+    """
+    gap = residual(x)
+    loss, damping = float(gap @ gap), 1e-2
+    for _ in range(steps):
+        jacobian = _jacobian(residual, x)
+        gram, slope = jacobian.T @ jacobian, jacobian.T @ gap
+        for _ in range(_LINE_STEPS):
+            shift = damping * math.sqrt(loss) * float(gram.diagonal().amax())
+            factor, failed = torch.linalg.cholesky_ex(gram + shift * torch.eye(len(x), dtype=x.dtype))
+            trial = x - torch.cholesky_solve(slope[:, None], factor)[:, 0]
+            new_gap = residual(trial)
+            new_loss = float(new_gap @ new_gap)
+            if not failed and new_loss < loss:
+                break
+            damping *= 8
+        else:
+            return
+        x, gap, loss, damping = trial, new_gap, new_loss, damping / 8
+        yield x, loss
+
+
+def _jacobian(residual: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Forward mode, a few directions at a time, as all at once would hold every intermediate that often."""
+
+    def along(direction: Tensor) -> Tensor:
+        derivative: Tensor = torch.func.jvp(residual, (x,), (direction,))[1]
+        return derivative
+
+    directions = torch.split(torch.eye(len(x), dtype=x.dtype), _DIRECTIONS)
+    return torch.cat([torch.func.vmap(along)(some) for some in directions]).mT
 
 
 class Adam:

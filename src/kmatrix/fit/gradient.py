@@ -18,7 +18,7 @@ from torch import Tensor
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, DtypeError, FitError, complaint
 from kmatrix.fit.certificate import relative_error
-from kmatrix.fit.descent import lbfgs
+from kmatrix.fit.descent import gauss_newton, lbfgs
 from kmatrix.fit.harden import harden
 from kmatrix.fit.nesting import renest
 from kmatrix.fit.race import Objective, Race, field_of, objectives, with_numbers
@@ -27,7 +27,11 @@ from kmatrix.structures import Structure, StructuredMatrix
 _WARM_UP = 20
 _HONEST = 1.05  # a sketch is believed while the whole matrix is at most this much worse
 _TRIAL = 40  # L-BFGS steps before finalists are compared
-_WINDOW, _STALLED = 40, 1e-3  # refining ends when so many steps lower the loss by less than this share
+_WINDOW = 40  # steps over which progress is judged
+_STALLED = 0.999  # share of the loss left after them at which refining ends
+_CRAWLING = 0.1  # share left at which Gauss-Newton takes over, near a solution of a small problem
+_NEAR = 1e-3  # relative error that is near
+_JACOBIAN = 1 << 23  # entries of the largest Jacobian
 
 
 class Moment(NamedTuple):
@@ -43,6 +47,7 @@ class Moment(NamedTuple):
 
 
 Progress = Callable[[Moment], None]
+Draw = Callable[[torch.dtype, torch.Generator], StructuredMatrix]
 
 
 @dataclass(frozen=True)
@@ -52,6 +57,7 @@ class Learned:
     Attributes:
         matrix: the best member, in double precision, its permutations fixed.
         relative_error: ``||W - A||_F / ||W||_F``, over all entries.
+        rounds: how often random starts were drawn.
         steps: gradient steps, those of all starts running together counted once.
         seconds: time taken.
         history: how the error went.
@@ -60,6 +66,7 @@ class Learned:
 
     matrix: StructuredMatrix
     relative_error: float
+    rounds: int
     steps: int
     seconds: float
     history: tuple[Moment, ...] = field(repr=False)
@@ -82,6 +89,7 @@ def learn(
     tol: float = 1e-13,
     closed_form: bool = True,
     starts: Sequence[StructuredMatrix] = (),
+    draw: Draw | None = None,
     seed: int = 0,
     deadline: float = math.inf,
     progress: Progress | None = None,
@@ -104,6 +112,7 @@ def learn(
         tol: relative Frobenius error at which to stop.
         closed_form: whether the hierarchical factorisation may finish what it can.
         starts: members to begin with, besides the random ones; not changed.
+        draw: makes a random member of a number type from a generator, if not as ``structure.random`` does.
         seed: of every draw.
         deadline: clock time (``time.monotonic``) at which to stop.
         progress: called now and then with the latest moment.
@@ -130,12 +139,16 @@ def learn(
     limits = _Limits(steps, refine, tol, deadline, closed_form)
     work = _Work(_checked(target, structure), structure, limits, progress)
     generator = torch.Generator().manual_seed(seed)
+    dtype = field_of(structure, work.target)
+    low, high = (math.log(rate) for rate in rates)
     interrupted = False
     try:
         for start in starts:
             work.offer(harden(_double(start)), "start")
         for number in range(rounds):
-            work.round(restarts, rates, generator, starts if number == 0 else ())
+            members = [_drawn(work, dtype, generator, draw) for _ in range(restarts)]
+            spread = torch.empty(restarts).uniform_(low, high, generator=generator).exp()
+            work.round(members, spread, starts if number == 0 else ())
             if work.done():
                 break
         interrupted = work.late()
@@ -146,7 +159,23 @@ def learn(
             complaint("learn", "structure", structure, "stopped before the first result", "allow more time")
         )
     seconds = time.perf_counter() - work.began
-    return Learned(work.best, work.error, work.steps_done, seconds, tuple(work.history), interrupted)
+    return Learned(
+        matrix=work.best,
+        relative_error=work.error,
+        rounds=work.rounds,
+        steps=work.steps_done,
+        seconds=seconds,
+        history=tuple(work.history),
+        interrupted=interrupted,
+    )
+
+
+def _drawn(
+    work: _Work, dtype: torch.dtype, generator: torch.Generator, draw: Draw | None
+) -> StructuredMatrix:
+    if draw is not None:
+        return draw(dtype, generator)
+    return work.structure.random(*work.target.shape, dtype=dtype, generator=generator)
 
 
 def _checked(target: Tensor, structure: Structure) -> Tensor:
@@ -189,7 +218,7 @@ class _Work:
         self.began = time.perf_counter()
         self.best: StructuredMatrix | None = None
         self.error = math.inf
-        self.steps_done = 0
+        self.rounds = self.steps_done = 0
         self.history: list[Moment] = []
         # Errors are relative inside and per entry outside, where the papers report them.
         self.rms = float(target.abs().square().mean().sqrt())
@@ -216,18 +245,15 @@ class _Work:
         return error
 
     def round(
-        self,
-        restarts: int,
-        rates: tuple[float, float],
-        generator: torch.Generator,
-        starts: Sequence[StructuredMatrix],
+        self, members: list[StructuredMatrix], rates: Tensor, starts: Sequence[StructuredMatrix]
     ) -> None:
         """Race, round the permutations, try each finalist briefly, refine the best."""
         if self.done():
             return
         finalists = [harden(_double(start)) for start in starts]
-        if restarts:
-            finalists += self.race(restarts, rates, generator)
+        if members:
+            self.rounds += 1
+            finalists += self.race(members, rates)
         trial = min(_TRIAL, self.limits.refine)
         tried = []
         for matrix in finalists:
@@ -237,15 +263,9 @@ class _Work:
         if tried and not self.done():
             self.descend(tried[0][1], self.limits.refine - trial)
 
-    def race(
-        self, restarts: int, rates: tuple[float, float], generator: torch.Generator
-    ) -> list[StructuredMatrix]:
+    def race(self, members: list[StructuredMatrix], rates: Tensor) -> list[StructuredMatrix]:
         """Adam on random members, the worst half dropped three times; the hardened survivors, best first."""
-        dtype = field_of(self.structure, self.target)
-        shape = self.target.shape
-        members = [self.structure.random(*shape, dtype=dtype, generator=generator) for _ in range(restarts)]
-        spread = torch.empty(restarts).uniform_(math.log(rates[0]), math.log(rates[1]), generator=generator)
-        race = Race(members, objectives(self.target, members[0])[0], spread.exp())
+        race = Race(members, objectives(self.target, members[0])[0], rates)
         steps = self.limits.steps
         halvings = {steps * k // 10 for k in (4, 6, 8)}
         try:
@@ -276,7 +296,7 @@ class _Work:
         return error if solved is None else min(error, self.offer(solved, "closed form"))
 
     def refine(self, matrix: StructuredMatrix, objective: Objective, steps: int) -> tuple[float, float]:
-        """L-BFGS on the matrix, in place: its relative error, and the one that the objective sees."""
+        """L-BFGS, then the last digits by Gauss-Newton, in place: the relative error, and the one that is seen."""
         names = [(name, p.shape) for name, p in matrix.named_parameters()]
 
         def split(flat: Tensor) -> dict[str, Tensor]:
@@ -288,15 +308,30 @@ class _Work:
             loss = objective(matrix, split(leaf))
             return float(loss.detach()), torch.autograd.grad(loss, leaf)[0]
 
+        def residual(flat: Tensor) -> Tensor:
+            return objective.gap(matrix, split(flat)).flatten() * math.sqrt(objective.scale)
+
         x = torch.cat([p.detach().flatten() for p in matrix.parameters()])
         losses: list[float] = []
+        small = len(x) * objective.outputs.numel() <= _JACOBIAN
+        crawling = False
         try:
             for point, loss in lbfgs(evaluate, x) if steps > 0 else ():
                 x = point
                 losses.append(loss)
                 self.steps_done += 1
-                if self._settled(losses, steps):
+                crawling = small and loss < _NEAR**2 and _decrease(losses) > _CRAWLING
+                if crawling or self._settled(losses, steps):
                     break
+            else:  # L-BFGS sees no way down any more
+                crawling = small and bool(losses) and losses[-1] < _NEAR**2
+            if crawling and not self.late():
+                for point, loss in gauss_newton(residual, x):
+                    x = point
+                    losses.append(loss)
+                    self.steps_done += 1
+                    if loss <= self.limits.tol**2 or self.late():
+                        break
         finally:  # also when interrupted: what has been reached is kept
             with_numbers(matrix, split(x))
             error = self.offer(matrix, "refine")
@@ -307,7 +342,12 @@ class _Work:
             self.note("refine", math.sqrt(losses[-1]))
         if len(losses) >= steps or losses[-1] <= self.limits.tol**2 or self.late():
             return True
-        return len(losses) > _WINDOW and losses[-1] > (1 - _STALLED) * losses[-1 - _WINDOW]
+        return _decrease(losses) > _STALLED
+
+
+def _decrease(losses: list[float]) -> float:
+    """What share of the loss is left after the last steps; zero while there were too few to tell."""
+    return losses[-1] / losses[-1 - _WINDOW] if len(losses) > _WINDOW else 0.0
 
 
 def _share(step: int, steps: int) -> float:

@@ -48,10 +48,14 @@ class Objective:
         self.inputs = inputs.to(dtype)
         self.outputs = outputs.to(dtype if outputs.is_complex() or not dtype.is_complex else dtype.to_real())
 
-    def __call__(self, matrix: StructuredMatrix, numbers: Any) -> Tensor:
-        """The loss of the matrix with the given parameters (and buffers) in place of its own."""
+    def gap(self, matrix: StructuredMatrix, numbers: Any) -> Tensor:
+        """``(A - W) X`` as real numbers, with the given parameters (and buffers) in place of those of ``A``."""
         gap = functional_call(matrix, numbers, (self.inputs,)) - self.outputs
-        return (torch.view_as_real(gap) if gap.is_complex() else gap).square().sum() * self.scale
+        return torch.view_as_real(gap) if gap.is_complex() else gap
+
+    def __call__(self, matrix: StructuredMatrix, numbers: Any) -> Tensor:
+        """The loss, arguments as for ``gap``."""
+        return self.gap(matrix, numbers).square().sum() * self.scale
 
 
 def objectives(target: Tensor, matrix: StructuredMatrix) -> list[Objective]:
