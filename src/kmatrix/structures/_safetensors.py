@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -146,7 +147,8 @@ def parse_json(text: bytes | str, what: str) -> Any:
 
 def short(value: object, most: int = 80) -> str:
     """A printable rendering of something a file says, however long or odd it is."""
-    text = ascii(value)
+    # Not repr, which would render all of a list of a million items.
+    text = reprlib.repr(value).encode("ascii", "backslashreplace").decode()
     return text if len(text) <= most else text[: most - 3] + "..."
 
 

@@ -256,7 +256,9 @@ def _check_readable(content: bytes, matrix: StructuredMatrix) -> None:
     header = read_header(io.BytesIO(content), len(content))
     again = _decode(_description(header)["matrix"], header.numel, "meta")
     _check_tensors(again, header)
-    kinds, made = ([type(part) for part in whole.modules()] for whole in (matrix, again))
+    kinds, made = (
+        [type(part) for _, part in whole.named_modules(remove_duplicate=False)] for whole in (matrix, again)
+    )
     if kinds != made:
         raise Unreadable("its parts are not what its structure makes")
 
@@ -299,15 +301,15 @@ def _decode(node: object, numel: int, device: str, depth: int = 0) -> Structured
     kind = node["type"]
     _check_keys(short(kind), node, {"type", "shape", "dtype", *_NODE_KEYS.get(kind, ("fields",))})
     shape, dtype = _shape(node["shape"]), _dtype(node["dtype"])
-    children = node["parts"] if "parts" in node else [node["of"]] if "of" in node else None
     with _claims():
-        if children is None:
-            structure = decode_structure(kind, node["fields"], shape, numel)
-            matrix = _leaf(structure, shape, dtype, numel, device)
-        elif isinstance(children, list) and children:
+        if kind in _NODE_KEYS:
+            children = node["parts"] if "parts" in node else [node["of"]]
+            if not isinstance(children, list) or not children:
+                raise Unreadable(f"the parts of a {kind} are {short(children)}")
             matrix = _combined(node, [_decode(child, numel, device, depth + 1) for child in children])
         else:
-            raise Unreadable(f"the parts of a {kind} are {short(children)}")
+            structure = decode_structure(kind, node["fields"], shape, numel)
+            matrix = _leaf(structure, shape, dtype, numel, device)
     if matrix.shape != shape or matrix.dtype != dtype:
         raise Unreadable(f"a {kind} claims to be {shape} of {dtype}, it is {matrix.shape} of {matrix.dtype}")
     return matrix

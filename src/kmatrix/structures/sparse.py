@@ -138,10 +138,11 @@ class SparseMatrix(StructuredMatrix):
     def check_state(self) -> None:
         m, n = self.shape
         inside = (self.rows >= 0) & (self.rows < m) & (self.cols >= 0) & (self.cols < n)
-        positions = self.rows * n + self.cols
-        if not bool(inside.all()) or not bool((positions.diff() > 0).all()):
+        down, right = self.rows.diff(), self.cols.diff()
+        ascending = (down > 0) | ((down == 0) & (right > 0))
+        if not bool(inside.all()) or not bool(ascending.all()):
             reason = f"not ascending positions of a {m} x {n} matrix"
-            got = f"array({len(positions)},)"
+            got = f"array({len(self.rows)},)"
             raise ArgumentError(complaint("Sparse", "rows, cols", got, reason, "name each position once"))
 
     def _matmul(self, x: Tensor) -> Tensor:
