@@ -124,7 +124,8 @@ class _Search:
         yield from self._regrouped(distances[0])
         m, n = self.matrix.shape
         enough = _GOOD if (m * n) % 2 == 0 else _FAIR
-        for delta in distances * min(4, max(2, _EFFORT // (m * n))):
+        least, most = (2, 4) if self.offers else (0, 2)
+        for delta in distances * min(most, max(least, _EFFORT // (m * n))):
             if self.price() > enough and self.promising:
                 yield from self._both_from_scratch(delta)
 

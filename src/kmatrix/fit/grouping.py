@@ -86,6 +86,11 @@ def lengths(vectors: Tensor) -> Tensor:
     return vectors.square().sum(-1).sqrt()
 
 
+def near(delta: float) -> float:
+    """Distance within which a direction lies in a plane that was itself estimated from a few."""
+    return min(10 * delta, 0.1)
+
+
 def random(like: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
     """Gaussian numbers of the same field as ``like``."""
     return torch.randn(shape, dtype=like.dtype, generator=generator)
@@ -137,7 +142,7 @@ def plane_through(units: Tensor, probes: Tensor, delta: float) -> Tensor | None:
     """Mask of the vectors in the plane of the first one and of two others, or ``None`` if there is no such plane."""
     seen = _without(units, units[0])
     sines = lengths(seen)
-    clear = (sines > max(1e-4, 10 * delta)).all(1).nonzero()[:, 0]
+    clear = (sines > max(1e-4, near(delta))).all(1).nonzero()[:, 0]
     if len(clear) < 2:
         return None
     marks = (seen[clear] @ probes).abs().square() / sines[clear].square().unsqueeze(-1)
@@ -148,9 +153,9 @@ def plane_through(units: Tensor, probes: Tensor, delta: float) -> Tensor | None:
     apart = (marks[left] - marks[right]).abs().amax(1)
     left, right = clear[left], clear[right]
     between = lengths(_without(units[left], units[right]))
-    apart = torch.where((between > 10 * delta).any(1), apart, torch.inf)
+    apart = torch.where((between > near(delta)).any(1), apart, torch.inf)
     one, other = int(left[apart.argmin()]), int(right[apart.argmin()])
-    members = (lengths(_without(seen, seen[one] / sines[one].unsqueeze(-1))) <= 10 * delta).all(1)
+    members = (lengths(_without(seen, seen[one] / sines[one].unsqueeze(-1))) <= near(delta)).all(1)
     return members if float(apart.amin()) < torch.inf and bool(members[other]) else None
 
 
@@ -223,4 +228,4 @@ def _dimension(items: list[int], sketched: Tensor, delta: float) -> int:
     """Largest dimension, over the blocks, of the joint row space of some elements."""
     joint = sketched[items].transpose(0, 1).flatten(1, 2)
     s = torch.linalg.svdvals(joint)
-    return int((s > 10 * delta * s.amax()).sum(1).max())
+    return int((s > near(delta) * s.amax()).sum(1).max())

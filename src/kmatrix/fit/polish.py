@@ -65,8 +65,8 @@ def polish(
     Example:
         >>> w = torch.kron(torch.ones(2, 2), torch.eye(2)).double()
         >>> patterns = [Pattern(1, 2, 2, 2)]
-        >>> polish(w, [torch.zeros(1, 2, 2, 2).double()], patterns).errors
-        (1.0, 0.0)
+        >>> polish(w, [torch.zeros(1, 2, 2, 2).double()], patterns).errors[-1] < 1e-12
+        True
     """
     _check(matrix, weights, patterns)
     norm = float(torch.linalg.vector_norm(matrix)) or 1.0

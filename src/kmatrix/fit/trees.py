@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from kmatrix._permutations import Index
-from kmatrix.fit.grouping import Merge, compress, lengths, merge, plane_through, random
+from kmatrix.fit.grouping import Merge, compress, lengths, merge, near, plane_through, random
 from kmatrix.fit.orders import Split, Tree, contiguous_order
 
 FLOOR = 1e-12
@@ -208,14 +208,14 @@ def _companions(seen: Tensor, probes: Tensor, delta: float) -> Tensor | None:
 def _row_basis(rows: Tensor, delta: float) -> Tensor:
     """Orthonormal rows spanning the given ones, two at most."""
     _, s, vh = torch.linalg.svd(rows, full_matrices=False)
-    basis: Tensor = vh[: min(2, int((s > 10 * delta * s[0]).sum()))]
+    basis: Tensor = vh[: min(2, int((s > near(delta) * s[0]).sum()))]
     return basis
 
 
 def _within(rows: Tensor, plane: Tensor, delta: float) -> Tensor:
     """Mask of the rows that lie in the span of an orthonormal basis."""
     outside = lengths(rows - rows @ plane.mH @ plane)
-    inside: Tensor = outside <= 10 * delta * lengths(rows)
+    inside: Tensor = outside <= near(delta) * lengths(rows)
     return inside
 
 
