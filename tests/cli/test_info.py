@@ -65,7 +65,7 @@ def test_strange_certificates_do_no_harm(
 def test_the_installation_is_described(kmatrix: Command) -> None:
     result = kmatrix("info")
     assert result.exit_code == 0
-    for words in (km.__version__, torch.__version__, np.__version__, "processor", "native CPU kernels"):
+    for words in (km.__version__, torch.__version__, np.__version__, "processor", "backends", "portable"):
         assert words in result.stdout
 
 

@@ -95,6 +95,5 @@ def _measured(console: Console, dense: Dense, path: Path) -> Section:
 def _conclude(console: Console, found: km.Fit, path: Path) -> None:
     """Save what was found and say how it came about."""
     km.save(found.matrix, path, certificate=found.certificate.to_json())
-    _say(console, f"{brief(found.matrix.structure)}, by {found.method}")
-    _say(console, f"{found.reason}, in {found.seconds:.1f} s; saved as {path}")
-    console.print()
+    _say(console, f"{brief(found.matrix.structure)}: {found.reason} ({found.seconds:.1f} s)")
+    console.print(f"found by {escape(found.method)}; saved as {escape(str(path))}\n", highlight=False)

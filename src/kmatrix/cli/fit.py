@@ -148,6 +148,9 @@ def show(console: Console, found: km.Fit) -> None:
     if len(found.history) > 1:
         chosen = chosen_attempt(found)
         console.print(history_table(found.history, dense=m * n, width=console.width, chosen=chosen))
+        console.print()
     console.print(certificate_table(found.certificate))
+    console.print()
     text = f"{brief(found.matrix.structure)}: {found.reason} ({found.seconds:.1f} s)"
     console.print(f"[bold]{escape(text)}[/bold]", highlight=False)
+    console.print(f"found by {escape(found.method)}", highlight=False)

@@ -17,6 +17,7 @@ from rich.markup import escape
 import kmatrix as km
 from kmatrix.cli.tables import fact_table
 from kmatrix.fit.certificate import processor_name
+from kmatrix.ops.dispatch import BACKENDS
 from kmatrix.report.words import brief
 from kmatrix.structures.serialization import describe
 
@@ -74,8 +75,8 @@ def _installation() -> dict[str, str]:
         "scipy": _version("scipy"),
         "safetensors": _version("safetensors"),
         "processor": processor_name(),
-        "native CPU kernels": "not in this version: chains run on the portable path (torch batched products)",
-        "GPU kernels": "not in this version",
+        "backends": ", ".join(backend.name for backend in BACKENDS)
+        + " (kernels of our own: none in this version)",
     }
 
 

@@ -15,11 +15,10 @@ from kmatrix.ops.definition import (
     Patterns,
     check_sizes,
     check_weights,
-    flatten_patterns,
     reference_chain_matmul,
 )
 from kmatrix.ops.flops import announce_formulas
-from kmatrix.ops.library import AUTOCAST_DEVICES, CHAIN_MATMUL, lower_precision
+from kmatrix.ops.library import lower_precision
 from kmatrix.ops.routing import Route, route
 
 _WHERE = "chain_matmul"
@@ -35,9 +34,8 @@ def chain_matmul(
     ``I_a (x) ones(b, c) (x) I_d``. No factors at all give a copy of ``x``.
 
     Args:
-        x: the vectors, shape ``(*, n)`` with ``n = a*c*d`` of the first factor; real or complex floating
-        point. weights: one tensor for each factor, **in order of application** (``weights[0]`` hits ``x``
-        first), of
+        x: the vectors, shape ``(*, n)`` with ``n = a*c*d`` of the first factor; real or complex floating point.
+        weights: one tensor for each factor, **in order of application** (``weights[0]`` hits ``x`` first), of
             shape ``(a, b, c, d)``, of the dtype and on the device of ``x``. A weight may have size 1 along
             ``a`` or ``d`` or both: it is then tied, that is, the same for all groups or all diagonals.
         patterns: the pattern of each factor; needed only when weights are tied, else read off their shapes.
@@ -49,8 +47,8 @@ def chain_matmul(
         ``F.linear``.
 
     Raises:
-        ArgumentError: if shapes, patterns or devices do not fit. DtypeError: if ``x`` is not floating point,
-        or a weight has another dtype (a real weight for complex ``x``
+        ArgumentError: if shapes, patterns or devices do not fit.
+        DtypeError: if ``x`` is not floating point, or a weight has another dtype (a real weight for complex ``x``
             included): nothing is promoted in silence.
         BackendUnavailableError: if ``use_backend`` asks for a backend that cannot run this product.
 
@@ -66,22 +64,22 @@ def chain_matmul(
         Kronecker-sparse matrices (2024), for general patterns.
     """
     chain = _checked_chain(x, weights, patterns)
-    device = x.device.type
-    autocast = device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
-    if autocast:
-        x, *weights = lower_precision(device, [x, *weights])
+    if is_autocast(x):
+        x, *weights = lower_precision(x.device.type, [x, *weights])
     _check_numbers(x, weights)
     if not chain:
         return x.clone(memory_format=torch.contiguous_format)
     how = route(x, weights)
-    if how is Route.DIRECT and not autocast:
+    if how is Route.DIRECT:
         return dispatch.run(x, weights, chain)
+    if how is Route.AUTOGRAD:
+        return multiply_watched(x, weights, chain)
     if how is Route.DEFINITION:
         dispatch.allow_definition(how.value)
         return reference_chain_matmul(x, weights, chain)
     if not torch.compiler.is_compiling():
         announce_formulas()
-    return CHAIN_MATMUL(x, list(weights), flatten_patterns(chain))
+    return multiply_operator(x, list(weights), chain)
 
 
 def explain_dispatch(
