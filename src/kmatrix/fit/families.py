@@ -37,7 +37,8 @@ from kmatrix.structures import (
     product,
 )
 
-KRONECKER_OVERSAMPLING = 8
+OVERSAMPLING = 8
+SMALL_SHARE = 8
 PURSUIT_FLOOR = 1e-6
 
 
@@ -56,7 +57,7 @@ def sparse(problem: Problem) -> Proposal:
     needed = _smallest(_energy_tails(energies), (problem.tol * problem.norm) ** 2)
     # Every entry costs its value and its position.
     kept = min(needed, problem.max_params() // 2)
-    if kept < 1 or kept > problem.dense.numel() // 2:
+    if kept < 1 or kept > problem.dense.numel() // 4:
         raise Declined(f"the tolerance needs {needed:,} of {problem.dense.numel():,} entries")
     note = f"the {kept:,} largest entries" + ("" if kept == needed else f"; the tolerance needs {needed:,}")
     return Proposal(project(Sparse(kept), problem.dense), note)
@@ -79,14 +80,31 @@ def permutation(problem: Problem) -> Proposal:
 def low_rank(problem: Problem) -> Proposal:
     """Truncate the singular value decomposition."""
     m, n = problem.shape
-    needed = _smallest(_energy_tails(problem.svd[1].square()), (problem.tol * problem.norm) ** 2)
-    rank = min(needed, problem.max_params() // (m + n))
-    if rank < 1:
+    most = problem.max_params() // (m + n)
+    if most < 1:
         raise Declined("already rank 1 costs more than the best so far")
+    if most <= min(m, n) // SMALL_SHARE:
+        left = float(torch.linalg.vector_norm(_left_of_rank(problem, most))) / max(problem.norm, 1e-300)
+        if left > 2 * problem.tol:
+            raise Declined(f"rank {most}, as many numbers as the best so far, leaves about {left:.1e}")
+    needed = _smallest(_energy_tails(problem.svd[1].square()), (problem.tol * problem.norm) ** 2)
+    rank = min(needed, most)
     note = f"truncated SVD of rank {rank}" + (
         "" if rank == needed else f"; the tolerance needs rank {needed}"
     )
     return Proposal(project(LowRank(rank), problem.dense), note)
+
+
+def _left_of_rank(problem: Problem, rank: int) -> Tensor:
+    """About what the best matrix of a rank leaves of the target; small ranks by a sketch instead of a decomposition."""
+    dense = problem.dense
+    if rank > min(problem.shape) // SMALL_SHARE:
+        u, s, vh = problem.svd
+        return dense - (u[:, :rank] * s[:rank]) @ vh[:rank]
+    mix = torch.randn(dense.shape[1], rank + OVERSAMPLING, dtype=dense.dtype, generator=problem.generator())
+    basis = torch.linalg.qr(dense @ (dense.mH @ (dense @ mix))).Q
+    rest: Tensor = dense - basis @ (basis.mH @ dense)
+    return rest
 
 
 def _averaged(problem: Problem, structure: Structure) -> Proposal:
@@ -181,7 +199,7 @@ def _kronecker_rank(problem: Problem, m1: int, n1: int, most: int) -> tuple[int,
     grid = problem.dense.reshape(m1, m // m1, n1, n // n1).transpose(1, 2)
     tall = grid.reshape(m1 * n1, (m // m1) * (n // n1))
     tall = tall if tall.shape[0] >= tall.shape[1] else tall.mT
-    width = min(tall.shape[1], min(most, 24) + KRONECKER_OVERSAMPLING)
+    width = min(tall.shape[1], min(most, 24) + OVERSAMPLING)
     mix = torch.randn(tall.shape[1], width, dtype=tall.dtype, generator=problem.generator())
     basis = torch.linalg.qr(tall @ mix).Q
     energies = torch.linalg.svdvals(basis.mH @ tall).square()
@@ -212,20 +230,19 @@ def butterfly(problem: Problem) -> Proposal:
 def sparse_plus_low_rank(problem: Problem) -> Proposal:
     """Entries that stand out of a low rank: find both by principal component pursuit."""
     m, n = problem.shape
-    budget = problem.max_params()
-    rank = min(budget, m * n // 2) // 2 // (m + n)
+    budget = min(problem.max_params(), m * n // 2)
+    rank = budget // 2 // (m + n)
+    kept = (budget - rank * (m + n)) // 2
     if rank < 1:
         raise Declined("the budget is too small for both parts")
-    kept = budget // 2 - rank * (m + n) if budget < m * n // 2 else m * n // 4
-    u, s, vh = problem.svd
-    rest = (problem.dense - (u[:, :rank] * s[:rank]) @ vh[:rank]).abs().square().flatten()
+    rest = _left_of_rank(problem, rank).abs().square().flatten()
     missed = float(rest.sum() - rest.topk(max(1, kept)).values.sum())
     allowed = (problem.tol * problem.norm) ** 2
     if missed > max(0.8 * _left_of_noise(kept / (m * n)) * float(rest.sum()), allowed):
         raise Declined(f"entries do not stand out of what rank {rank} leaves more than they would of noise")
     mask, rank = pursue(problem.dense, tol=max(problem.tol / 10, PURSUIT_FLOOR))
     needed = 2 * int(mask.sum()) + rank * (m + n)
-    if rank < 1 or needed > budget:
+    if rank < 1 or needed > problem.max_params():
         raise Declined(
             f"the split found has {int(mask.sum()):,} entries and rank {rank}, over the best so far"
         )

@@ -14,8 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-SAMPLES = 16
-SKETCH = 64
+SAMPLES = 8
+SKETCH = 48
 EXACT = 1e-12
 
 
@@ -107,7 +107,7 @@ def tile_rank(matrix: Tensor, classes: int, block: int, *, tol: float, generator
 
 
 def _sketch(tiles: Tensor, generator: torch.Generator) -> Tensor:
-    """Replace the rows of large tiles by 64 random combinations of them."""
+    """Replace the rows of large tiles by a few random combinations of them."""
     tall = tiles.shape[1]
     if tall <= SKETCH:
         return tiles
