@@ -157,6 +157,19 @@ def test_autocast_lowers_like_linear(mixed, lower: torch.dtype, grad: bool) -> N
         assert all(w.grad is not None and w.grad.dtype == torch.float32 for w in weights)
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_autocast_around_backward_changes_nothing(mixed, frozen: bool) -> None:
+    """The types were chosen in the forward pass; a kernel that autocast lowers inside would round again."""
+    x = torch.randn(5, mixed.cols, requires_grad=True)
+    weights = mixed.draw(torch.float32, requires_grad=not frozen)
+    leaves = [x] if frozen else [x, *weights]
+    y = chain_matmul(x, weights, mixed.patterns)
+    want = torch.autograd.grad(y, leaves, torch.ones_like(y), retain_graph=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = torch.autograd.grad(y, leaves, torch.ones_like(y))
+    assert all(torch.equal(g, w) for g, w in zip(got, want, strict=True))
+
+
 def test_autocast_never_hides_a_complex_mismatch() -> None:
     with torch.autocast("cpu"), pytest.raises(DtypeError, match="complex64"):
         chain_matmul(torch.randn(4, dtype=torch.complex64), [torch.ones(4, 1, 1, 1)])

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import gradcheck, gradgradcheck
 from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,6 +29,26 @@ def test_opcheck(mixed, dtype) -> None:
     torch.library.opcheck(CHAIN_MATMUL, (x, weights, flat))
     grad = torch.randn(3, mixed.rows, dtype=dtype, requires_grad=real)
     torch.library.opcheck(CHAIN_MATMUL_BACKWARD, (grad, x, weights, flat, real))
+
+
+@pytest.mark.parametrize("trained", ["x", "weights", "both"])
+def test_gradients_of_the_operator(example, dtype, trained: str) -> None:
+    x, weights, flat = arguments(example, dtype, True)
+    inputs = x.requires_grad_(trained != "weights"), *[w.requires_grad_(trained != "x") for w in weights]
+
+    def product(x: Tensor, *weights: Tensor) -> Tensor:
+        return CHAIN_MATMUL(x, weights, flat)
+
+    assert gradcheck(product, inputs, fast_mode=True, check_batched_grad=True)
+    assert gradgradcheck(product, inputs, fast_mode=True, check_batched_grad=True)
+
+
+def test_the_operator_saves_its_inputs_only(mixed) -> None:
+    x, weights, flat = arguments(mixed, torch.float64, True)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        CHAIN_MATMUL(x, weights, flat)
+    assert sorted(t.data_ptr() for t in saved) == sorted(t.data_ptr() for t in (x, *weights))
 
 
 def test_fake_tensors_have_the_real_strides(example) -> None:

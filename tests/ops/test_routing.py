@@ -21,6 +21,7 @@ def test_private_names_still_exist() -> None:
     assert forward_ad._current_level == -1
     assert torch._C._get_tracing_state() is None
     assert torch._C._len_torch_dispatch_stack() == 0
+    assert torch._C._functorch.is_legacy_batchedtensor(X) is False
     assert not torch._C._functorch.get_interpreter_stack()
     assert {"Vmap", "Grad", "Jvp"} <= set(dir(torch._C._functorch.TransformType))
     assert dispatch_modes() == []
@@ -35,15 +36,20 @@ def test_plain_calls_go_straight() -> None:
         assert route(X, [torch.nn.Parameter(W[0])]) is Route.DIRECT
 
 
-def test_watched_calls_go_through_the_operator() -> None:
+def test_calls_that_autograd_watches() -> None:
+    assert route(X.clone().requires_grad_(), W) is Route.AUTOGRAD
+    assert route(X, [torch.nn.Parameter(W[0])]) is Route.AUTOGRAD
+
+
+def test_other_watched_calls_go_through_the_operator() -> None:
     class Subclass(torch.Tensor):
         pass
 
-    assert route(X.clone().requires_grad_(), W) is Route.OPERATOR
-    assert route(X, [torch.nn.Parameter(W[0])]) is Route.OPERATOR
     assert route(X.as_subclass(Subclass), W) is Route.OPERATOR
     assert route(X, [W[0].as_subclass(Subclass)]) is Route.OPERATOR
     assert route(X.to("meta"), W) is Route.OPERATOR
+    with torch.autocast("cpu"):
+        assert route(X, W) is Route.OPERATOR
     with FlopCounterMode(display=False):
         assert route(X, W) is Route.OPERATOR
         assert len(dispatch_modes()) == 1

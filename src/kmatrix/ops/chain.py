@@ -10,16 +10,12 @@ from torch import Tensor
 from kmatrix._checks import DTYPES, check_dtype
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops import dispatch
+from kmatrix.ops.autograd import multiply_operator, multiply_watched
 from kmatrix.ops.definition import Pattern as Pattern
-from kmatrix.ops.definition import (
-    Patterns,
-    check_sizes,
-    check_weights,
-    reference_chain_matmul,
-)
+from kmatrix.ops.definition import Patterns, check_sizes, check_weights, reference_chain_matmul
 from kmatrix.ops.flops import announce_formulas
 from kmatrix.ops.library import lower_precision
-from kmatrix.ops.routing import Route, route
+from kmatrix.ops.routing import Route, is_autocast, route
 
 _WHERE = "chain_matmul"
 

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kmatrix.ops import dispatch
+from kmatrix.ops import autograd, dispatch
 from kmatrix.ops.definition import (
-    Pattern,
     Patterns,
     flatten_patterns,
     reference_chain_matmul,
@@ -23,16 +22,7 @@ from kmatrix.ops.definition import (
 )
 from kmatrix.ops.elementwise import elementwise_chain_gradients, elementwise_chain_matmul
 from kmatrix.ops.flops import announce_formulas
-from kmatrix.ops.gradients import (
-    PLAIN,
-    Arithmetic,
-    adjoint_chain,
-    chain_gradients,
-    second_order_gradients,
-)
-from kmatrix.ops.routing import Route, route
-
-AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
+from kmatrix.ops.routing import AUTOCAST_DEVICES
 
 _new_library: Callable[[str, str], Any] = torch.library.Library  # untyped in torch
 _LIBRARY = _new_library("kmatrix", "FRAGMENT")
@@ -99,58 +89,6 @@ def _backward_fake(
     grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int], need_x: bool
 ) -> list[Tensor]:
     return [x.new_empty(x.shape if need_x else 0), *[w.new_empty(w.shape) for w in weights]]
-
-
-# -- autograd --------------------------------------------------------------------------------------
-
-
-def _setup_context(ctx: Any, inputs: tuple[Tensor, list[Tensor], list[int]], output: Tensor) -> None:
-    x, weights, ctx.patterns = inputs
-    ctx.save_for_backward(x, *weights)
-
-
-def _backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, list[Tensor | None], None]:
-    x, *weights = ctx.saved_tensors
-    patterns = unflatten_patterns(ctx.patterns)
-    need_x, need_weights, _ = ctx.needs_input_grad
-    by_definition = route(grad, [x, *weights]) is Route.DEFINITION
-    if not any(need_weights):
-        adjoint, transposed = adjoint_chain(weights, patterns)
-        if by_definition:
-            return reference_chain_matmul(grad, adjoint, transposed), [None] * len(weights), None
-        return CHAIN_MATMUL(grad, adjoint, flatten_patterns(transposed)), [None] * len(weights), None
-    if by_definition:
-        grad_x, grad_weights = chain_gradients(grad, x, weights, patterns)
-    else:
-        grad_x, *grad_weights = CHAIN_MATMUL_BACKWARD(grad, x, weights, ctx.patterns, need_x)
-    needed = [g if need else None for g, need in zip(grad_weights, need_weights, strict=True)]
-    return (grad_x if need_x else None), needed, None
-
-
-def _multiply(x: Tensor, weight: Tensor, pattern: Pattern) -> Tensor:
-    return CHAIN_MATMUL(x, [weight], list(pattern))
-
-
-def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, pattern: Pattern) -> Tensor:
-    return CHAIN_MATMUL_BACKWARD(grad, x, [weight], list(pattern), False)[1]
-
-
-_OPERATORS = Arithmetic(_multiply, _weight_gradient)
-
-
-def _setup_backward_context(
-    ctx: Any, inputs: tuple[Tensor, Tensor, list[Tensor], list[int], bool], output: list[Tensor]
-) -> None:
-    grad, x, weights, ctx.patterns, ctx.need_x = inputs
-    ctx.save_for_backward(grad, x, *weights)
-
-
-def _double_backward(ctx: Any, upstream: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor], None, None]:
-    grad, x, *weights = ctx.saved_tensors
-    tangents = (upstream[0] if ctx.need_x else torch.zeros_like(x)), upstream[1:]
-    patterns = unflatten_patterns(ctx.patterns)
-    arithmetic = PLAIN if route(grad, [x, *weights]) is Route.DEFINITION else _OPERATORS
-    return *second_order_gradients(tangents, grad, x, weights, patterns, arithmetic), None, None
 
 
 # -- vmap ------------------------------------------------------------------------------------------
@@ -236,9 +174,11 @@ def _register() -> None:
         _LIBRARY.impl("chain_matmul", _autocast_kernel(device), f"Autocast{device.upper()}")
     torch.library.register_fake(forward, _fake, lib=_LIBRARY)
     torch.library.register_fake(backward, _backward_fake, lib=_LIBRARY)
-    torch.library.register_autograd(forward, _backward, setup_context=_setup_context, lib=_LIBRARY)
     torch.library.register_autograd(
-        backward, _double_backward, setup_context=_setup_backward_context, lib=_LIBRARY
+        forward, autograd.backward, setup_context=autograd.setup_context, lib=_LIBRARY
+    )
+    torch.library.register_autograd(
+        backward, autograd.double_backward, setup_context=autograd.setup_backward_context, lib=_LIBRARY
     )
     torch.library.register_vmap(forward, _vmap, lib=_LIBRARY)
     torch.library.register_vmap(backward, _backward_vmap, lib=_LIBRARY)

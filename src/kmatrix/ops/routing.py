@@ -19,17 +19,25 @@ class Route(Enum):
     """How to run one call."""
 
     DIRECT = "nothing watches the call: the backend runs at once"
-    OPERATOR = "autograd, the compiler or a mode watches the call: it goes through torch.ops.kmatrix"
+    AUTOGRAD = "autograd alone watches the call: the backend runs under a node of its graph"
+    OPERATOR = "the compiler, vmap, autocast or a mode watches the call: it goes through torch.ops.kmatrix"
     DEFINITION = "torch.func, forward-mode derivatives and tracing see through the definition only"
 
 
+AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
 _PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def is_autocast(x: Tensor) -> bool:
+    """Whether autocast is on for the device of a tensor."""
+    device = x.device.type
+    return device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device)
 
 
 def route(x: Tensor, weights: Sequence[Tensor]) -> Route:
     """Pick the route of a call; this and ``dispatch_modes`` alone use names private to torch.
 
-    ``torch.func.vmap`` alone keeps the operator, which has a batching rule; any other transform on the stack,
+    ``torch.func.vmap`` alone takes the operator, which has a batching rule; any other transform on the stack,
     forward mode and ``torch.jit.trace`` (which would freeze the schedule of one batch size) get the
     definition.
     """
@@ -45,13 +53,16 @@ def route(x: Tensor, weights: Sequence[Tensor]) -> Route:
         return Route.OPERATOR
     if torch._C._get_tracing_state() is not None:
         return Route.DEFINITION
-    if torch._C._len_torch_dispatch_stack() or x.device.type == "meta" or type(x) not in _PLAIN:
+    if torch._C._len_torch_dispatch_stack() or x.device.type == "meta" or is_autocast(x):
         return Route.OPERATOR
-    graded = torch.is_grad_enabled()
+    if type(x) not in _PLAIN or torch._C._functorch.is_legacy_batchedtensor(x):
+        return Route.OPERATOR
+    watched = x.requires_grad
     for w in weights:
-        if type(w) not in _PLAIN or (graded and w.requires_grad):
+        if type(w) not in _PLAIN:
             return Route.OPERATOR
-    return Route.OPERATOR if graded and x.requires_grad else Route.DIRECT
+        watched = watched or w.requires_grad
+    return Route.AUTOGRAD if watched and torch.is_grad_enabled() else Route.DIRECT
 
 
 def dispatch_modes() -> list[object]:
