@@ -30,7 +30,8 @@ def chain_matmul(
     ``I_a (x) ones(b, c) (x) I_d``. No factors at all give a copy of ``x``.
 
     Args:
-        x: the vectors, shape ``(*, n)`` with ``n = a*c*d`` of the first factor; real or complex floating point.
+        x: the vectors, shape ``(*, n)`` with ``n = a*c*d`` of the first factor; floating point, real or
+            complex.
         weights: one tensor for each factor, **in order of application** (``weights[0]`` hits ``x`` first), of
             shape ``(a, b, c, d)``, of the dtype and on the device of ``x``. A weight may have size 1 along
             ``a`` or ``d`` or both: it is then tied, that is, the same for all groups or all diagonals.
@@ -44,8 +45,8 @@ def chain_matmul(
 
     Raises:
         ArgumentError: if shapes, patterns or devices do not fit.
-        DtypeError: if ``x`` is not floating point, or a weight has another dtype (a real weight for complex ``x``
-            included): nothing is promoted in silence.
+        DtypeError: if ``x`` is not floating point, or a weight has another dtype (a real weight for complex
+            ``x`` included): nothing is promoted in silence.
         BackendUnavailableError: if ``use_backend`` asks for a backend that cannot run this product.
 
     Example:
@@ -56,8 +57,8 @@ def chain_matmul(
 
     Reference:
         Dao, Gu, Eichhorn, Rudra and Re, Learning fast algorithms for linear transforms using butterfly
-        factorizations (2019), for butterflies; Gonon, Zheng, Carrivain and Le, Fast inference with
-        Kronecker-sparse matrices (2024), for general patterns.
+        factorizations (2019), for butterflies; Gonon et al., Fast inference with Kronecker-sparse matrices
+        (arXiv:2405.15013), for general patterns.
     """
     chain = _checked_chain(x, weights, patterns)
     if is_autocast(x):

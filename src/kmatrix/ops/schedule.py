@@ -91,6 +91,9 @@ def plan(
         backward: for gradients, which apply each pass three times and undo the merging as well.
         slice_bytes: how much to send through all passes at once, counting the widest vectors.
 
+    Returns:
+        The passes, and how many vectors make up ``slice_bytes`` (at least 16).
+
     Example:
         >>> butterfly = tuple(Pattern(512 // 2**k, 2, 2, 2**k) for k in range(10))
         >>> [p.pattern for p in plan(butterfly, butterfly, batch=4096).passes]
