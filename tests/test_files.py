@@ -41,7 +41,7 @@ def test_a_disk_that_fills_leaves_the_old_file_and_nothing_else(
 
     (tmp_path / "a").write_bytes(b"old")
     monkeypatch.setattr(os, step, full)
-    with pytest.raises(km.ArgumentError, match="No space left on device.*free space"):
+    with pytest.raises(km.ArgumentError, match=r"No space left on device.*free space"):
         write_atomically("save", tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert listing(tmp_path) == ["a"]
