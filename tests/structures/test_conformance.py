@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+
 import torch
 
+from kmatrix import structures
 from kmatrix.structures import (
     ACDC,
     AFDF,
@@ -36,6 +39,7 @@ from kmatrix.structures import (
     RealPart,
     Scaled,
     Sparse,
+    Structure,
     StructuredMatrix,
     Sum,
     Toeplitz,
@@ -279,3 +283,19 @@ class TestTranspose(ChainConformance):
         (Transpose(Monarch(nblocks=2), conjugate=True), 7, 4),
         (Transpose(Transpose(Kronecker()), conjugate=True), 6, 4),
     )
+
+
+def test_every_family_is_here() -> None:
+    exported = {value for value in vars(structures).values() if is_family(value)}
+    suites = [value for value in globals().values() if isinstance(value, type)]
+    here = {
+        type(structure)
+        for suite in suites
+        if issubclass(suite, StructureConformance)
+        for structure, _, _ in suite.examples
+    }
+    assert here == exported
+
+
+def is_family(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Structure) and not inspect.isabstract(value)

@@ -290,10 +290,15 @@ class StructuredMatrix(nn.Module, ABC):
         Raises:
             DtypeError: if a real matrix is asked to become complex.
         """
-        args = tuple(self._part_dtype(a) if isinstance(a, torch.dtype) else a for a in args)
-        if isinstance(kwargs.get("dtype"), torch.dtype):
-            kwargs["dtype"] = self._part_dtype(kwargs["dtype"])
+        args = tuple(self._part_of(argument) for argument in args)
+        kwargs = {name: self._part_of(argument) for name, argument in kwargs.items()}
         return super().to(*args, **kwargs)
+
+    def _part_of(self, argument: Any) -> Any:
+        """An argument of ``to`` in terms of the stored numbers."""
+        if isinstance(argument, Tensor):
+            return torch.empty(0, dtype=self._part_dtype(argument.dtype), device=argument.device)
+        return self._part_dtype(argument) if isinstance(argument, torch.dtype) else argument
 
     def _apply(self: M, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> M:
         # ``model.to(torch.complex64)`` would turn the real pairs themselves into complex numbers.
