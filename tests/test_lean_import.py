@@ -1,4 +1,7 @@
-"""`import kmatrix` loads nothing heavy or optional and changes nothing: checked in a fresh interpreter."""
+"""`import kmatrix` loads nothing heavy or optional and changes nothing: checked in a fresh interpreter.
+
+What its core dependencies change when they are imported (scipy adds warning filters) is theirs, so they go first.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ OPTIONAL = ["matplotlib", "typer", "rich", "triton", "hypothesis", "pytest", "op
 
 PROBE = """
 import json, logging, os, sys, threading, warnings
-import numpy, torch
+import numpy, scipy.fft, scipy.linalg, scipy.optimize, scipy.sparse.csgraph, torch
 seen = lambda: {
     "threads": torch.get_num_threads(),
     "grad": torch.is_grad_enabled(),
