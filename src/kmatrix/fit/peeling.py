@@ -51,17 +51,22 @@ def peel(matrix: Tensor) -> Peeled:
         >>> from kmatrix.structures import ChainMatrix, Kaleidoscope
         >>> W = Kaleidoscope().random(16, 16, dtype=torch.float64).to_dense().detach()
         >>> A = ChainMatrix.from_weights(Kaleidoscope(), (16, 16), peel(W).weights)
-        >>> float((A.to_dense() - W).abs().max() / W.abs().max()) < 1e-10
+        >>> float((A.to_dense().detach() - W).abs().max() / W.abs().max()) < 1e-10
         True
     """
     left: list[Tensor] = []
     right: list[Tensor] = []
-    inner = matrix[None]
+    inner, scale = matrix[None], torch.ones(1, dtype=matrix.dtype.to_real())
     while inner.shape[-1] > 2:
-        x, y, inner = _peel_once(inner)
+        # Products of four entries are taken: keep them in range, whatever the levels before have done.
+        largest = inner.abs().amax((1, 2))
+        largest = torch.where(largest > 0, largest, 1.0)
+        x, y, inner = _peel_once(inner / largest[:, None, None])
+        scale = (scale * largest).repeat_interleave(2)
         left.append(x)
         right.append(y)
     u, s, vh = torch.linalg.svd(inner)
+    s = s * scale[:, None]
     left.append(u[..., None])
     right.append(vh[..., None])
     dtype = u.dtype
