@@ -217,6 +217,18 @@ def test_what_users_wrote_is_refused_with_the_way_out(path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_matrix_without_numbers_is_refused(path: Path) -> None:
+    with pytest.raises(ArgumentError, match="meta device"):
+        save(Butterfly().empty(4, 4, device="meta"), path)
+    assert not path.exists()
+
+
+def test_ranks_may_be_larger_than_what_is_stored(path: Path) -> None:
+    A = Butterfly(ranks=1000).random(5, 5)
+    save(A, path)
+    assert load(path).structure == A.structure
+
+
 def test_what_load_would_refuse_is_not_written(path: Path) -> None:
     A = Dense().random(2, 2)
     A.register_buffer("extra", torch.zeros(1))

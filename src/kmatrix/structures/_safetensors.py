@@ -17,6 +17,7 @@ from torch import Tensor
 
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_AXES = 8
+MAX_SIZE = 2**53
 DAMAGED = "use a file that km.save wrote, whole"
 
 _NAMES = {
@@ -72,7 +73,7 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """The bytes of a file; the same tensors and strings always give the same bytes.
 
     Raises:
-        ValueError: if a tensor is of a type that is not stored, or the header grows too long to be read.
+        ValueError: if a tensor is of a type that is not stored, has no numbers, or the header grows too long.
     """
     # Wide numbers first keeps every tensor aligned, for readers that map the file.
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
@@ -83,6 +84,8 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
         tensor = tensors[name]
         if tensor.dtype not in _NAMES:
             raise ValueError(f"{name} is {tensor.dtype}, which is not stored")
+        if tensor.is_meta:
+            raise ValueError(f"{name} has no numbers, it is on the meta device")
         raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         offsets = [begin, begin + raw.size]
         header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
@@ -152,7 +155,7 @@ def short(value: object, most: int = 80) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
-def is_size(value: object, most: int = 2**53) -> bool:
+def is_size(value: object, most: int = MAX_SIZE) -> bool:
     """Whether a JSON value is a whole number from 0 to ``most`` (and not a truth value)."""
     return type(value) is int and 0 <= value <= most
 

@@ -14,7 +14,7 @@ import types
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from kmatrix.structures._safetensors import Unreadable, is_size, short
+from kmatrix.structures._safetensors import MAX_SIZE, Unreadable, is_size, short
 from kmatrix.structures.acdc import ACDC, AFDF
 from kmatrix.structures.base import Structure
 from kmatrix.structures.blocks import (
@@ -74,6 +74,7 @@ _STAGES: dict[str, type[Factor | Permute]] = {"Factor": Factor, "Permute": Permu
 # number among its fields says (but for depths of a few), Kronecker products as the roots of these. That bounds
 # what a file can make us compute before its tensors are compared with what the structure needs.
 _MAY_STORE_FEW = (BPPermutation, Chain, Diagonal, Sparse)
+_MAY_EXCEED = ("Butterfly.ranks",)  # without a second factor there is no gap for the ranks
 _SMALL = 64
 # Radices multiply up, so long lists of them make numbers of many thousand digits.
 MAX_STAGES, MAX_ITEMS = 2**16, 2**10
@@ -99,7 +100,7 @@ def decode_structure(name: object, fields: object, shape: tuple[int, int], numel
     family = FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
         raise Unreadable(f"structure {short(name)} is not known to this version", "upgrade kmatrix")
-    most = 2**53 if family in _MAY_STORE_FEW else numel + _SMALL
+    most = MAX_SIZE if family in _MAY_STORE_FEW else numel + _SMALL
     if max(shape) > (most**2 if family is Kronecker else most):
         raise Unreadable(f"a {name} matrix of shape {shape} is not stored in {numel} numbers")
     structure: Structure = family(**_decode_fields(family, fields, most))
@@ -134,9 +135,9 @@ def _decode_fields(kind: Any, fields: object, most: int) -> dict[str, Any]:
     needed = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
     if not needed <= set(fields):
         raise Unreadable(f"{kind.__name__} lacks {', '.join(sorted(needed - set(fields)))}")
-    return {
-        name: _decode(value, hints[name], f"{kind.__name__}.{name}", most) for name, value in fields.items()
-    }
+    places = {name: f"{kind.__name__}.{name}" for name in fields}
+    limits = {name: MAX_SIZE if place in _MAY_EXCEED else most for name, place in places.items()}
+    return {name: _decode(value, hints[name], places[name], limits[name]) for name, value in fields.items()}
 
 
 def _decode(value: Any, hint: Any, where: str, most: int) -> Any:
