@@ -119,6 +119,12 @@ def test_tables_of_functions_are_complete(page: str, package: str) -> None:
     assert functions and [name for name in functions if not re.search(rf"`{name}\b", text)] == []
 
 
+def test_every_benchmark_is_described() -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    scripts = [path.name for path in (ROOT / "benchmarks").glob("*.py")]
+    assert scripts and [name for name in scripts if f"`python benchmarks/{name}`" not in text] == []
+
+
 @pytest.mark.parametrize("script", EXAMPLES, ids=page_id)
 def test_examples_run(script: Path, tmp_path: Path) -> None:
     environment = {**os.environ, "MPLBACKEND": "Agg"}
