@@ -129,10 +129,16 @@ def gauss_newton(
 
 
 def _jacobian(residual: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """Forward mode, a few directions at a time, as all at once would hold every intermediate that often."""
+    """Column by column, a few at a time, as all at once would hold every intermediate that often.
+
+    The pullback is linear, so its own pullback is the derivative along a direction (torch's forward mode is not used:
+    it compiles deprecated scripts when it is first called).
+    """
+    gap, pullback = torch.func.vjp(residual, x)
 
     def along(direction: Tensor) -> Tensor:
-        derivative: Tensor = torch.func.jvp(residual, (x,), (direction,))[1]
+        _, forward = torch.func.vjp(lambda weights: pullback(weights)[0], torch.zeros_like(gap))
+        derivative: Tensor = forward(direction)[0]
         return derivative
 
     directions = torch.split(torch.eye(len(x), dtype=x.dtype), _DIRECTIONS)

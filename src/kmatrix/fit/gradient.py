@@ -248,7 +248,7 @@ class _Work:
         self, members: list[StructuredMatrix], rates: Tensor, starts: Sequence[StructuredMatrix]
     ) -> None:
         """Race, round the permutations, try each finalist briefly, refine the best."""
-        if self.done():
+        if self.done() and self.best is not None:
             return
         finalists = [harden(_double(start)) for start in starts]
         if members:
@@ -324,7 +324,8 @@ class _Work:
                 if crawling or self._settled(losses, steps):
                     break
             else:  # L-BFGS sees no way down any more
-                crawling = small and bool(losses) and losses[-1] < _NEAR**2
+                here = losses[-1] if losses else evaluate(x)[0]
+                crawling = small and steps > 0 and self.limits.tol**2 < here < _NEAR**2
             if crawling and not self.late():
                 for point, loss in gauss_newton(residual, x):
                     x = point

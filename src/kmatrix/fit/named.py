@@ -20,10 +20,11 @@ from kmatrix.fit.starts import Start, starts
 from kmatrix.structures import Scaled, Structure, StructuredMatrix, Transpose
 from kmatrix.structures.compose import ScaledMatrix, transpose
 
-_RESTARTS = 8
+_RESTARTS, _FEW_RESTARTS = 8, 4
+_MANY = 1 << 14  # entries from which a few random starts have to do: larger ones end up alike
 _TRIED = 3  # starts that go on to gradient learning
 _ROUNDING = 1e-13  # relative errors below are rounding, whatever the tolerance
-_NEARLY = 1e-6  # a start as near as this only needs its last digits, and no rivals
+_NEARLY = 1e-2  # a start as near as this needs no rivals
 
 
 @singledispatch
@@ -87,7 +88,7 @@ def _constructed_or_learned(structure: Structure, problem: Problem) -> Proposal:
     learned = learn(
         problem.dense,
         structure,
-        restarts=0 if near else _RESTARTS,
+        restarts=0 if near else _RESTARTS if problem.dense.numel() < _MANY else _FEW_RESTARTS,
         starts=[matrix for matrix, _ in best],
         tol=tol,
         seed=problem.seed,
