@@ -18,6 +18,7 @@ from kmatrix.fit import Fit as Fit
 from kmatrix.fit import certify as certify
 from kmatrix.fit import compare as compare
 from kmatrix.fit import fit as fit
+from kmatrix.fit import fit_into as fit_into
 from kmatrix.structures import ACDC as ACDC
 from kmatrix.structures import AFDF as AFDF
 from kmatrix.structures import BLAST as BLAST

@@ -36,8 +36,21 @@ TRANSFORMS: dict[str, Callable[[int], np.ndarray]] = {
 }
 
 
-def check_recovered(dense: np.ndarray) -> km.Fit:
+EXACT: dict[str, Callable[[int], km.StructuredMatrix]] = {
+    "dft": km.transforms.dft,
+    "idft": km.transforms.idft,
+    "dct2": km.transforms.dct,
+    "dst2": km.transforms.dst,
+    "hadamard": km.transforms.hadamard,
+    "hartley": km.transforms.hartley,
+    "circulant": lambda n: km.transforms.circulant(np.ones(n)),
+    "toeplitz": lambda n: km.transforms.toeplitz(np.ones(n), np.ones(n)),
+}
+
+
+def check_recovered(name: str, dense: np.ndarray) -> km.Fit:
     found = km.fit(dense, tol=TOL, batches=())
+    assert found.certificate.num_params <= 2 * EXACT[name](len(dense)).num_params
     x = np.random.default_rng(0).standard_normal(dense.shape[1])
     assert found.relative_error <= 1e-12, found.history
     assert found.certificate.num_params < dense.size
@@ -48,20 +61,20 @@ def check_recovered(dense: np.ndarray) -> km.Fit:
 @pytest.mark.parametrize("n", [8, 64])
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms_are_recovered_from_their_entries(name: str, n: int) -> None:
-    check_recovered(TRANSFORMS[name](n))
+    check_recovered(name, TRANSFORMS[name](n))
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 @pytest.mark.parametrize("side", ["rows", "columns"])
 def test_transforms_are_recovered_in_any_order(name: str, side: str) -> None:
     dense, order = TRANSFORMS[name](64), np.random.default_rng(3).permutation(64)
-    check_recovered(dense[order] if side == "rows" else dense[:, order])
+    check_recovered(name, dense[order] if side == "rows" else dense[:, order])
 
 
 @pytest.mark.parametrize("n", [45, 60, 243])
 @pytest.mark.parametrize("name", ["dft", "dct2"])
 def test_sizes_that_are_not_powers_of_two(name: str, n: int) -> None:
-    check_recovered(TRANSFORMS[name](n))
+    check_recovered(name, TRANSFORMS[name](n))
 
 
 def test_noise_under_the_tolerance_does_not_hide_a_transform() -> None:
@@ -154,7 +167,7 @@ def test_fit_of_flops_prefers_few_operations() -> None:
         ({"tol": 1.0}, "zero matrix"),
         ({"tol": math.nan}, "not a finite number"),
         ({"tol": "small"}, "not a finite number"),
-        ({"tol": 1e-3, "max_seconds": 0}, "not positive"),
+        ({"tol": 1e-3, "max_seconds": 0}, "not a positive number"),
         ({"tol": 1e-3, "name": "w"}, "only files"),
         ({"structure": km.LowRank(2), "tol": 2.0}, "zero matrix"),
     ],
@@ -199,6 +212,9 @@ def test_an_interruption_keeps_the_best_so_far() -> None:
 def test_time_that_is_up_is_said_of_every_family_not_tried() -> None:
     found = km.fit(RNG.standard_normal((16, 16)), tol=1e-6, max_seconds=1e-9, batches=())
     assert all(a.note == "time is up" for a in found.history)
+    assert found.interrupted
+    assert "cut short" in found.reason
+    assert "untried" in found.reason
     assert isinstance(found.matrix.structure, km.Dense)
 
 
@@ -217,3 +233,31 @@ def test_a_family_that_declines_is_recorded_with_its_reason() -> None:
     search.run([("shy", declines)])
     assert search.history[0].note == "not today"
     assert search.winner is None
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize(
+    "structure",
+    [
+        km.OBB(),
+        km.OrthogonalButterfly(),
+        km.BPPermutation(),
+        km.BPBP(),
+        km.Kaleidoscope(),
+        km.Fastfood(),
+        km.ACDC(),
+    ],
+    ids=lambda s: type(s).__name__,
+)
+def test_learnt_structures_of_the_smallest_sizes(structure: km.Structure, n: int) -> None:
+    found = km.fit(2 * np.eye(n), structure, batches=())
+    assert found.relative_error <= 0.5 + 1e-9
+
+
+def test_a_multiple_keeps_its_number_and_parts_of_sums_may_be_multiples() -> None:
+    dense = RNG.standard_normal((8, 8))
+    assert km.fit(dense, km.Scaled(km.LowRank(3), 7.0), batches=()).matrix.structure == km.Scaled(
+        km.LowRank(3), 7.0
+    )
+    found = km.fit(dense, km.Sum((km.Scaled(km.Butterfly(), 2.0), km.Fastfood())), batches=())
+    assert found.relative_error < 1

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kmatrix as km
-from kmatrix.fit.certificate import certify, relative_error, spectral_norm
+from kmatrix.fit.certificate import _dense_norm, certify, relative_error, spectral_norm
 
 
 def _estimate(matrix: torch.Tensor, seed: int = 0) -> tuple[float, float]:
@@ -38,11 +38,61 @@ def test_the_spectral_norm_lies_between_the_estimates(m: int, n: int, seed: int,
     assert upper <= 1.5 * exact
 
 
-def test_the_spectral_estimate_survives_a_start_beside_the_top_vector() -> None:
-    # One huge direction among many: a power iteration alone could miss it, the probability bound may not.
-    matrix = torch.diag(torch.cat([torch.tensor([1.0]), torch.full((499,), 0.999)])).double()
-    lower, upper = _estimate(matrix)
-    assert lower <= 1.0 <= upper
+def test_the_upper_value_covers_a_start_that_nearly_misses_the_top_vector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # A spike among small directions and a start almost orthogonal to it: what is seen is far under the norm, and
+    # only the probability bound's factor reaches it.
+    spike = torch.diag(torch.cat([torch.tensor([1.0]), torch.full((99,), 0.97)])).double()
+    start = torch.cat([torch.tensor([1e-4]), torch.ones(99)]).double()
+    monkeypatch.setattr(torch, "randn", lambda *sizes, **options: start)
+    lower, upper = _estimate(spike)
+    assert lower < 0.98
+    assert upper >= 1.0
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e-80, 1e80, 1e200])
+def test_certificates_do_not_depend_on_the_scale(scale: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randn(12, 10, dtype=torch.float64, generator=generator)
+    found = km.fit(target * scale, km.LowRank(3), batches=())
+    gap = target - found.matrix.to_dense().detach() / scale
+    exact = float(torch.linalg.matrix_norm(gap, 2) / torch.linalg.matrix_norm(target, 2))
+    assert found.certificate.spectral_error.lower <= exact <= found.certificate.spectral_error.upper
+    assert found.relative_error == pytest.approx(
+        float(torch.linalg.norm(gap) / torch.linalg.norm(target)), rel=1e-9
+    )
+
+
+def test_a_tiny_gap_is_still_covered() -> None:
+    gap = torch.randn(9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 1e-170
+    found = certify(
+        torch.eye(9, dtype=torch.float64), _plus(torch.eye(9, dtype=torch.float64), gap), batches=()
+    )
+    assert found.spectral_error.upper == 0.0  # a gap under the rounding of the entries is no gap
+    exact = float(torch.linalg.matrix_norm(gap * 1e170, 2)) * 1e-170
+    alone = _dense_norm(gap, torch.Generator().manual_seed(0))
+    assert alone.lower <= exact <= alone.upper
+
+
+def _plus(dense: torch.Tensor, gap: torch.Tensor) -> km.StructuredMatrix:
+    return km.ChainMatrix.from_weights(km.Dense(), (9, 9), [(dense + gap).reshape(1, 9, 9, 1)])
+
+
+def test_certify_takes_what_fit_takes_and_checks_it() -> None:
+    matrix = km.Butterfly().random(6, 6, dtype=torch.float64)
+    assert km.certify(np.eye(6), matrix, batches=()).relative_error > 0
+    with pytest.raises(km.ArgumentError, match=r"shape \(6, 6\)"):
+        km.certify(np.ones((1, 6)), matrix)
+    with pytest.raises(km.ArgumentError, match="NaN"):
+        km.certify(np.full((6, 6), np.nan), matrix)
+
+
+def test_certifying_leaves_the_global_random_state_alone() -> None:
+    matrix = km.Butterfly().random(6, 6, dtype=torch.float64)
+    before = torch.get_rng_state()
+    km.certify(np.eye(6), matrix, batches=(1,))
+    assert torch.equal(before, torch.get_rng_state())
 
 
 def test_zero_has_norm_zero() -> None:

@@ -19,6 +19,7 @@ from kmatrix.fit.certificate import SpectralEstimate as SpectralEstimate
 from kmatrix.fit.certificate import Timing as Timing
 from kmatrix.fit.certificate import certify as certify
 from kmatrix.fit.compare import compare as compare
+from kmatrix.fit.named import fit_into as fit_into
 from kmatrix.fit.projections import project as project
 from kmatrix.fit.projections_tied import project_permutation as project_permutation
 from kmatrix.fit.projections_tied import project_tied as project_tied

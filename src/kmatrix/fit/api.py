@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,7 +16,7 @@ from torch import Tensor
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.fit.auto import Search, dense_matrix, in_dtype, why_dense
-from kmatrix.fit.certificate import certify, scale_of
+from kmatrix.fit.certificate import Certificate, certify, scale_of
 from kmatrix.fit.named import fit_into
 from kmatrix.fit.problem import Measure, Problem
 from kmatrix.fit.result import Attempt, Fit, Progress
@@ -93,9 +94,11 @@ def fit(
         raise DtypeError(complaint("fit", "structure", got, "not a Structure", way_out))
     if tol is not None:
         tol = _check_tol(tol, read.dtype)
-    if max_seconds is not None and not max_seconds > 0:
+    if max_seconds is not None and not (isinstance(max_seconds, Real) and max_seconds > 0):
         raise ArgumentError(
-            complaint("fit", "max_seconds", max_seconds, "not positive", "leave it out for no limit")
+            complaint(
+                "fit", "max_seconds", repr(max_seconds), "not a positive number", "leave it out for no limit"
+            )
         )
     if of not in get_args(Measure):
         raise ArgumentError(complaint("fit", "of", repr(of), "unknown", "use 'params' or 'flops'"))
@@ -113,7 +116,7 @@ def fit(
 
 
 def _check_tol(tol: float, dtype: torch.dtype) -> float:
-    if isinstance(tol, bool) or not isinstance(tol, int | float) or not math.isfinite(tol):
+    if isinstance(tol, bool) or not isinstance(tol, Real) or not math.isfinite(tol):
         raise ArgumentError(complaint("fit", "tol", tol, "not a finite number", "pass for example 1e-6"))
     eps = torch.finfo(dtype).eps
     if tol >= 1:
@@ -139,10 +142,10 @@ def _conclude(search: Search, read: Target, start: float, batches: Sequence[int]
         matrix, method = search.winner, f"{search.winning.family}: {search.winning.note}"
         reason = f"the cheapest of {len(search.history)} families that reaches {search.problem.tol:g}"
         if search.interrupted:
-            reason += ", among those tried before the interruption"
+            reason += ", among those tried before it was cut short"
     return Fit(
         matrix=matrix,
-        certificate=certify(read.dense, matrix, batches=batches, seed=search.problem.seed),
+        certificate=_certified(read.dense, matrix, batches, search.problem.seed),
         method=method,
         history=tuple(search.history),
         seconds=time.perf_counter() - start,
@@ -164,16 +167,28 @@ def _named(
     name = type(structure).__name__
     search.progress(name, None)
     began = time.perf_counter()
-    attempt, matrix = search.judge(name, fit_into(structure, search.problem), began)
+    proposal = fit_into(structure, search.problem)
+    attempt, matrix = search.judge(name, proposal, began)
     search.progress(name, attempt)
     reason = "the structure was given"
+    if proposal.interrupted:
+        reason += ", and learning was cut short"
     if tol is not None:
         reason += f" and reaches {tol:g}" if attempt.met else f", but does not reach {tol:g}"
     return Fit(
         matrix=matrix,
-        certificate=certify(read.dense, matrix, batches=batches, seed=search.problem.seed),
+        certificate=_certified(read.dense, matrix, batches, search.problem.seed),
         method=attempt.note,
         history=(attempt,),
         seconds=time.perf_counter() - start,
         reason=reason,
+        interrupted=proposal.interrupted,
     )
+
+
+def _certified(target: Tensor, matrix: StructuredMatrix, batches: Sequence[int], seed: int) -> Certificate:
+    """The certificate; Ctrl-C while the clock runs leaves the times out instead of losing the matrix."""
+    try:
+        return certify(target, matrix, batches=batches, seed=seed)
+    except KeyboardInterrupt:
+        return certify(target, matrix, batches=(), seed=seed)

@@ -12,7 +12,7 @@ from torch import Tensor
 from kmatrix._errors import KMatrixError
 from kmatrix.fit.certificate import relative_error
 from kmatrix.fit.families import FAMILIES
-from kmatrix.fit.problem import Declined, Family, Problem, Proposal
+from kmatrix.fit.problem import TIME_IS_UP, Declined, Family, Problem, Proposal, TimeUp
 from kmatrix.fit.result import Attempt, Progress
 from kmatrix.structures import Dense, StructuredMatrix, scaled
 from kmatrix.structures.chain import ChainMatrix
@@ -53,6 +53,7 @@ class Search:
             self.problem.check_time()
             attempt, matrix = self.judge(name, family(self.problem), start)
         except Declined as declined:
+            self.interrupted |= isinstance(declined, TimeUp)
             seconds = time.perf_counter() - start
             attempt, matrix = Attempt(name, None, None, None, None, seconds, False, str(declined)), None
         except (KMatrixError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
@@ -71,7 +72,10 @@ class Search:
             scaled(proposal.matrix, self.scale) if self.scale != 1.0 else proposal.matrix, self.dtype
         )
         with torch.no_grad():
-            error = relative_error(self.problem.dense * self.scale, matrix.to_dense())
+            error = relative_error(
+                self.problem.dense * self.scale if self.scale != 1.0 else self.problem.dense,
+                matrix.to_dense(),
+            )
         attempt = Attempt(
             family=name,
             structure=matrix.structure,
@@ -105,7 +109,9 @@ def why_dense(search: Search) -> str:
     cheaper = [a for a in reached if a.num_params is not None and a.num_params < m * n]
     text = f"no structure cheaper than dense ({m * n:,} numbers) reaches a relative error of {problem.tol:g}"
     if search.interrupted:
-        text = "interrupted before any structure reached the tolerance"
+        untried = sum(a.note == TIME_IS_UP for a in search.history)
+        text = "cut short before any structure reached the tolerance"
+        text += f", {untried} of {len(search.history)} families untried" if untried else ""
     if cheaper:
         best = min(cheaper, key=lambda a: a.relative_error or 0.0)
         text += (

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kmatrix._errors import ArgumentError, complaint
+from kmatrix.fit.targets import as_target
 from kmatrix.structures import StructuredMatrix
 
 FAILURE_PROBABILITY = 1e-6
@@ -56,8 +58,9 @@ class Certificate:
     """What is known of a fitted matrix.
 
     Attributes:
-        relative_error: ``||W - A||_F / ||W||_F``, exact up to rounding.
-        spectral_error: ``||W - A||_2 / ||W||_2``: a lower value, an upper one, and the upper one's confidence.
+        relative_error: ``||W - A||_F / ||W||_F``, exact up to rounding; the plain error if ``W`` is zero.
+        spectral_error: ``||W - A||_2 / ||W||_2``: a lower and an upper value, each of them with the confidence, as
+            the norm of ``W`` is estimated too.
         num_params: numbers held; ``dense_params`` for comparison. A complex number counts as one.
         flops: operations for one vector; ``dense_flops`` for comparison.
         dtype: number type of the matrix.
@@ -120,29 +123,39 @@ def spectral_norm(
     lower = log_moment = 0.0
     for _ in range(steps):
         y = multiply(x)
+        gain = float(torch.linalg.vector_norm(y))
         # |E x| <= ||E|| for every unit x, so the largest one seen is a certain lower value.
-        lower = max(lower, float(torch.linalg.vector_norm(y)))
-        x = adjoint(y)
+        lower = max(lower, gain)
+        if gain == 0.0:
+            return SpectralEstimate(lower, lower, 1.0 - FAILURE_PROBABILITY)
+        # Both products are normalised: their product alone would leave the number range at the square of ||E||.
+        x = adjoint(y / gain)
         size = float(torch.linalg.vector_norm(x))
         if size == 0.0:
             return SpectralEstimate(lower, lower, 1.0 - FAILURE_PROBABILITY)
-        log_moment += math.log(size)
+        log_moment += math.log(gain) + math.log(size)
         x = x / size
     # x* (E*E)^{2k} x = ||(E*E)^k x||^2, so the moment of order 2 * steps is the squared product of the sizes.
     k = 2 * steps
-    theta = (0.8 * math.sqrt(n) / FAILURE_PROBABILITY) ** (2 / k)
-    upper = math.sqrt(theta * math.exp(2 * log_moment / k))
+    log_theta = 2 / k * math.log(0.8 * math.sqrt(n) / FAILURE_PROBABILITY)
+    upper = math.exp(log_theta / 2 + log_moment / k)
     return SpectralEstimate(lower, max(lower, upper), 1.0 - FAILURE_PROBABILITY)
 
 
 def _dense_norm(matrix: Tensor, generator: torch.Generator) -> SpectralEstimate:
+    largest = float(matrix.abs().max())
+    if largest == 0.0:
+        return SpectralEstimate(0.0, 0.0, 1.0)
+    unit = matrix / largest
+
     def multiply(x: Tensor) -> Tensor:
-        return matrix @ x
+        return unit @ x
 
     def adjoint(y: Tensor) -> Tensor:
-        return matrix.mH @ y
+        return unit.mH @ y
 
-    return spectral_norm(multiply, adjoint, matrix.shape[1], dtype=matrix.dtype, generator=generator)
+    found = spectral_norm(multiply, adjoint, unit.shape[1], dtype=unit.dtype, generator=generator)
+    return SpectralEstimate(found.lower * largest, found.upper * largest, found.confidence)
 
 
 def scale_of(target: Tensor) -> float:
@@ -164,16 +177,26 @@ def relative_error(target: Tensor, approximation: Tensor) -> float:
 
 
 def certify(
-    target: Tensor, matrix: StructuredMatrix, *, batches: Sequence[int] = (1, 64), seed: int = 0
+    target: object, matrix: StructuredMatrix, *, batches: Sequence[int] = (1, 64), seed: int = 0
 ) -> Certificate:
     """Measure a matrix against its target.
 
     Args:
-        target: the dense ``(m, n)`` matrix, float64 or complex128.
+        target: the dense ``(m, n)`` matrix, a tensor or anything else that ``fit`` takes.
         matrix: what stands for it.
         batches: batch sizes at which to time a product against dense; empty to leave the clock alone.
         seed: of the random vectors.
+
+    Raises:
+        ArgumentError: if the target is not a finite matrix of the shape of ``matrix``.
+        DtypeError: if its numbers are not floating or complex.
     """
+    target = as_target(target).dense
+    if tuple(target.shape) != matrix.shape:
+        way_out = f"pass a target of shape {matrix.shape}"
+        raise ArgumentError(
+            complaint("certify", "target.shape", tuple(target.shape), "not the matrix's shape", way_out)
+        )
     with torch.no_grad():
         dense = matrix.to_dense().cpu()
         scale = scale_of(target)
@@ -225,7 +248,8 @@ def time_against_dense(
     matrix: StructuredMatrix, dense: Tensor, batch: int, *, seconds: float = 0.1, repeats: int = 9
 ) -> Timing:
     """Median time of ``matrix(x)`` and of ``x @ dense.T``, taken turn by turn so that noise hits both."""
-    x = torch.randn(batch, matrix.shape[1], dtype=dense.dtype, device=matrix.device)
+    generator = torch.Generator().manual_seed(batch)
+    x = torch.randn(batch, matrix.shape[1], dtype=dense.dtype, generator=generator).to(matrix.device)
     dense = dense.to(matrix.device)
 
     def run_dense() -> Tensor:

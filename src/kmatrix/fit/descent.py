@@ -134,10 +134,12 @@ def _jacobian(residual: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     The pullback is linear, so its own pullback is the derivative along a direction (torch's forward mode is not used:
     it compiles deprecated scripts when it is first called).
     """
-    gap, pullback = torch.func.vjp(residual, x)
+    # Indexed, as the stubs of vjp also know a third value that only has_aux gives.
+    pulled = torch.func.vjp(residual, x)
+    gap, pullback = pulled[0], pulled[1]
 
     def along(direction: Tensor) -> Tensor:
-        _, forward = torch.func.vjp(lambda weights: pullback(weights)[0], torch.zeros_like(gap))
+        forward = torch.func.vjp(lambda weights: pullback(weights)[0], torch.zeros_like(gap))[1]
         derivative: Tensor = forward(direction)[0]
         return derivative
 

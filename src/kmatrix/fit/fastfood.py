@@ -7,7 +7,7 @@ two values of ``p`` may go, which leaves a tree search almost no choice.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +25,11 @@ Array = npt.NDArray[np.float64]
 _VISIBLE = (
     1e-6  # ratios g_k / g_l + g_l / g_k are at least 2; sums of a few of them hardly ever fall this low
 )
-_VISITS = 20_000  # places tried in the search for the permutation
+_WORK = 1 << 30  # numbers looked at in one search for the permutation
+_BEGINNINGS, _COINCIDENCE = (
+    5,
+    1e-6,
+)  # beginnings of the permutation that are tried, and how exactly they must fit
 _ROUNDS = 4
 _EXACT = 1e-6
 
@@ -83,7 +87,7 @@ def recognise_fastfood(matrix: Tensor) -> FastfoodParts:
     visible = np.abs(sums) > _VISIBLE
     if not np.isfinite(sums).all() or visible[1:, 1:].mean() > 0.6:
         raise _no("every pair of differences occurs")
-    p = _permutation(visible)
+    p = _permutation(sums, visible)
     for g in _middle(sums, p):
         parts = _outer(dense, g, p)
         if np.linalg.norm(parts.dense() - dense) <= _EXACT * np.linalg.norm(dense):
@@ -101,32 +105,59 @@ def _hadamard(n: int) -> npt.NDArray[Any]:
     return scipy.linalg.hadamard(n).astype(np.float64)
 
 
-def _permutation(visible: npt.NDArray[np.bool_]) -> Index:
-    """A permutation with ``p[0] = 0`` and ``visible[k ^ l, p[k] ^ p[l]]`` for all ``k, l``: depth-first search.
+def _permutation(sums: Array, visible: npt.NDArray[np.bool_]) -> Index:
+    """A permutation with ``p[0] = 0`` and ``visible[k ^ l, p[k] ^ p[l]]`` for all ``k, l``."""
+    for known in (*_beginnings(sums), [0]):
+        p = _search(visible, known)
+        if p is not None:
+            return p
+    raise _no("no permutation fits, or the search for it takes too long")
 
-    The next place filled is always one with the fewest values left.
+
+def _beginnings(sums: Array) -> list[list[int]]:
+    """Values ``p[0], p[1], p[2]`` that are surely right together, for some translation of the permutation.
+
+    Where three cells hold one pair each, the logarithms of ``g`` at the three places are points on a line, and
+    distances between them add up. That they do so by chance is next to impossible.
     """
+    sizes = np.abs(sums[1:4])
+    distances = np.arccosh(np.maximum(sizes / 2, 1.0))
+    first, second = (np.flatnonzero(distances[row] > 0.1) for row in (0, 1))
+    third = first[:, None] ^ second
+    a, b, c = distances[0, first][:, None], distances[1, second], distances[2, third]
+    misses = np.minimum(np.abs(a + b - c), np.abs(np.abs(a - b) - c))
+    signs = np.sign(sums[1, first])[:, None] * np.sign(sums[2, second]) * np.sign(sums[3, third])
+    misses = np.where((signs > 0) & (c > 0.1), misses, np.inf)
+    best = np.argsort(misses, axis=None)[:_BEGINNINGS]
+    rows, columns = np.unravel_index(best[misses.flat[best] < _COINCIDENCE], misses.shape)
+    return [[0, int(first[i]), int(second[j])] for i, j in zip(rows, columns, strict=True)]
+
+
+def _search(visible: npt.NDArray[np.bool_], known: Sequence[int]) -> Index | None:
+    """Depth first from the first values on; the next place filled is always one with the fewest values left."""
     n = len(visible)
     points = np.arange(n)
     p = np.full(n, -1)
-    open_to = np.ones((n, n), dtype=bool)
-    path: list[tuple[int, npt.NDArray[np.bool_], Iterator[int]]] = [(0, open_to, iter([0]))]
-    for _ in range(_VISITS):
-        k, open_to, values = path[-1]
-        p[k] = next(values, -1)
-        if p[k] < 0:
-            path.pop()
-            if not path:
-                raise _no("no permutation fits")
-            continue
-        left = open_to & visible[np.ix_(points ^ k, points ^ p[k])]
+    left = np.ones((n, n), dtype=bool)
+    path: list[tuple[int, npt.NDArray[np.bool_], Iterator[int]]] = []
+    for k, value in enumerate(known):
+        p[k] = value
+        left = left & visible[np.ix_(points ^ k, points ^ value)]
+    for _ in range(_WORK // n**2):
         counts = np.where(p < 0, left.sum(1), n + 1)
         place = int(counts.argmin())
         if counts[place] > n:
             return p
-        if counts[place] > 0:
-            path.append((place, left, iter(np.flatnonzero(left[place]).tolist())))
-    raise _no("the search for the permutation takes too long")
+        path.append((place, left, iter(np.flatnonzero(left[place]).tolist())))
+        p[place] = value = next(path[-1][2], -1)
+        while value < 0:
+            path.pop()
+            if not path:
+                return None
+            p[path[-1][0]] = value = next(path[-1][2], -1)
+        place, left, _ = path[-1]
+        left = left & visible[np.ix_(points ^ place, points ^ value)]
+    return None
 
 
 def _middle(sums: Array, p: Index) -> list[Array]:

@@ -21,7 +21,7 @@ from kmatrix.fit.certificate import relative_error
 from kmatrix.fit.descent import gauss_newton, lbfgs
 from kmatrix.fit.harden import harden
 from kmatrix.fit.nesting import renest
-from kmatrix.fit.race import Objective, Race, field_of, objectives, with_numbers
+from kmatrix.fit.race import Objective, Race, field_of, gradients_of, objectives, with_numbers
 from kmatrix.structures import Structure, StructuredMatrix
 
 _WARM_UP = 20
@@ -298,6 +298,9 @@ class _Work:
     def refine(self, matrix: StructuredMatrix, objective: Objective, steps: int) -> tuple[float, float]:
         """L-BFGS, then the last digits by Gauss-Newton, in place: the relative error, and the one that is seen."""
         names = [(name, p.shape) for name, p in matrix.named_parameters()]
+        if not names:  # rounding a relaxed permutation can leave nothing to learn
+            error = self.offer(matrix, "rounded")
+            return error, error
 
         def split(flat: Tensor) -> dict[str, Tensor]:
             pieces = torch.split(flat, [shape.numel() for _, shape in names])
@@ -306,7 +309,7 @@ class _Work:
         def evaluate(flat: Tensor) -> tuple[float, Tensor]:
             leaf = flat.detach().requires_grad_()
             loss = objective(matrix, split(leaf))
-            return float(loss.detach()), torch.autograd.grad(loss, leaf)[0]
+            return float(loss.detach()), gradients_of(loss, [leaf])[0]
 
         def residual(flat: Tensor) -> Tensor:
             return objective.gap(matrix, split(flat)).flatten() * math.sqrt(objective.scale)

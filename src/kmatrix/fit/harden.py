@@ -59,8 +59,7 @@ def _(matrix: TransposedMatrix) -> StructuredMatrix:
 
 @harden.register
 def _(matrix: ScaledMatrix) -> StructuredMatrix:
-    scalar = matrix.get_buffer("scalar")
-    return ScaledMatrix(harden(matrix.base), complex(*scalar.tolist()))
+    return ScaledMatrix(harden(matrix.base), matrix.structure.scalar)
 
 
 @harden.register

@@ -59,13 +59,15 @@ def fit_into(structure: Structure, problem: Problem) -> Proposal:
 def _(structure: Transpose, problem: Problem) -> Proposal:
     turned = problem.dense.mH if structure.conjugate else problem.dense.mT
     found = fit_into(structure.of, _like(problem, turned.resolve_conj()))
-    return Proposal(transpose(found.matrix, conjugate=structure.conjugate), found.note)
+    return Proposal(transpose(found.matrix, conjugate=structure.conjugate), found.note, found.interrupted)
 
 
 @fit_into.register
 def _(structure: Scaled, problem: Problem) -> Proposal:
-    found = fit_into(structure.of, problem)
-    return Proposal(ScaledMatrix(found.matrix, 1.0), found.note)
+    if structure.scalar == 0:
+        raise FitError("fit: every member of Scaled(..., 0) is zero; scale by another number")
+    found = fit_into(structure.of, _like(problem, problem.dense / structure.scalar))
+    return Proposal(ScaledMatrix(found.matrix, structure.scalar), found.note, found.interrupted)
 
 
 def _like(problem: Problem, dense: Tensor) -> Problem:
@@ -95,7 +97,7 @@ def _constructed_or_learned(structure: Structure, problem: Problem) -> Proposal:
         deadline=problem.deadline,
     )
     origin = " and ".join([how for _, how in best] + ["random starts"] * (not near))
-    return Proposal(learned.matrix, f"{learned.steps} gradient steps from {origin}")
+    return Proposal(learned.matrix, f"{learned.steps} gradient steps from {origin}", learned.interrupted)
 
 
 def _error(dense: Tensor, matrix: StructuredMatrix) -> float:

@@ -14,18 +14,24 @@ from torch import Tensor
 from kmatrix.structures import SparseMatrix, StructuredMatrix
 
 Measure = Literal["params", "flops"]
+TIME_IS_UP = "time is up"
 
 
 class Declined(Exception):
     """A family has no member to offer for this problem; the message says why."""
 
 
+class TimeUp(Declined):
+    """A family was not tried, or not to its end, because the time allowed was over."""
+
+
 @dataclass(frozen=True)
 class Proposal:
-    """A member that a family offers, in double precision, and how it was found."""
+    """A member in double precision, how it was found, and whether the search for it was cut short."""
 
     matrix: StructuredMatrix
     note: str
+    interrupted: bool = False
 
 
 @dataclass
@@ -88,7 +94,7 @@ class Problem:
     def check_time(self) -> None:
         """Decline if time is up."""
         if time.monotonic() > self.deadline:
-            raise Declined("time is up")
+            raise TimeUp(TIME_IS_UP)
 
 
 Family = Callable[[Problem], Proposal]

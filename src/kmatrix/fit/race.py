@@ -100,7 +100,7 @@ class Race:
             leaves = [p[group].requires_grad_() for p in self.adam.parameters]
             buffers = {name: buffer[group] for name, buffer in self.buffers.items()}
             total = self._evaluate(dict(zip(self.names, leaves, strict=True)), buffers)
-            gradients.append(torch.autograd.grad(total.sum(), leaves))
+            gradients.append(gradients_of(total.sum(), leaves))
             losses.append(total.detach())
         self.losses = torch.cat(losses).nan_to_num(math.inf)
         self.adam.step([torch.cat(parts) for parts in zip(*gradients, strict=True)], share)
@@ -121,6 +121,13 @@ class Race:
             )
             for run in self.losses.argsort()[:SURVIVORS].tolist()
         ]
+
+
+def gradients_of(loss: Tensor, leaves: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Gradients of a loss, zero for numbers it does not depend on: at size 1 there may be nothing to turn."""
+    if not loss.requires_grad:
+        return tuple(torch.zeros_like(leaf) for leaf in leaves)
+    return torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
 
 
 def with_numbers(matrix: StructuredMatrix, numbers: dict[str, Tensor]) -> StructuredMatrix:

@@ -96,6 +96,10 @@ def _from_tensor(tensor: Tensor, source: str) -> Target:
             complaint("fit", f"{source}.dtype", tensor.dtype, "not floating or complex", way_out)
         )
     _check_matrix(tuple(tensor.shape), source)
+    if tensor.is_meta:
+        raise ArgumentError(
+            complaint("fit", f"{source}.device", "meta", "it holds no numbers", "load them first")
+        )
     if tensor.layout != torch.strided:
         tensor = tensor.to_dense()
     wide = torch.complex128 if tensor.is_complex() else torch.float64

@@ -18,7 +18,8 @@ a { color: #1a5799; }
 table { border-collapse: collapse; margin: .4rem 0; font-size: .92rem; min-width: 60%; }
 th, td { text-align: left; padding: .32rem 1.1rem .32rem .3rem; border-bottom: 1px solid #e3e0d8; vertical-align: top; }
 th { font-weight: 600; white-space: nowrap; }
-td { overflow-wrap: break-word; } td:first-child { white-space: nowrap; } .contents td:first-child { white-space: normal; }
+td { overflow-wrap: break-word; } td:first-child { white-space: nowrap; }
+.contents td:first-child { white-space: normal; }
 .contents table { width: 100%; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.won, td.won { background: #e8f3e2; } tr.line { font-weight: 600; }

@@ -42,6 +42,7 @@ from kmatrix.structures.real_part import RealPartMatrix
 FORMAT_VERSION = 1
 MAX_CERTIFICATE_BYTES = 2**20
 MAX_DEPTH = 64
+MAX_NODES = 1024
 _KEY = "kmatrix"
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 _DESCRIPTION = {"format_version", "kmatrix_version", "matrix"}
@@ -296,6 +297,8 @@ def _decode(node: object, numel: int, device: str, depth: int = 0) -> Structured
     """The matrix that a node of the tree stands for, its numbers not set, in a file of ``numel`` numbers."""
     if depth > MAX_DEPTH:
         raise Unreadable(f"its structures are nested over {MAX_DEPTH} deep")
+    if depth == 0 and _count_nodes(node) > MAX_NODES:
+        raise Unreadable(f"it is made of over {MAX_NODES} parts")
     if not isinstance(node, dict) or not isinstance(node.get("type"), str):
         raise Unreadable(f"a structure is described by {short(node)}")
     kind = node["type"]
@@ -313,6 +316,19 @@ def _decode(node: object, numel: int, device: str, depth: int = 0) -> Structured
     if matrix.shape != shape or matrix.dtype != dtype:
         raise Unreadable(f"a {kind} claims to be {shape} of {dtype}, it is {matrix.shape} of {matrix.dtype}")
     return matrix
+
+
+def _count_nodes(tree: object) -> int:
+    """How many structures a description holds; counted before any is built, as each costs memory of its own."""
+    count, waiting = 0, [tree]
+    while waiting and count <= MAX_NODES:
+        node = waiting.pop()
+        if isinstance(node, dict):
+            count += 1
+            waiting.extend(node.values())
+        elif isinstance(node, list):
+            waiting.extend(node)
+    return count
 
 
 def _leaf(
