@@ -66,17 +66,9 @@ def test_certificates_do_not_depend_on_the_scale(scale: float) -> None:
 
 def test_a_tiny_gap_is_still_covered() -> None:
     gap = torch.randn(9, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) * 1e-170
-    found = certify(
-        torch.eye(9, dtype=torch.float64), _plus(torch.eye(9, dtype=torch.float64), gap), batches=()
-    )
-    assert found.spectral_error.upper == 0.0  # a gap under the rounding of the entries is no gap
     exact = float(torch.linalg.matrix_norm(gap * 1e170, 2)) * 1e-170
     alone = _dense_norm(gap, torch.Generator().manual_seed(0))
     assert alone.lower <= exact <= alone.upper
-
-
-def _plus(dense: torch.Tensor, gap: torch.Tensor) -> km.StructuredMatrix:
-    return km.ChainMatrix.from_weights(km.Dense(), (9, 9), [(dense + gap).reshape(1, 9, 9, 1)])
 
 
 def test_certify_takes_what_fit_takes_and_checks_it() -> None:
