@@ -42,8 +42,8 @@ def plan_radices(
 ) -> RadixPlan:
     """Find the cheapest radices for a matrix whose row digits and column digits are already in order.
 
-    Tile ranks are estimated from a few random tiles, sketched where they are large, so the expected count is an
-    estimate; the factorisation that follows measures.
+    Tile ranks are estimated from the heaviest and some random tiles, sketched where they are large, so the expected
+    count is an estimate; the factorisation that follows measures.
 
     Args:
         matrix: ``(m, n)`` float64 or complex128; rows with equal low digits and neighbouring columns form tiles.
@@ -89,21 +89,34 @@ def tile_rank(matrix: Tensor, classes: int, block: int, *, tol: float, generator
     limit = min(tall, block)
     if limit == 1:
         return 1
-    count = min(SAMPLES, classes * blocks)
-    chosen = torch.randperm(classes * blocks, generator=generator)[:count]
     grid = matrix.reshape(tall, classes, blocks, block)
+    energies = grid.abs().square().sum((0, 3)).flatten()
+    chosen, weights = _sample(energies, generator)
     tiles = torch.stack([grid[:, int(t) // blocks, int(t) % blocks] for t in chosen])
-    energy = tiles.abs().square().sum((1, 2))
     tiles = _sketch(_sketch(tiles.mT, generator).mT, generator)
     values = torch.linalg.svdvals(tiles).square()
     # Sketches keep norms only on average, so tails are taken relative to the sketch's own energy.
     tails = values.flip(1).cumsum(1).flip(1)
-    share = tails / tails[:, :1].clamp_min(1e-300) * energy[:, None]
-    allowed = max(tol, EXACT) ** 2 * float(energy.sum()) / 2
+    share = tails / tails[:, :1].clamp_min(1e-300) * (energies[chosen] * weights)[:, None]
+    width = values.shape[1]
+    if width < limit:
+        # A sketch spreads what lies beyond it over all of its directions, and the tail has but some of them.
+        share = share * (width / (width - torch.arange(width, dtype=share.dtype)))
+    allowed = max(tol, EXACT) ** 2 * float(energies.sum()) / 2
     sums = [*share.sum(0).tolist(), 0.0]
     rank = next(r for r in range(len(sums)) if sums[r] <= allowed)
     # A sketch that is full to the brim says nothing of the rank: take the worst.
-    return limit if rank > 0.75 * values.shape[1] and values.shape[1] < limit else max(1, rank)
+    return limit if rank > 0.5 * width and width < limit else max(1, rank)
+
+
+def _sample(energies: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Tiles to look at and how many each stands for: the heaviest for themselves, some others for all the rest."""
+    order = energies.argsort(descending=True)
+    heavy, rest = order[: SAMPLES // 2], order[SAMPLES // 2 :]
+    others = rest[torch.randperm(len(rest), generator=generator)[: SAMPLES - len(heavy)]]
+    weights = torch.ones(len(heavy) + len(others), dtype=torch.float64)
+    weights[len(heavy) :] = len(rest) / max(len(others), 1)
+    return torch.cat([heavy, others]), weights
 
 
 def _sketch(tiles: Tensor, generator: torch.Generator) -> Tensor:
