@@ -39,6 +39,7 @@ from kmatrix.structures import (
 
 OVERSAMPLING = 8
 SMALL_SHARE = 8
+SPLITTINGS = 48
 PURSUIT_FLOOR = 1e-6
 
 
@@ -172,11 +173,15 @@ def block_circulant(problem: Problem) -> Proposal:
 
 
 def kronecker(problem: Problem) -> Proposal:
-    """Sums of Kronecker products, for every splitting of the sides."""
+    """Sums of Kronecker products, for the splittings of the sides that cost least for each product."""
     m, n = problem.shape
+
+    def numbers(split: tuple[int, int]) -> int:
+        return split[0] * split[1] + (m // split[0]) * (n // split[1])
+
     offers: list[tuple[bool, float, int, tuple[int, int], int]] = []
-    for m1, n1 in itertools.product(_divisors(m), _divisors(n)):
-        size = m1 * n1 + (m // m1) * (n // n1)
+    for m1, n1 in sorted(itertools.product(_divisors(m), _divisors(n)), key=numbers)[:SPLITTINGS]:
+        size = numbers((m1, n1))
         most = problem.max_params() // size
         # With a 1 x 1 factor the splitting is dense in disguise, with a row and a column it is low rank.
         if (m1, n1) in ((1, 1), (m, n), (1, n), (m, 1)) or most < 1:
