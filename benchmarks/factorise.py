@@ -22,13 +22,13 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 import torch
-from kmatrix.fit.projections import project
 from rich.console import Console
 from rich.table import Table
 
 from kmatrix._permutations import bit_reversal
 from kmatrix.fit.certificate import machine
 from kmatrix.fit.hierarchical import hierarchical
+from kmatrix.fit.projections import project
 from kmatrix.fit.tiles import chain_matrix
 from kmatrix.structures import Monarch
 
