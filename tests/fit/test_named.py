@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 import kmatrix as km
-from kmatrix.fit.named import fit_into
+from kmatrix.fit.certificate import relative_error
+from kmatrix.fit.named import fit_into, polished
 from kmatrix.fit.problem import Problem, Proposal
 from kmatrix.structures import (
     BPBP,
@@ -138,3 +139,15 @@ def test_single_precision_members_are_found_to_single_precision() -> None:
     found = km.fit(member(km.Kaleidoscope(), 16, 16).float(), km.Kaleidoscope(), batches=())
     assert found.relative_error < 1e-6
     assert found.matrix.dtype == torch.float32
+
+
+def test_a_learnt_butterfly_is_polished_by_exact_steps() -> None:
+    target = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    problem = Problem(target, 1e-10)
+    rough = km.Butterfly().random(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    better = polished(Proposal(rough, "drawn"), problem)
+    assert better.note == "drawn, 3 sweeps of least squares"
+    errors = [relative_error(target, m.to_dense().detach()) for m in (rough, better.matrix)]
+    assert errors[1] < errors[0]
+    other = Proposal(km.Toeplitz().random(12, 12, dtype=torch.float64), "drawn")
+    assert polished(other, problem) is other

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import singledispatch
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,16 +15,20 @@ from torch import Tensor
 from kmatrix._errors import FitError
 from kmatrix.fit.certificate import relative_error
 from kmatrix.fit.gradient import learn
-from kmatrix.fit.problem import Problem, Proposal
+from kmatrix.fit.polish import polish
+from kmatrix.fit.problem import Declined, Problem, Proposal
 from kmatrix.fit.projections import project
 from kmatrix.fit.starts import Start, starts
-from kmatrix.structures import Scaled, Structure, StructuredMatrix, Transpose
+from kmatrix.fit.tiles import as_pairs
+from kmatrix.structures import ChainMatrix, Scaled, Structure, StructuredMatrix, Transpose
+from kmatrix.structures.chain import ChainStructure
 from kmatrix.structures.compose import ScaledMatrix, transpose
 
 _RESTARTS, _FEW_RESTARTS = 8, 4
 _MANY = 1 << 14  # entries from which a few random starts have to do: larger ones end up alike
 _TRIED = 3  # starts that go on to gradient learning
 _ROUNDING = 1e-13  # relative errors below are rounding, whatever the tolerance
+_SWEEPS = 3  # of exact least squares over the factors of a learnt butterfly
 _NEARLY = 1e-2  # a start as near as this needs no rivals
 
 
@@ -97,7 +102,33 @@ def _constructed_or_learned(structure: Structure, problem: Problem) -> Proposal:
         deadline=problem.deadline,
     )
     origin = " and ".join([how for _, how in best] + ["random starts"] * (not near))
-    return Proposal(learned.matrix, f"{learned.steps} gradient steps from {origin}", learned.interrupted)
+    found = Proposal(learned.matrix, f"{learned.steps} gradient steps from {origin}", learned.interrupted)
+    return found if learned.interrupted else polished(found, problem)
+
+
+def polished(proposal: Proposal, problem: Problem) -> Proposal:
+    """Improve a tile-rank butterfly by a few sweeps of exact alternating least squares; others are left as they are."""
+    matrix = proposal.matrix
+    if not isinstance(matrix, ChainMatrix) or matrix.dtype != problem.dense.dtype:
+        return proposal
+    factors = matrix.layout.factors
+    if len(factors) != len(matrix.layout.stages) or (matrix.layout.rows, matrix.layout.cols) != matrix.shape:
+        return proposal
+    try:
+        # Only nested chains fall apart into small least squares; in the others one factor is one large problem.
+        as_pairs(factors)
+    except Declined:
+        return proposal
+    weights = [w.detach() for w in matrix.weights]
+    better = polish(
+        problem.dense, weights, [f.pattern for f in factors], sweeps=_SWEEPS, tol=max(problem.tol, _ROUNDING)
+    )
+    if better.errors[-1] >= better.errors[0]:
+        return proposal
+    made = ChainMatrix.from_weights(cast(ChainStructure, matrix.structure), matrix.shape, better.weights)
+    return Proposal(
+        made, f"{proposal.note}, {len(better.errors) - 1} sweeps of least squares", proposal.interrupted
+    )
 
 
 def _error(dense: Tensor, matrix: StructuredMatrix) -> float:
