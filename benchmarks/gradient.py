@@ -3,10 +3,12 @@
     python benchmarks/gradient.py                   # the whole table, some minutes
     python benchmarks/gradient.py --only "DFT 64"
 
-Each target is scaled to orthonormal rows and learnt to a root mean squared error of 1e-4 per entry, the success of
-Dao et al. (arXiv 1903.05895), by gradient alone; no order is given unless the row says so. Then it is polished: L-BFGS
-goes on, and the closed form may finish. The published code took the seconds in the column "theirs" on one thread of a
-like machine, with its own modules in a plain loop. Prints a table and writes JSON with versions and processor.
+Each target is scaled to orthonormal rows and learnt without any closed form; no order is given unless the row says so.
+"s to 1e-4" is the time to a root mean squared error of 1e-4 per entry with fixed permutations, the success of Dao et
+al. (arXiv 1903.05895), for which the published code took the seconds under "theirs" on one thread of a like machine,
+with its own modules in a plain loop. Then descent goes on to a relative error of 1e-12, from new starts if need be:
+"all steps", "all s" and "error". How many starts it takes is luck: from other seeds convolution 64 may need more than
+the time allowed. Prints a table and writes JSON with versions and processor.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from kmatrix.structures import BPBP, BPPermutation, Product, RealPart, Structure
 from kmatrix.structures.real_part import RealPartMatrix
 
 SUCCESS = 1e-4
-POLISHED = 1e-10
+POLISHED = 1e-12
 ROUNDS = 50
 
 
@@ -108,7 +110,7 @@ CASES = [
     *(Case("DCT", n, dct, learnt_orders, theirs=t) for n, t in ((8, 7), (16, 61), (32, None))),
     *(
         Case("convolution", n, convolution, two_modules, steps=1000, draw=orthogonal_blocks)
-        for n in (8, 16, 32)
+        for n in (8, 16, 32, 64)
     ),
     *(
         Case("DFT, bit reversal given,", n, dft, given_order, restarts=1, steps=0, theirs=t)
@@ -119,56 +121,51 @@ CASES = [
 
 @dataclass(frozen=True)
 class Row:
-    """One learnt target."""
+    """One learnt target: the way to the published success, then to the last digit."""
 
     target: str
     n: int
     model: str
     num_params: int
-    restarts: int
-    rounds: int
+    starts: int
     steps: int
-    seconds: float
-    rmse: float
+    seconds: float | None
     theirs: float | None
-    polish_seconds: float
+    all_steps: int
+    all_seconds: float
     relative_error: float
 
 
 def run(cases: list[Case], seed: int, limit: float, tell: Callable[[str], None]) -> Iterator[Row]:
     for case in cases:
         target = torch.from_numpy(case.make(case.n))
-        rms = float(target.abs().square().mean().sqrt())
-        structure = case.model(case.n)
         learnt = learn(
             target,
-            structure,
+            case.model(case.n),
             restarts=case.restarts,
             steps=case.steps,
+            refine=3000,
             rounds=ROUNDS,
-            tol=SUCCESS / rms,
+            tol=POLISHED,
             closed_form=False,
             draw=partial(case.draw, case.n) if case.draw else None,
             seed=seed,
             deadline=time.monotonic() + limit,
             progress=lambda m, name=case.name: tell(f"{name}: {m.phase}, step {m.steps}, {m.rmse:.1e}"),
         )
-        began = time.perf_counter()
-        fixed = learnt.matrix
-        polished = learn(target, fixed.structure, restarts=0, starts=[fixed], tol=1e-14, refine=3000)
+        seconds = learnt.seconds_to(SUCCESS)
         yield Row(
             target=case.target,
             n=case.n,
             model=(case.model.__doc__ or "").rstrip("."),
-            num_params=fixed.num_params,
-            restarts=case.restarts,
-            rounds=learnt.rounds,
-            steps=learnt.steps,
-            seconds=learnt.seconds,
-            rmse=learnt.relative_error * rms,
+            num_params=learnt.matrix.num_params,
+            starts=case.restarts * learnt.rounds,
+            steps=next((m.steps for m in learnt.history if m.seconds == seconds), learnt.steps),
+            seconds=seconds if math.isfinite(seconds) else None,
             theirs=case.theirs,
-            polish_seconds=time.perf_counter() - began,
-            relative_error=polished.relative_error,
+            all_steps=learnt.steps,
+            all_seconds=learnt.seconds,
+            relative_error=learnt.relative_error,
         )
 
 
@@ -183,36 +180,39 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)  # as the published code was timed
     console = Console(width=170)
-    table = Table(
+    heads = (
         "target",
         "model",
         "numbers",
         "starts",
         "steps",
-        "seconds to 1e-4",
-        "theirs",
-        "RMSE",
-        "polish s",
-        "polished error",
+        "s to 1e-4",
+        "theirs, s",
+        "all steps",
+        "all s",
+        "error",
     )
+    table = Table(*heads)
     rows = []
+    wanted = [case for case in CASES if not args.only or case.name in args.only]
     with console.status("learning") as status:
-        for row in run(
-            [c for c in CASES if not args.only or c.name in args.only], args.seed, args.limit, status.update
-        ):
+        for row in run(wanted, args.seed, args.limit, status.update):
             rows.append(row)
-            good = row.rmse <= SUCCESS and row.relative_error <= POLISHED
-            good = good and (row.theirs is None or row.seconds < row.theirs)
+            good = (
+                row.relative_error <= POLISHED
+                and row.seconds is not None
+                and row.seconds <= (row.theirs or math.inf)
+            )
             cells = (
                 f"{row.target} {row.n}",
                 row.model,
                 row.num_params,
-                row.restarts * row.rounds,
+                row.starts,
                 row.steps,
-                f"{row.seconds:.2f}",
+                "never" if row.seconds is None else f"{row.seconds:.2f}",
                 row.theirs or "",
-                f"{row.rmse:.1e}",
-                f"{row.polish_seconds:.2f}",
+                row.all_steps,
+                f"{row.all_seconds:.2f}",
                 f"{row.relative_error:.1e}",
             )
             table.add_row(*map(str, cells), style="" if good else "red")

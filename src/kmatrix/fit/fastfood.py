@@ -22,14 +22,10 @@ from kmatrix.structures import Fastfood, StructuredMatrix
 from kmatrix.structures.fastfood import FastfoodMatrix
 
 Array = npt.NDArray[np.float64]
-_VISIBLE = (
-    1e-6  # ratios g_k / g_l + g_l / g_k are at least 2; sums of a few of them hardly ever fall this low
-)
-_WORK = 1 << 30  # numbers looked at in one search for the permutation
-_BEGINNINGS, _COINCIDENCE = (
-    5,
-    1e-6,
-)  # beginnings of the permutation that are tried, and how exactly they must fit
+_VISIBLE = 1e-6  # every pair adds at least 2 in size; sums of a few pairs hardly ever fall this low
+_WORK = 1 << 32  # numbers looked at in one search for the permutation
+_BEGINNINGS = 2  # beginnings of the permutation that are tried
+_COINCIDENCE = 1e-6  # how exactly the logarithms of a beginning must add up
 _ROUNDS = 4
 _EXACT = 1e-6
 
@@ -107,7 +103,7 @@ def _hadamard(n: int) -> npt.NDArray[Any]:
 
 def _permutation(sums: Array, visible: npt.NDArray[np.bool_]) -> Index:
     """A permutation with ``p[0] = 0`` and ``visible[k ^ l, p[k] ^ p[l]]`` for all ``k, l``."""
-    for known in (*_beginnings(sums), [0]):
+    for known in _beginnings(sums) or [[0]]:
         p = _search(visible, known)
         if p is not None:
             return p
