@@ -1,0 +1,106 @@
+// The kernels of one instruction set. CMake compiles this file several times, each time with KM_ISA naming the set and
+// flags that allow it; the namespace keeps the copies apart (identical names would be merged by the linker).
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+#include <omp.h>
+
+#include "kmatrix.h"
+
+#if defined(__AVX512F__)
+#define KM_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define KM_VECTOR_BYTES 32
+#else
+#define KM_VECTOR_BYTES 16
+#endif
+
+#define KM_JOIN_(a, b) a##b
+#define KM_JOIN(a, b) KM_JOIN_(a, b)
+#define KM_TEXT_(a) #a
+#define KM_TEXT(a) KM_TEXT_(a)
+
+namespace KM_JOIN(km_, KM_ISA) {
+
+#include "packing.h"
+#include "passes.h"
+#include "simd.h"
+#include "tile_forward.h"
+#include "tile_io.h"
+
+// Calls `run` with the storage type, the type of the arithmetic, and how many of them make a number.
+template <class Run> auto with_types(int32_t dtype, const Run &run) {
+    switch (dtype) {
+        case KM_F32: return run.template operator()<float, float, 1>();
+        case KM_F64: return run.template operator()<double, double, 1>();
+        case KM_C64: return run.template operator()<float, float, 2>();
+        case KM_C128: return run.template operator()<double, double, 2>();
+        case KM_BF16: return run.template operator()<bfloat16, float, 1>();
+        default: return run.template operator()<float16, float, 1>();
+    }
+}
+
+struct packed_bytes_run {
+    const km_chain *chain;
+    template <class S, class T, int C> int64_t operator()() const { return packed_bytes_of<T, C>(chain); }
+};
+
+struct pack_run {
+    const km_chain *chain;
+    void *packed;
+    template <class S, class T, int C> void operator()() const { pack_chain<S, T, C>(chain, packed); }
+};
+
+struct scratch_run {
+    const km_chain *chain;
+    template <class S, class T, int C> int64_t operator()() const {
+        return 2 * tile_bytes<T, C>(widest_features(chain), chain->tile_vectors);
+    }
+};
+
+struct forward_run {
+    const km_chain *chain;
+    const void *packed;
+    km_matrix x, y;
+    int64_t batch;
+    void *scratch;
+    int32_t threads;
+    template <class S, class T, int C> void operator()() const {
+        const int64_t own = 2 * tile_bytes<T, C>(widest_features(chain), chain->tile_vectors);
+        forward_tiles<S, T, C>((const packed_chain *)packed, x, y, batch, (char *)scratch, own, threads);
+    }
+};
+
+static int64_t packed_bytes(const km_chain *chain) { return with_types(chain->dtype, packed_bytes_run{chain}); }
+static void pack(const km_chain *chain, void *packed) { with_types(chain->dtype, pack_run{chain, packed}); }
+static int64_t scratch_bytes(const km_chain *chain) { return with_types(chain->dtype, scratch_run{chain}); }
+
+static void forward(const km_chain *chain, const void *packed, km_matrix x, km_matrix y, int64_t batch, void *scratch,
+                    int32_t threads) {
+    with_types(chain->dtype, forward_run{chain, packed, x, y, batch, scratch, threads});
+}
+
+}  // namespace
+
+extern "C" {
+extern const km_kernels KM_JOIN(km_kernels_, KM_ISA);
+const km_kernels KM_JOIN(km_kernels_, KM_ISA) = {
+    KM_TEXT(KM_ISA),
+    KM_VECTOR_BYTES,
+    KM_JOIN(km_, KM_ISA)::max_log_radix,
+    KM_JOIN(km_, KM_ISA)::max_log_radix_complex,
+    KM_JOIN(km_, KM_ISA)::can_fuse,
+    KM_JOIN(km_, KM_ISA)::packed_bytes,
+    KM_JOIN(km_, KM_ISA)::pack,
+    KM_JOIN(km_, KM_ISA)::scratch_bytes,
+    KM_JOIN(km_, KM_ISA)::forward,
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
+    nullptr,
+};
+}
