@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from kmatrix._permutations import bit_reversal
-from kmatrix.fit.certificate import machine
-from kmatrix.fit.hierarchical import hierarchical
-from kmatrix.fit.projections import project
-from kmatrix.fit.tiles import chain_matrix
+from kmatrix.fitting.certificate import machine
+from kmatrix.fitting.chains.hierarchical import hierarchical
+from kmatrix.fitting.chains.members import chain_matrix
+from kmatrix.fitting.projections.nearest import project
 from kmatrix.structures import Monarch
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -31,8 +31,8 @@ from rich.console import Console
 from rich.table import Table
 
 import kmatrix as km
-from kmatrix.fit.certificate import machine
-from kmatrix.fit.gradient import learn
+from kmatrix.fitting.certificate import machine
+from kmatrix.fitting.learning.gradient import learn
 from kmatrix.structures import BPBP, BPPermutation, Product, RealPart, Structure
 from kmatrix.structures.real_part import RealPartMatrix
 

@@ -35,8 +35,8 @@ from rich.table import Table
 from torch import Tensor
 
 import kmatrix as km
-from kmatrix.fit.certificate import machine
-from kmatrix.fit.gradient import learn
+from kmatrix.fitting.certificate import machine
+from kmatrix.fitting.learning.gradient import learn
 from kmatrix.structures import OBB, Diagonal, Fastfood, FixedBPBP, Product, RealPart, Structure
 
 N = 256

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import kmatrix as km
-from kmatrix.fit.certificate import machine
+from kmatrix.fitting.certificate import machine
 
 PAPER = {64: 1.4e-2, 128: 7.9e-3, 256: 4.5e-3, 512: 2.6e-3, 1024: 1.6e-3}
 TOLERANCES = (0.5, 0.2, 0.1, 0.08, 0.03, 1e-2, 1e-3, 1e-4, 1e-6)

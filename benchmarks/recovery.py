@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 import kmatrix as km
-from kmatrix.fit.certificate import machine
+from kmatrix.fitting.certificate import machine
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TOL = 1e-10

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from kmatrix import structures
-from kmatrix.fit.families import FAMILIES
+from kmatrix.fitting.search.families import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [

@@ -60,6 +60,13 @@ def test_packages_say_what_lives_in_them(package: str) -> None:
     assert importlib.import_module(package).__doc__
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_function_hides_a_package(package: str) -> None:
+    # `import a.b as c` looks the name up in its parent, where a function of the same name would be found instead.
+    parent, _, name = package.rpartition(".")
+    assert not parent or inspect.ismodule(getattr(importlib.import_module(parent), name))
+
+
 @pytest.mark.parametrize("name", OBJECTS)
 def test_public_names_are_documented(name: str) -> None:
     doc = inspect.getdoc(OBJECTS[name])

@@ -192,14 +192,14 @@ def test_bad_places_are_found_before_the_work(
 def test_an_interrupted_search_keeps_the_best_so_far(
     kmatrix: Command, low_rank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from kmatrix.fit import auto
+    from kmatrix.fitting.search import loop
 
     def interrupted(problem: object) -> None:
         raise KeyboardInterrupt
 
-    families = dict(auto.FAMILIES)
+    families = dict(loop.FAMILIES)
     shortened = (("low rank", families["low rank"]), ("slow", interrupted))
-    monkeypatch.setattr(auto.Search.run, "__defaults__", (shortened,))
+    monkeypatch.setattr(loop.Search.run, "__defaults__", (shortened,))
     result = kmatrix("fit", low_rank, "--tol", "1e-6", "--out", "A.safetensors")
     assert result.exit_code == 0
     assert "cut short" in result.stdout

@@ -10,7 +10,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from kmatrix.fit import Attempt
+from kmatrix.fitting import Attempt
 from kmatrix.report.curve import TruncatedSVD, by_budget, error_curve
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 import kmatrix as km
-from kmatrix.fit import Attempt, Timing
+from kmatrix.fitting import Attempt, Timing
 from kmatrix.report.words import brief, judged, options
 from kmatrix.structures import BlockTensorTrain, Permutation, Toeplitz
 

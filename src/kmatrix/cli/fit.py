@@ -14,7 +14,7 @@ import kmatrix as km
 from kmatrix._errors import complaint
 from kmatrix.cli.names import STRUCTURES, structure_from
 from kmatrix.cli.tables import Ticker, certificate_table, history_table
-from kmatrix.fit.targets import as_target
+from kmatrix.fitting.targets import as_target
 from kmatrix.report import Section, write_report
 from kmatrix.report.page import check_available
 from kmatrix.report.words import brief, chosen_attempt

@@ -16,7 +16,7 @@ from rich.markup import escape
 
 import kmatrix as km
 from kmatrix.cli.tables import fact_table
-from kmatrix.fit.certificate import processor_name
+from kmatrix.fitting.certificate import processor_name
 from kmatrix.ops.dispatch import BACKENDS
 from kmatrix.report.words import brief
 from kmatrix.structures.serialization import describe

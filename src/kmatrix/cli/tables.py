@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from kmatrix.fit import Attempt, Certificate
+from kmatrix.fitting import Attempt, Certificate
 from kmatrix.report.curve import TruncatedSVD, by_budget
 from kmatrix.report.words import judged
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kmatrix.fit import Attempt
+from kmatrix.fitting import Attempt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

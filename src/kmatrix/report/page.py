@@ -13,7 +13,7 @@ from torch import Tensor
 
 from kmatrix._errors import BackendUnavailableError, complaint
 from kmatrix._files import write_atomically
-from kmatrix.fit import Attempt, Fit
+from kmatrix.fitting import Attempt, Fit
 from kmatrix.report.curve import TruncatedSVD, by_budget, error_curve
 from kmatrix.report.factors import terms
 from kmatrix.report.pixels import Picture, picture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmatrix.fit import Attempt, Fit, Timing
+from kmatrix.fitting import Attempt, Fit, Timing
 from kmatrix.structures import Chain, Product, Structure, Sum
 
 
