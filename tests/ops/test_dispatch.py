@@ -88,7 +88,7 @@ def test_one_that_cannot_is_passed_over_with_a_reason(mixed, install, caplog) ->
     with caplog.at_level(logging.DEBUG, logger="kmatrix"):
         chain_matmul(*arguments(mixed))
     assert counting.runs == []
-    assert caplog.messages == ["backend counting passed over: will not count today"]
+    assert caplog.messages[0] == "backend counting passed over: will not count today"
 
 
 def test_a_request_is_honoured(mixed, install) -> None:
@@ -119,22 +119,24 @@ def test_portable_declines_empty_batches(mixed) -> None:
 
 
 def test_a_request_ends_with_its_block(mixed) -> None:
+    best = explain_dispatch(*arguments(mixed)).backend
     with pytest.raises(RuntimeError, match="on purpose"), use_backend("reference"):
         raise RuntimeError("on purpose")
-    assert explain_dispatch(*arguments(mixed)).backend == "portable"
+    assert explain_dispatch(*arguments(mixed)).backend == best != "reference"
 
 
 def test_a_request_stays_in_its_thread(mixed) -> None:
     seen: list[str | None] = []
+    best = explain_dispatch(*arguments(mixed)).backend
     with use_backend("reference"):
         thread = threading.Thread(target=lambda: seen.append(explain_dispatch(*arguments(mixed)).backend))
         thread.start()
         thread.join()
-    assert seen == ["portable"]
+    assert seen == [best] != ["reference"]
 
 
 def test_unknown_names_are_refused_at_once() -> None:
-    with pytest.raises(ArgumentError, match="use one of portable, reference"), use_backend("fastest"):
+    with pytest.raises(ArgumentError, match="use one of native, portable, reference"), use_backend("fastest"):
         pass
 
 
@@ -142,19 +144,21 @@ def test_results_do_not_depend_on_the_backend(example, dtype) -> None:
     x, weights = torch.randn(50, example.cols, dtype=dtype), example.draw(dtype)
     results = []
     for backend in BACKENDS:
-        with use_backend(backend.name):
-            results.append(chain_matmul(x, weights, example.patterns))
+        if backend.can_run(x, weights, tuple(example.patterns)).ok:
+            with use_backend(backend.name):
+                results.append(chain_matmul(x, weights, example.patterns))
     for result in results[1:]:
         torch.testing.assert_close(result, results[0], rtol=1e-12, atol=1e-12)
 
 
 def test_explanation(mixed, install) -> None:
+    best = explain_dispatch(*arguments(mixed)).backend
     install(Counting(ok=False))
     told = explain_dispatch(*arguments(mixed))
-    assert told.backend == "portable"
+    assert told.backend == best
     assert told.reasons["counting"] == "will not count today"
-    assert list(told.reasons) == ["counting", "portable", "reference"]
-    assert str(told).splitlines()[0].startswith("portable (")
+    assert list(told.reasons) == ["counting", "native", "portable", "reference"]
+    assert str(told).splitlines()[0].startswith(f"{best} (")
     with use_backend("counting"):
         told = explain_dispatch(*arguments(mixed))
         assert told.backend is None

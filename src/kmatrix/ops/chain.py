@@ -15,13 +15,18 @@ from kmatrix.ops.definition import Pattern as Pattern
 from kmatrix.ops.definition import Patterns, check_sizes, check_weights, reference_chain_matmul
 from kmatrix.ops.flops import announce_formulas
 from kmatrix.ops.library import lower_precision
+from kmatrix.ops.output import multiply_into
 from kmatrix.ops.routing import Route, is_autocast, route
 
 _WHERE = "chain_matmul"
 
 
 def chain_matmul(
-    x: Tensor, weights: Sequence[Tensor], patterns: Sequence[tuple[int, int, int, int]] | None = None
+    x: Tensor,
+    weights: Sequence[Tensor],
+    patterns: Sequence[tuple[int, int, int, int]] | None = None,
+    *,
+    out: Tensor | None = None,
 ) -> Tensor:
     """Multiply vectors by a chain of Kronecker-sparse factors.
 
@@ -36,15 +41,19 @@ def chain_matmul(
             shape ``(a, b, c, d)``, of the dtype and on the device of ``x``. A weight may have size 1 along
             ``a`` or ``d`` or both: it is then tied, that is, the same for all groups or all diagonals.
         patterns: the pattern of each factor; needed only when weights are tied, else read off their shapes.
+        out: where to put the products: of their shape, dtype and device. It may share memory with ``x`` or a
+            weight; the products are right all the same. Only for calls that nothing watches: no gradients, no
+            transforms, no compiler.
 
     Returns:
-        The products, shape ``(*, m)`` with ``m = a*b*d`` of the last factor, contiguous. Differentiable to
+        The products, shape ``(*, m)`` with ``m = a*b*d`` of the last factor, contiguous, or ``out``. Differentiable to
         any order in ``x`` and the weights, in reverse and forward mode and under ``torch.func``; compiles and
         exports as one operator, ``torch.ops.kmatrix.chain_matmul``. Under autocast everything is cast as for
         ``F.linear``.
 
     Raises:
-        ArgumentError: if shapes, patterns or devices do not fit.
+        ArgumentError: if shapes, patterns or devices do not fit, or if ``out`` is given and something watches
+            the call.
         DtypeError: if ``x`` is not floating point, or a weight has another dtype (a real weight for complex
             ``x`` included): nothing is promoted in silence.
         BackendUnavailableError: if ``use_backend`` asks for a backend that cannot run this product.
@@ -64,6 +73,8 @@ def chain_matmul(
     if is_autocast(x):
         x, *weights = lower_precision(x.device.type, [x, *weights])
     _check_numbers(x, weights)
+    if out is not None:
+        return multiply_into(out, x, weights, chain)
     if not chain:
         return x.clone(memory_format=torch.contiguous_format)
     how = route(x, weights)
@@ -98,10 +109,11 @@ def explain_dispatch(
         DtypeError: as ``chain_matmul``.
 
     Example:
-        >>> print(explain_dispatch(torch.ones(3, 4), [torch.ones(2, 1, 2, 1)]))
-        portable (nothing watches the call: the backend runs at once)
-          portable: merged factors, stock torch kernels
-          reference: the definition, one factor after the other
+        >>> told = explain_dispatch(torch.ones(3, 4), [torch.ones(2, 1, 2, 1)])
+        >>> told.route
+        'nothing watches the call: the backend runs at once'
+        >>> told.reasons["portable"]
+        'merged factors, stock torch kernels'
     """
     chain = _checked_chain(x, weights, patterns)
     _check_numbers(x, weights)

@@ -19,18 +19,13 @@ from torch import Tensor
 from kmatrix._errors import ArgumentError, BackendUnavailableError, complaint
 from kmatrix.ops.definition import Patterns, reference_chain_matmul
 from kmatrix.ops.gradients import chain_gradients
+from kmatrix.ops.native import Native
 from kmatrix.ops.portable import portable_chain_gradients, portable_chain_matmul
 from kmatrix.ops.routing import Route
+from kmatrix.ops.verdict import Verdict as Verdict
 
 _log = logging.getLogger(__name__)
 _requested: ContextVar[str | None] = ContextVar("kmatrix_backend", default=None)
-
-
-class Verdict(NamedTuple):
-    """Whether a backend can run a product, and why or why not."""
-
-    ok: bool
-    reason: str
 
 
 class Backend(Protocol):
@@ -97,7 +92,7 @@ class Reference:
         return (grad_x.contiguous() if need_x else None), [g.contiguous() for g in grad_weights]
 
 
-BACKENDS: tuple[Backend, ...] = (Portable(), Reference())
+BACKENDS: tuple[Backend, ...] = (Native(), Portable(), Reference())
 
 
 @contextmanager
@@ -108,7 +103,7 @@ def use_backend(name: str) -> Iterator[None]:
     obey the request in force when they run.
 
     Args:
-        name: "portable" or "reference".
+        name: "native", "portable" or "reference".
 
     Raises:
         ArgumentError: if there is no backend of that name.

@@ -28,6 +28,11 @@ AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
 _PLAIN = (Tensor, torch.nn.Parameter)
 
 
+def is_plain(x: object) -> bool:
+    """Whether something is a tensor or a parameter and no subclass of either."""
+    return type(x) in _PLAIN
+
+
 def is_autocast(x: Tensor) -> bool:
     """Whether autocast is on for the device of a tensor."""
     device = x.device.type

@@ -1,0 +1,101 @@
+"""A chain product with its surroundings: what matrices call, so that permutations and corners cost nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kmatrix.ops import dispatch, native
+from kmatrix.ops.chain import chain_matmul
+from kmatrix.ops.definition import Pattern as Pattern
+from kmatrix.ops.definition import Patterns, check_weights
+from kmatrix.ops.ends import Ends, cropping, padding
+from kmatrix.ops.routing import Route, is_autocast, route
+
+
+def chain_apply(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    patterns: Patterns,
+    *,
+    gather: Tensor | None = None,
+    take: Tensor | None = None,
+    rows: int | None = None,
+    bias: Tensor | None = None,
+) -> Tensor:
+    """Multiply a selection of the input by a chain, select from the output, add a bias.
+
+    ``y = (F_k ... F_1 x[gather])[take][:rows] + bias``, where an ``x`` that is too short is padded with zeros
+    first.
+
+    Args:
+        x: the vectors, shape ``(*, n)`` with ``n`` at most the number of columns of the first factor.
+        weights: as for ``chain_matmul``; at least one.
+        patterns: the pattern of each factor.
+        gather: an index of that many columns, each one of ``0..cols-1``; None for all in order.
+        take: an index of rows of the last factor; None for all in order.
+        rows: how many of the selected outputs to keep, the first ones; None for all.
+        bias: one number for each output that is kept.
+
+    Returns:
+        The result, contiguous; differentiable, compiled and transformed as ``chain_matmul`` is.
+
+    Example:
+        >>> swap, p = torch.tensor([1, 0]), Pattern(1, 2, 2, 1)
+        >>> chain_apply(torch.tensor([1.0, 2.0]), [torch.eye(2).view(p)], (p,), gather=swap)
+        tensor([2., 1.])
+    """
+    ends = _foldable(x, weights, patterns, gather, take, rows, bias)
+    if ends is not None and ends.tensors:
+        x, *weights = dispatch.resolved([x, *weights])
+        if isinstance(dispatch.choose(x, weights, patterns), native.Native):
+            return native.multiply(x, weights, patterns, ends)
+    cols = patterns[0][0] * patterns[0][2] * patterns[0][3]
+    if x.shape[-1] < cols:
+        x = functional.pad(x, (0, cols - x.shape[-1]))
+    y = chain_matmul(x if gather is None else x[..., gather], weights, patterns)
+    y = y if take is None else y[..., take]
+    y = y if rows is None or rows == y.shape[-1] else y[..., :rows]
+    return (y if bias is None else y + bias).contiguous()
+
+
+def _foldable(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    patterns: Patterns,
+    gather: Tensor | None,
+    take: Tensor | None,
+    rows: int | None,
+    bias: Tensor | None,
+) -> Ends | None:
+    """The ends of a call that nothing watches and that fits; None where it must go the ordinary way.
+
+    Misfits are among the latter: ``chain_matmul`` has the words for them.
+    """
+    if torch.compiler.is_compiling() or is_autocast(x) or x.ndim == 0 or x.device.type != "cpu":
+        return None
+    if route(x, weights if bias is None else [*weights, bias]) is not Route.DIRECT:
+        return None
+    if any(w.dtype != x.dtype or w.device != x.device for w in weights):
+        return None
+    check_weights("chain_apply", weights, patterns)
+    cols, full = patterns[0].cols, patterns[-1].rows
+    n = x.shape[-1]
+    if n > cols or (n < cols and gather is not None):
+        return None
+    if n < cols:
+        gather = padding(n, cols)
+    selected = full if take is None else len(take)
+    n_out = selected if rows is None else rows
+    if n_out < selected:
+        take = cropping(n_out) if take is None else take[:n_out]
+    if bias is not None:
+        bias = bias.detach().resolve_conj().resolve_neg().contiguous()
+    return Ends(n, n_out, _index(gather), _index(take), bias)
+
+
+def _index(index: Tensor | None) -> Tensor | None:
+    return None if index is None else index.contiguous()

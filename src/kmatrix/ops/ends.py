@@ -1,0 +1,93 @@
+"""What may surround a chain: a selection of its input, one of its output, and a bias.
+
+The native kernels do all three while they load and store, so that permutations, padding and corners cost
+nothing; elsewhere they are stock torch functions around the product.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from kmatrix._errors import ArgumentError, DtypeError, complaint
+
+
+class Ends:
+    """What happens before the first factor and after the last.
+
+    Attributes:
+        n_in: columns of ``x``.
+        n_out: columns of the product.
+        gather: the column of ``x`` for each column of the first factor, -1 for zero; None for all in order.
+        take: the row of the last factor for each column of the product; None for all in order.
+        bias: added to the product; None for none.
+    """
+
+    __slots__ = ("bias", "gather", "n_in", "n_out", "take")
+
+    def __init__(
+        self, n_in: int, n_out: int, gather: Tensor | None, take: Tensor | None, bias: Tensor | None
+    ) -> None:
+        self.n_in, self.n_out = n_in, n_out
+        self.gather, self.take, self.bias = gather, take, bias
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Everything whose numbers count."""
+        return [t for t in (self.gather, self.take, self.bias) if t is not None]
+
+
+@lru_cache(maxsize=256)
+def padding(n: int, cols: int) -> Tensor:
+    """The input selection that appends zeros; nobody may write to it."""
+    return torch.cat([torch.arange(n), torch.full((cols - n,), -1)])
+
+
+@lru_cache(maxsize=256)
+def cropping(rows: int) -> Tensor:
+    """The output selection that keeps the first rows; nobody may write to it."""
+    return torch.arange(rows)
+
+
+def check_index(where: str, name: str, index: object, length: int | None, low: int, high: int) -> Tensor:
+    """The index as a contiguous int64 tensor on the CPU, or raise if it is none or points outside."""
+    try:
+        found = torch.as_tensor(index)
+    except (TypeError, ValueError, RuntimeError):
+        raise DtypeError(
+            complaint(where, name, type(index).__name__, "not an index", "pass whole numbers")
+        ) from None
+    if found.dtype == torch.bool or found.is_floating_point() or found.is_complex():
+        raise DtypeError(complaint(where, f"{name}.dtype", found.dtype, "not an index", "pass whole numbers"))
+    if found.ndim != 1 or (length is not None and len(found) != length):
+        expected = "of one dimension" if length is None else f"of shape ({length},)"
+        way_out = f"pass an index {expected}"
+        raise ArgumentError(
+            complaint(where, f"{name}.shape", tuple(found.shape), "does not fit the chain", way_out)
+        )
+    if len(found) and not (low <= int(found.min()) and int(found.max()) < high):
+        reason = f"an index lies outside {low}..{high - 1}"
+        raise ArgumentError(complaint(where, name, f"index({len(found)})", reason, "keep it inside"))
+    return found.detach().to("cpu", torch.int64).contiguous()
+
+
+def check_bias(where: str, bias: Tensor | None, n_out: int, like: Tensor) -> None:
+    """Raise unless the bias is one number of the dtype and device of ``like`` for each output."""
+    if bias is None:
+        return
+    if bias.dtype != like.dtype:
+        raise DtypeError(
+            complaint(
+                where, "bias.dtype", bias.dtype, f"the weights have {like.dtype}", "convert one of them"
+            )
+        )
+    if bias.shape != (n_out,):
+        way_out = f"pass a bias of shape ({n_out},)"
+        raise ArgumentError(
+            complaint(where, "bias.shape", tuple(bias.shape), "does not fit the chain", way_out)
+        )
+    if bias.device != like.device:
+        reason = f"the weights are on {like.device}"
+        raise ArgumentError(complaint(where, "bias.device", bias.device, reason, "move one to the other"))

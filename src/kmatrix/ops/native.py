@@ -1,0 +1,190 @@
+"""The native backend: fused kernels on the CPU, forward and backward.
+
+The vectors are read where they lie, in rows or in columns; the weights are packed once and kept until their
+bytes change. The arithmetic of half precision is float32.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from kmatrix.ops.definition import Patterns
+from kmatrix.ops.ends import Ends
+from kmatrix.ops.native_cache import PACKED
+from kmatrix.ops.native_layout import HALF, Description, Vectors, described, vectors
+from kmatrix.ops.native_module import DTYPE_CODES, NativeChain, native_part, threads
+from kmatrix.ops.native_plan import UNCACHED_BATCH, Schedule, batch_class, default_schedule
+from kmatrix.ops.portable import portable_chain_gradients
+from kmatrix.ops.verdict import Verdict
+from kmatrix.ops.wisdom import learned_schedule
+
+_log = logging.getLogger(__name__)
+
+
+class Native:
+    """Fused kernels of our own on the CPU."""
+
+    name = "native"
+
+    def can_run(self, x: Tensor, weights: Sequence[Tensor], patterns: Patterns) -> Verdict:
+        """Everything dense on the CPU that is not empty, where the compiled part is there."""
+        part = native_part()
+        if part.module is None:
+            return Verdict(False, part.reason)
+        if x.device.type != "cpu":
+            return Verdict(False, f"x is on {x.device}, the native kernels compute on the CPU")
+        if x.dtype not in DTYPE_CODES:
+            return Verdict(False, f"no native arithmetic for {x.dtype}")
+        if not x.numel() or not all(map(all, patterns)):
+            return Verdict(False, "empty tensors need no speed")
+        return Verdict(True, part.reason)
+
+    def run(self, x: Tensor, weights: Sequence[Tensor], patterns: Patterns) -> Tensor:
+        """The product through the fused kernels."""
+        return multiply(x, weights, patterns)
+
+    def run_backward(
+        self, grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, need_x: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """Gradients, recomputing the vectors between the factors tile by tile."""
+        try:
+            return gradients(grad, x, weights, patterns, need_x)
+        except NotImplementedError as error:
+            _log.debug("native gradients passed over: %s", error)
+            return portable_chain_gradients(grad, x, weights, patterns, need_x)
+
+
+def multiply(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    patterns: Patterns,
+    ends: Ends | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """The product of a nonempty batch, contiguous or in ``out``, whose memory is nobody else's."""
+    weights, description = described(weights, patterns)
+    source = vectors(x)
+    n_out = description.n_out if ends is None else ends.n_out
+    if out is None:
+        out = torch.empty((*x.shape[:-1], n_out), dtype=x.dtype)
+    target = vectors(out)
+    run_kernel(description, weights, ends, source, target)
+    return out if target.tensor.data_ptr() == out.data_ptr() else out.copy_(target.tensor.view(out.shape))
+
+
+def run_kernel(
+    description: Description,
+    weights: Sequence[Tensor],
+    ends: Ends | None,
+    source: Vectors,
+    target: Vectors,
+) -> None:
+    """Multiply from one place in memory to another, by the kernel that the schedule names."""
+    schedule = schedule_of(description, source.batch)
+    pointers = [w.data_ptr() for w in weights]
+    if schedule.kernel == "rows" and (ends is None or not ends.tensors):
+        chain = _plain_chain(description, schedule)
+        if chain.rows_can_run:
+            chain.rows(pointers, *source.place, *target.place, source.batch, threads())
+            return
+    chain = packed_chain(description, schedule, pointers, ends, keep=source.batch < UNCACHED_BATCH)
+    chain.forward(*source.place, *target.place, source.batch, threads())
+
+
+def gradients(
+    grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, need_x: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Gradients of ``x`` (if needed) and of every weight; the batch is not empty."""
+    shapes = [w.shape for w in weights]
+    # A weight that is expanded and not tied has a gradient for each of its numbers.
+    weights = [w if w.numel() == 1 or 0 not in _strides_of_many(w) else w.contiguous() for w in weights]
+    weights, description = described(weights, patterns)
+    source, upstream = vectors(x), vectors(grad)
+    schedule = schedule_of(description, source.batch)
+    pointers = [w.data_ptr() for w in weights]
+    chain = packed_chain(description, schedule, pointers, None, keep=source.batch < UNCACHED_BATCH)
+    grad_x = torch.empty(x.shape, dtype=x.dtype) if need_x else None
+    target = (0, 0, 1) if grad_x is None else (grad_x.data_ptr(), x.shape[-1], 1)
+    wide = torch.float32 if x.dtype in HALF else x.dtype
+    grad_weights = [torch.empty(shape, dtype=wide) for shape in shapes]
+    places = [g.data_ptr() for g in grad_weights]
+    chain.backward(*upstream.place, *source.place, *target, places, source.batch, threads())
+    return grad_x, [g.to(x.dtype) for g in grad_weights]
+
+
+def _strides_of_many(w: Tensor) -> list[int]:
+    return [stride for size, stride in zip(w.shape, w.stride(), strict=True) if size > 1]
+
+
+def schedule_of(description: Description, batch: int) -> Schedule:
+    """What was learned by measuring, else the rule."""
+    return _schedule(description.patterns, description.dtype, batch_class(batch), threads())
+
+
+@lru_cache(maxsize=1024)
+def _schedule(patterns: Patterns, dtype: torch.dtype, batch: int, workers: int) -> Schedule:
+    return learned_schedule(patterns, dtype, batch, workers) or default_schedule(patterns, dtype, batch)
+
+
+def forget_schedules() -> None:
+    """Ask again, because something was learned or a file was replaced."""
+    _schedule.cache_clear()
+
+
+def new_chain(description: Description, schedule: Schedule, ends: Ends | None = None) -> NativeChain:
+    """A chain of the kernels, without weights."""
+    module = native_part().module
+    assert module is not None  # ``can_run`` was asked first
+    return module.Chain(
+        description.code,
+        description.flat_patterns,
+        list(description.strides),
+        list(schedule.passes),
+        schedule.tile_vectors,
+        description.n_in if ends is None else ends.n_in,
+        description.n_out if ends is None else ends.n_out,
+        None if ends is None or ends.gather is None else ends.gather.tolist(),
+        None if ends is None or ends.take is None else ends.take.tolist(),
+    )
+
+
+@lru_cache(maxsize=256)
+def _plain_chain(description: Description, schedule: Schedule) -> NativeChain:
+    """A chain for the kernel that needs no packed weights."""
+    return new_chain(description, schedule)
+
+
+def packed_chain(
+    description: Description,
+    schedule: Schedule,
+    pointers: list[int],
+    ends: Ends | None = None,
+    *,
+    keep: bool = True,
+) -> NativeChain:
+    """A chain that has packed the weights at these addresses as they are now."""
+
+    def make() -> tuple[NativeChain, int]:
+        chain = new_chain(description, schedule, ends)
+        if ends is not None and ends.bias is not None:
+            chain.set_bias(ends.bias.data_ptr())
+        chain.pack(pointers)  # last: the bias is packed with the weights
+        return chain, chain.packed_nbytes
+
+    if not keep:
+        return make()[0]
+    module = native_part().module
+    assert module is not None
+    places, spans, sizes = pointers, list(description.nbytes), None
+    if ends is not None:
+        tensors = ends.tensors
+        places = [*pointers, *[t.data_ptr() for t in tensors]]
+        spans += [t.nbytes for t in tensors]
+        sizes = (ends.n_in, ends.n_out, ends.gather is None, ends.take is None, ends.bias is None)
+    stamp = module.fingerprint(places, spans)
+    return PACKED.get((description, schedule, sizes, tuple(places)), stamp, make)

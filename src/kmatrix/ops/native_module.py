@@ -1,0 +1,159 @@
+"""The compiled part of the library, as the rest of it sees it: loaded once, absent with a reason.
+
+``kmatrix._native`` knows addresses and strides, no tensors, so that one build serves every torch. Without it,
+or where it refuses to run, everything works on the portable path.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple, Protocol, cast
+
+import torch
+
+_log = logging.getLogger(__name__)
+
+DTYPE_CODES = {
+    torch.float32: 0,
+    torch.float64: 1,
+    torch.complex64: 2,
+    torch.complex128: 3,
+    torch.bfloat16: 4,
+    torch.float16: 5,
+}
+
+
+class NativeChain(Protocol):
+    """A chain with fixed sizes, passes and index arrays, and the weights it packed last."""
+
+    packed_nbytes: int
+    rows_can_run: bool
+
+    def pack(self, pointers: Sequence[int]) -> None:
+        """Copy the weights of the factors in order of use."""
+
+    def set_bias(self, pointer: int) -> None:
+        """Copy a bias; 0 removes it."""
+
+    def forward(
+        self, x: int, x_row: int, x_col: int, y: int, y_row: int, y_col: int, batch: int, threads: int
+    ) -> None:
+        """The product through tiles of rows and packed weights."""
+
+    def rows(
+        self,
+        weights: Sequence[int],
+        x: int,
+        x_row: int,
+        x_col: int,
+        y: int,
+        y_row: int,
+        y_col: int,
+        batch: int,
+        threads: int,
+    ) -> None:
+        """The product of a few rows, weights read where they are."""
+
+    def backward(
+        self,
+        grad: int,
+        grad_row: int,
+        grad_col: int,
+        x: int,
+        x_row: int,
+        x_col: int,
+        grad_x: int,
+        grad_x_row: int,
+        grad_x_col: int,
+        grad_weights: Sequence[int],
+        batch: int,
+        threads: int,
+    ) -> None:
+        """Gradients; ``grad_x`` 0 where it is not wanted."""
+
+
+class ChainType(Protocol):
+    """The class of ``NativeChain``."""
+
+    def __call__(
+        self,
+        dtype: int,
+        patterns: Sequence[int],
+        strides: Sequence[int],
+        passes: Sequence[int],
+        tile_vectors: int,
+        n_in: int,
+        n_out: int,
+        gather: Sequence[int] | None,
+        take: Sequence[int] | None,
+        isa: str = "",
+    ) -> NativeChain:
+        """Describe a chain; ValueError if something does not fit."""
+
+    def can_fuse(self, dtype: int, patterns: Sequence[int], first: int, count: int, isa: str = "") -> bool:
+        """Whether these factors may form one pass."""
+
+
+class NativeModule(Protocol):
+    """What ``kmatrix._native`` offers."""
+
+    Chain: ChainType
+
+    def compiled(self) -> tuple[str, ...]:
+        """Instruction sets in this build, best first."""
+
+    def default_isa(self) -> str:
+        """The one in use; RuntimeError if the environment names one that is absent."""
+
+    def fingerprint(self, pointers: Sequence[int], nbytes: Sequence[int]) -> int:
+        """A number that changes when the bytes do."""
+
+    def limits(self, isa: str = "") -> tuple[int, int, int]:
+        """Bytes of a vector register, and the widest passes of 2x2 factors, real and complex, as powers of 2."""
+
+
+class NativePart(NamedTuple):
+    """The compiled module (None if it cannot run), its instruction set, and why or why not."""
+
+    module: NativeModule | None
+    isa: str
+    reason: str
+
+
+@lru_cache(maxsize=1)
+def native_part() -> NativePart:
+    """Load the compiled module, once in a process."""
+    try:
+        module = cast(NativeModule, importlib.import_module("kmatrix._native"))
+        isa = module.default_isa()
+    except ImportError as error:
+        return _absent(f"the native kernels are not built ({error})")
+    except RuntimeError as error:
+        return _absent(f"the native kernels cannot run ({error})")
+    return NativePart(module, isa, f"native kernels, {isa}")
+
+
+def _absent(reason: str) -> NativePart:
+    _log.warning("%s: the portable path runs instead, correct but slower", reason)
+    return NativePart(None, "", reason)
+
+
+_forked = False
+
+
+def _after_fork() -> None:
+    global _forked  # noqa: PLW0603  (a fact about this process)
+    _forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def threads() -> int:
+    """How many threads a product may use: torch's setting, and one after a fork, which OpenMP does not survive."""
+    return 1 if _forked else torch.get_num_threads()

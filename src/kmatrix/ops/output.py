@@ -1,0 +1,76 @@
+"""Writing a product into a tensor that the caller brought along."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix.ops import dispatch, native
+from kmatrix.ops.definition import Patterns
+from kmatrix.ops.ends import Ends
+from kmatrix.ops.native_layout import overlap
+from kmatrix.ops.routing import Route, is_plain, route
+
+_WHERE = "chain_matmul"
+
+
+def multiply_into(out: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns) -> Tensor:
+    """The product in ``out``; the other arguments have been checked."""
+    how = route(x, [*weights, out])
+    if how is not Route.DIRECT:
+        way_out = "leave out= away, or call under torch.no_grad() and outside of transforms"
+        raise ArgumentError(complaint(_WHERE, "out", f"tensor{tuple(out.shape)}", how.value, way_out))
+    check_out(_WHERE, out, (*x.shape[:-1], patterns[-1].rows if patterns else x.shape[-1]), x)
+    if not patterns:
+        return out.copy_(x)
+    return run_into(out, x, weights, patterns, None)
+
+
+def run_into(
+    out: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, ends: Ends | None
+) -> Tensor:
+    """The product on plain tensors, straight into ``out`` where the kernels can write there."""
+    x, *weights = dispatch.resolved([x, *weights])
+    backend = dispatch.choose(x, weights, patterns)
+    others = [x, *weights, *(ends.tensors if ends else [])]
+    if isinstance(backend, native.Native) and not out.is_neg() and not out.is_conj():
+        if not any(overlap(out, other) for other in others):
+            mark_written(out)
+            return native.multiply(x, weights, patterns, ends, out)
+        return out.copy_(native.multiply(x, weights, patterns, ends))
+    assert ends is None or not ends.tensors  # only the native kernels fold them
+    return out.copy_(backend.run(x, weights, patterns))
+
+
+def mark_written(out: Tensor) -> None:
+    """Tell autograd that the numbers change, so that it refuses to differentiate through what it saved of them."""
+    if not out.is_inference():
+        increment_version(out)
+
+
+def check_out(where: str, out: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
+    """Raise unless ``out`` can hold a result of this shape and of the dtype and device of ``like``."""
+    if not is_plain(out):
+        raise DtypeError(
+            complaint(where, "out", type(out).__name__, "not a plain tensor", "pass a torch.Tensor")
+        )
+    if out.is_inference() and not torch.is_inference_mode_enabled():
+        reason = "made in inference mode, which has ended"
+        raise ArgumentError(complaint(where, "out", f"tensor{tuple(out.shape)}", reason, "pass out.clone()"))
+    if out.shape != shape:
+        raise ArgumentError(
+            complaint(where, "out.shape", tuple(out.shape), "the product has another", f"pass shape {shape}")
+        )
+    if out.dtype != like.dtype:
+        reason = f"the product has {like.dtype}"
+        raise DtypeError(complaint(where, "out.dtype", out.dtype, reason, f"pass a tensor of {like.dtype}"))
+    if out.device != like.device:
+        reason = f"the product is on {like.device}"
+        raise ArgumentError(complaint(where, "out.device", out.device, reason, "pass a tensor there"))
+    if any(stride == 0 and size > 1 for size, stride in zip(out.shape, out.stride(), strict=True)):
+        reason = "several of its entries share one place in memory"
+        raise ArgumentError(complaint(where, "out.stride", out.stride(), reason, "pass out.clone()"))

@@ -1,0 +1,172 @@
+"""Measuring schedules instead of trusting the rule, and keeping what was learned."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from kmatrix._checks import check_size
+from kmatrix._errors import BackendUnavailableError, complaint
+from kmatrix.ops.definition import Patterns
+from kmatrix.ops.native import forget_schedules, new_chain
+from kmatrix.ops.native_layout import Description, described, vectors
+from kmatrix.ops.native_module import NativeChain, native_part, threads
+from kmatrix.ops.native_plan import Schedule, batch_class, default_schedule, tile_heights
+from kmatrix.ops.wisdom import question, remember
+
+_MOST = 96  # schedules that are measured at most
+_ROWS_UP_TO = 64  # beyond, reading weights where they are cannot win
+
+
+class Tuning(NamedTuple):
+    """What measuring found.
+
+    Attributes:
+        schedule: the fastest way to run the chain.
+        seconds: its time for one product, weights packed beforehand.
+        rule_seconds: that of the rule.
+        tried: how many schedules were measured.
+        path: the file that remembers it; None if there is none.
+    """
+
+    schedule: Schedule
+    seconds: float
+    rule_seconds: float
+    tried: int
+    path: str | None
+
+    def __str__(self) -> str:
+        kernel, passes, height = self.schedule
+        gain = self.rule_seconds / self.seconds
+        return (
+            f"{kernel} kernel, passes of {'+'.join(map(str, passes))} factors, tiles {height} vectors high: "
+            f"{1e6 * self.seconds:.2f} us, {gain:.2f}x the rule ({self.tried} tried)"
+        )
+
+
+def tune_chain(weights: Sequence[Tensor], patterns: Patterns, batch: int, seconds: float) -> Tuning:
+    """Measure and remember; the arguments have been checked."""
+    check_size("tune", "batch", batch)
+    verdict = native_part()
+    if verdict.module is None:
+        way_out = "build the native kernels, or leave it"
+        raise BackendUnavailableError(
+            complaint("tune", "weights", f"{len(weights)} factors", verdict.reason, way_out)
+        )
+    weights, description = described([w.detach() for w in weights], patterns)
+    group = batch_class(batch)
+    rule = default_schedule(patterns, description.dtype, group)
+    trials = [
+        _Trial(description, weights, schedule, batch) for schedule in _candidates(rule, description, batch)
+    ]
+    times = _race(trials, seconds)
+    fastest = min(range(len(trials)), key=times.__getitem__)
+    winner, rule_time = trials[fastest].schedule, times[0]
+    key = question(patterns, description.dtype, group, threads())
+    measured = {
+        "microseconds": round(1e6 * times[fastest], 3),
+        "rule_microseconds": round(1e6 * rule_time, 3),
+    }
+    path = remember(key, winner, measured)
+    forget_schedules()
+    return Tuning(winner, times[fastest], rule_time, len(trials), None if path is None else str(path))
+
+
+def _candidates(rule: Schedule, description: Description, batch: int) -> list[Schedule]:
+    """The rule first, then every way to group factors worth a try with every height of tiles."""
+    found = [rule]
+    heights = tile_heights(description.dtype, batch)
+    for passes in _groupings(description):
+        found += [Schedule("tiles", passes, height) for height in heights]
+        if batch <= _ROWS_UP_TO:
+            found.append(Schedule("rows", passes, 1))
+    return list(dict.fromkeys(found))[:_MOST]
+
+
+def _groupings(description: Description) -> Iterator[tuple[int, ...]]:
+    """Ways to group the factors: as few passes as runs of a bounded length allow, evenly and greedily."""
+    module = native_part().module
+    assert module is not None
+    code, flat, k = description.code, description.flat_patterns, len(description.patterns)
+    seen: set[tuple[int, ...]] = set()
+    for longest in range(k, 0, -1):
+        for order in (_from_the_front, _from_the_back):
+            fuses: Callable[[int, int], bool] = lambda start, count: module.Chain.can_fuse(  # noqa: E731
+                code, flat, start, count
+            )
+            passes = order(k, longest, fuses)
+            if passes not in seen:
+                seen.add(passes)
+                yield passes
+
+
+def _from_the_front(k: int, longest: int, fuses: Callable[[int, int], bool]) -> tuple[int, ...]:
+    passes: list[int] = []
+    start = 0
+    while start < k:
+        count = min(longest, k - start)
+        while count > 1 and not fuses(start, count):
+            count -= 1
+        passes.append(count)
+        start += count
+    return tuple(passes)
+
+
+def _from_the_back(k: int, longest: int, fuses: Callable[[int, int], bool]) -> tuple[int, ...]:
+    passes: list[int] = []
+    stop = k
+    while stop > 0:
+        count = min(longest, stop)
+        while count > 1 and not fuses(stop - count, count):
+            count -= 1
+        passes.append(count)
+        stop -= count
+    return tuple(reversed(passes))
+
+
+class _Trial:
+    """One schedule, ready to run."""
+
+    def __init__(
+        self, description: Description, weights: Sequence[Tensor], schedule: Schedule, batch: int
+    ) -> None:
+        self.schedule = schedule
+        self.chain: NativeChain = new_chain(description, schedule)
+        self.pointers = [w.data_ptr() for w in weights]
+        self.source = vectors(torch.randn(batch, description.n_in).to(description.dtype))
+        self.target = vectors(torch.empty(batch, description.n_out, dtype=description.dtype))
+        self.in_rows = schedule.kernel == "rows" and self.chain.rows_can_run
+        if not self.in_rows:
+            self.chain.pack(self.pointers)
+
+    def __call__(self) -> None:
+        if self.in_rows:
+            self.chain.rows(
+                self.pointers, *self.source.place, *self.target.place, self.source.batch, threads()
+            )
+        else:
+            self.chain.forward(*self.source.place, *self.target.place, self.source.batch, threads())
+
+
+def _race(trials: Sequence[Callable[[], None]], seconds: float) -> list[float]:
+    """Time of one run of each: the median of rounds taken turn by turn, so that noise hits all alike."""
+    repeats = []
+    for trial in trials:
+        trial()
+        start = time.perf_counter()
+        trial()
+        once = max(time.perf_counter() - start, 1e-7)
+        repeats.append(max(1, round(seconds / len(trials) / 5 / once)))
+    times: list[list[float]] = [[] for _ in trials]
+    for _ in range(5):
+        for trial, count, found in zip(trials, repeats, times, strict=True):
+            start = time.perf_counter()
+            for _ in range(count):
+                trial()
+            found.append((time.perf_counter() - start) / count)
+    return [statistics.median(found) for found in times]
