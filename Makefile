@@ -6,9 +6,13 @@ PYTEST_FLAGS ?= -n 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+CMAKE := $(BIN)/cmake
+CMAKE_FLAGS = --log-level=WARNING -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)/ninja \
+	-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format bench docs clean
+.PHONY: help setup native demo test lint format bench docs wheel sanitize clean
 
 help:  ## list the commands
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -21,8 +25,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 		|| { rm -rf $(VENV); echo 'no virtual environment; on Debian: apt install python3-venv' >&2; exit 1; }
 	@echo 'installing into $(VENV), once (torch is a large download) ...'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(PIP) install -c constraints.txt scikit-build-core nanobind cmake ninja
+	$(PIP) install -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
+
+native: setup  ## compile the native part again, only what changed
+	$(CMAKE) -S cmake/editable -B cmake/editable $(CMAKE_FLAGS)
+	$(CMAKE) --build cmake/editable
 
 demo: setup  ## the main job on real input; writes out/demo.html
 	$(BIN)/kmatrix demo

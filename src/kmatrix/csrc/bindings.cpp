@@ -1,0 +1,373 @@
+// The Python module kmatrix._native: numbers and addresses in, checked against each other, kernels run.
+//
+// Sizes and indices are checked here, once, when a chain is described; that the addresses and strides of a call belong
+// to tensors of the right shape is the caller's business. Kernels write only to the memory a call names and to scratch
+// of the calling thread, so that threads may share a chain.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <initializer_list>
+#include <memory>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "kmatrix.h"
+
+namespace nb = nanobind;
+
+namespace {
+
+constexpr int64_t largest = int64_t(1) << 40;       // of any product of sizes: no 64-bit address computation overflows
+constexpr int64_t worth_releasing = 1 << 18;        // multiplications: some microseconds, against 0.1 for the lock
+constexpr int64_t bytes_worth_releasing = 1 << 18;
+constexpr int64_t kept_per_thread = int64_t(16) << 20;
+constexpr int64_t most_threads = 1024;
+
+// ---- memory ----
+
+struct release {
+    void operator()(void *memory) const { free(memory); }
+};
+using buffer = std::unique_ptr<void, release>;
+
+buffer allocate(int64_t bytes) {
+    void *memory = aligned_alloc(64, size_t(bytes + 63) / 64 * 64);
+    if (!memory && bytes) throw std::bad_alloc();
+    return buffer(memory);
+}
+
+// What the calling thread keeps from one call to the next; given back when it is larger than most calls need.
+struct scratch_memory {
+    buffer memory;
+    int64_t bytes = 0;
+    std::vector<km_factor> factors;
+
+    void *at_least(int64_t wanted) {
+        if (wanted > bytes) {
+            memory.reset();
+            bytes = 0;
+            memory = allocate(wanted);
+            bytes = wanted;
+        }
+        return memory.get();
+    }
+
+    void keep(int64_t limit) {
+        if (bytes <= limit) return;
+        memory.reset();
+        bytes = 0;
+    }
+};
+thread_local scratch_memory scratch;
+
+// Lets other Python threads run while it lives, if there is enough work to pay for the lock.
+class unlocked {
+  public:
+    explicit unlocked(bool wanted) : state(wanted ? PyEval_SaveThread() : nullptr) {}
+    ~unlocked() {
+        if (state) PyEval_RestoreThread(state);
+    }
+    unlocked(const unlocked &) = delete;
+
+  private:
+    PyThreadState *state;
+};
+
+// ---- arguments ----
+
+[[noreturn]] void refuse(const std::string &argument, const std::string &reason) {
+    throw nb::value_error(("Chain: " + argument + ": " + reason).c_str());
+}
+
+const km_kernels *kernels_of(const std::string &isa) {
+    if (const km_kernels *found = km_kernels_for(isa.c_str())) return found;
+    const char *asked = getenv("KMATRIX_ISA");
+    std::string message = "this processor runs none of the instruction sets of this build";
+    if (!isa.empty() || (asked && *asked))
+        message = (isa.empty() ? "KMATRIX_ISA=" + std::string(asked) : "isa='" + isa + "'") +
+                  ": not in this build, or not on this processor";
+    const char *names[8];
+    const int32_t count = km_compiled(names, 8);
+    message += "; the build holds";
+    for (int32_t i = 0; i < count; i++) message += (i ? ", " : " ") + std::string(names[i]);
+    if (!isa.empty()) throw nb::value_error(message.c_str());
+    throw std::runtime_error(message);
+}
+
+void *address(nb::handle number) {
+    void *pointer = PyLong_AsVoidPtr(number.ptr());
+    if (!pointer && PyErr_Occurred()) throw nb::python_error();
+    return pointer;
+}
+
+int64_t product(std::initializer_list<int64_t> sizes, const char *argument) {
+    int64_t all = 1;
+    for (int64_t size : sizes)
+        if (size < 1 || __builtin_mul_overflow(all, size, &all) || all > largest)
+            refuse(argument, "a size below 1, or more than 2^40 numbers");
+    return all;
+}
+
+int64_t number_bytes(int32_t dtype) {
+    switch (dtype) {
+        case KM_F32: return 4;
+        case KM_F64: case KM_C64: return 8;
+        case KM_C128: return 16;
+        case KM_BF16: case KM_F16: return 2;
+    }
+    refuse("dtype=" + std::to_string(dtype), "no such number type");
+}
+
+std::vector<km_factor> factors_of(const std::vector<int64_t> &patterns, const std::vector<int64_t> &strides) {
+    if (patterns.empty() || patterns.size() % 4) refuse("patterns", "not four sizes for each factor");
+    if (strides.size() != patterns.size()) refuse("strides", "not four for each factor");
+    std::vector<km_factor> factors(patterns.size() / 4);
+    for (size_t i = 0; i < factors.size(); i++) {
+        const int64_t *size = patterns.data() + 4 * i, *stride = strides.data() + 4 * i;
+        product({size[0], size[1], size[2], size[3]}, "patterns");
+        factors[i] = {size[0], size[1], size[2], size[3], nullptr, stride[0], stride[1], stride[2], stride[3]};
+        if (i && factors[i - 1].a * factors[i - 1].b * factors[i - 1].d != size[0] * size[2] * size[3])
+            refuse("patterns", "factor " + std::to_string(i) + " does not take what the one before it gives");
+    }
+    return factors;
+}
+
+std::vector<int64_t> indices_of(const std::optional<std::vector<int64_t>> &given, const char *name, int64_t count,
+                                int64_t lowest, int64_t end) {
+    if (!given) return {};
+    if (int64_t(given->size()) != count)
+        refuse(name, std::to_string(given->size()) + " indices where there are " + std::to_string(count) + " places");
+    for (int64_t index : *given)
+        if (index < lowest || index >= end) refuse(name, "index " + std::to_string(index) + " is out of range");
+    return *given;
+}
+
+km_matrix matrix_of(uintptr_t data, int64_t row, int64_t column, int64_t batch) {
+    if (!data && batch) throw nb::value_error("Chain: address 0 where there are rows");
+    if (row != 1 && column != 1) throw nb::value_error("Chain: one of the two strides of a matrix must be 1");
+    return {(void *)data, row, column};
+}
+
+// ---- the chain ----
+
+class Chain {
+  public:
+    Chain(int32_t dtype, const std::vector<int64_t> &patterns, const std::vector<int64_t> &strides,
+          const std::vector<int32_t> &passes, int32_t tile_vectors, int64_t n_in, int64_t n_out,
+          const std::optional<std::vector<int64_t>> &gather, const std::optional<std::vector<int64_t>> &take,
+          const std::string &isa)
+        : kernels(kernels_of(isa)), number(number_bytes(dtype)), factors(factors_of(patterns, strides)),
+          pass_factors(passes) {
+        product({n_in, n_out}, "n_in, n_out");
+        const km_factor &first = factors.front(), &last = factors.back();
+        const int64_t columns = first.a * first.c * first.d, rows = last.a * last.b * last.d;
+        columns_of_x = indices_of(gather, "gather", columns, -1, n_in);
+        rows_of_y = indices_of(take, "take", n_out, 0, rows);
+        if (!gather && columns != n_in) refuse("n_in=" + std::to_string(n_in), "not the width of the first factor");
+        if (!take && rows != n_out) refuse("n_out=" + std::to_string(n_out), "not the height of the last factor");
+        if (tile_vectors < 1 || tile_vectors > 64) refuse("tile_vectors=" + std::to_string(tile_vectors), "not 1 to 64");
+        chain = {dtype, int32_t(factors.size()), factors.data(), int32_t(passes.size()), pass_factors.data(),
+                 tile_vectors, n_in, n_out, gather ? columns_of_x.data() : nullptr, take ? rows_of_y.data() : nullptr,
+                 nullptr};
+        check_passes();
+        for (const km_factor &f : factors) work += f.a * f.b * f.c * f.d;
+        rows_can = kernels->rows_can_run && kernels->rows_can_run(&chain);
+    }
+    Chain(const Chain &) = delete;
+
+    static bool can_fuse(int32_t dtype, const std::vector<int64_t> &patterns, int32_t first, int32_t count,
+                         const std::string &isa) {
+        number_bytes(dtype);
+        const std::vector<km_factor> factors = factors_of(patterns, std::vector<int64_t>(patterns.size()));
+        km_chain chain = {};
+        chain.dtype = dtype;
+        chain.n_factors = int32_t(factors.size());
+        chain.factors = factors.data();
+        if (first < 0 || count < 1 || first > chain.n_factors - count) refuse("first, count", "no such factors");
+        return kernels_of(isa)->can_fuse(&chain, first, count) != 0;
+    }
+
+    int64_t packed_nbytes() const { return kernels->packed_bytes(&chain); }
+    bool rows_can_run() const { return rows_can; }
+
+    // Calls that still run with the old weights keep them: new memory is taken while anybody else holds it.
+    void pack(const nb::sequence &pointers) {
+        const km_chain described = with_weights(pointers);
+        const int64_t bytes = packed_nbytes();
+        if (!packed || packed.use_count() > 1) {
+            packed.reset();
+            packed = std::shared_ptr<void>(allocate(bytes));
+        }
+        const std::shared_ptr<void> target = packed, bias_now = bias;
+        unlocked while_packing(bytes > bytes_worth_releasing);
+        kernels->pack(&described, target.get());
+    }
+
+    // The bias is packed with the weights, so they must be packed again.
+    void set_bias(uintptr_t pointer) {
+        packed.reset();
+        bias.reset();
+        if (pointer) {
+            bias = std::shared_ptr<void>(allocate(chain.n_out * number));
+            memcpy(bias.get(), (const void *)pointer, size_t(chain.n_out * number));
+        }
+        chain.bias = bias.get();
+    }
+
+    void forward(uintptr_t x, int64_t x_row, int64_t x_column, uintptr_t y, int64_t y_row, int64_t y_column,
+                 int64_t batch, int64_t threads) const {
+        const km_matrix from = matrix_of(x, x_row, x_column, batch), to = matrix_of(y, y_row, y_column, batch);
+        const call_of_chain call = prepare(batch, threads, true);
+        if (!batch) return;
+        void *memory = scratch.at_least(kernels->scratch_bytes(&call.chain) * threads);
+        unlocked while_computing(call.release);
+        kernels->forward(&call.chain, call.packed.get(), from, to, batch, memory, int32_t(threads));
+        scratch.keep(kept_per_thread * threads);
+    }
+
+    void rows(const nb::sequence &pointers, uintptr_t x, int64_t x_row, int64_t x_column, uintptr_t y, int64_t y_row,
+              int64_t y_column, int64_t batch, int64_t threads) const {
+        if (!rows_can) throw std::runtime_error("Chain: these kernels have no way for few rows of this chain");
+        const km_matrix from = matrix_of(x, x_row, x_column, batch), to = matrix_of(y, y_row, y_column, batch);
+        call_of_chain call = prepare(batch, threads, false);
+        call.chain.factors = with_weights(pointers).factors;
+        if (!batch) return;
+        void *memory = scratch.at_least(kernels->rows_scratch_bytes(&call.chain) * threads);
+        unlocked while_computing(call.release);
+        kernels->rows_forward(&call.chain, from, to, batch, memory, int32_t(threads));
+        scratch.keep(kept_per_thread * threads);
+    }
+
+    void backward(uintptr_t grad, int64_t grad_row, int64_t grad_column, uintptr_t x, int64_t x_row, int64_t x_column,
+                  uintptr_t grad_x, int64_t grad_x_row, int64_t grad_x_column, const nb::sequence &grad_weights,
+                  int64_t batch, int64_t threads) const {
+        if (!kernels->backward) throw std::runtime_error("Chain: these kernels have no gradients");
+        const km_matrix above = matrix_of(grad, grad_row, grad_column, batch);
+        const km_matrix from = matrix_of(x, x_row, x_column, batch);
+        const km_matrix to = matrix_of(grad_x, grad_x_row, grad_x_column, 0);
+        const call_of_chain call = prepare(batch, threads, true);
+        if (nb::len(grad_weights) != factors.size()) refuse("grad_weights", "not one address for each factor");
+        std::vector<void *> targets;
+        for (nb::handle each : grad_weights) targets.push_back(address(each));
+        void *memory = scratch.at_least(kernels->backward_scratch_bytes(&call.chain) * threads);
+        unlocked while_computing(call.release);
+        kernels->backward(&call.chain, call.packed.get(), above, from, to, targets.data(), batch, memory,
+                          int32_t(threads));
+        scratch.keep(kept_per_thread * threads);
+    }
+
+  private:
+    // What one call works with, so that another thread may pack meanwhile.
+    struct call_of_chain {
+        km_chain chain;
+        std::shared_ptr<void> packed, bias;
+        bool release;
+    };
+
+    void check_passes() const {
+        int64_t first = 0;
+        for (int32_t count : pass_factors) {
+            if (count < 1 || first + count > chain.n_factors) refuse("passes", "they do not add up to the factors");
+            if (!kernels->can_fuse(&chain, int32_t(first), count))
+                refuse("passes", "factors " + std::to_string(first) + " to " + std::to_string(first + count - 1) +
+                                     " cannot be one pass");
+            first += count;
+        }
+        if (first != chain.n_factors) refuse("passes", "they do not add up to the factors");
+    }
+
+    km_chain with_weights(const nb::sequence &pointers) const {
+        if (nb::len(pointers) != factors.size()) refuse("pointers", "not one address for each factor");
+        scratch.factors.assign(factors.begin(), factors.end());
+        size_t i = 0;
+        for (nb::handle each : pointers)
+            if (!(scratch.factors[i++].w = address(each))) refuse("pointers", "address 0");
+        km_chain described = chain;
+        described.factors = scratch.factors.data();
+        return described;
+    }
+
+    call_of_chain prepare(int64_t batch, int64_t &threads, bool with_packed) const {
+        if (batch < 0) throw nb::value_error("Chain: batch: below 0");
+        if (threads < 1) throw nb::value_error("Chain: threads: below 1");
+        if (threads > most_threads) threads = most_threads;
+        if (with_packed && !packed) throw std::runtime_error("Chain: no weights yet; call pack first");
+        const bool release = batch >= worth_releasing || batch * work >= worth_releasing;
+        return {chain, with_packed ? packed : nullptr, bias, release};
+    }
+
+    const km_kernels *kernels;
+    int64_t number, work = 0;
+    std::vector<km_factor> factors;
+    std::vector<int32_t> pass_factors;
+    std::vector<int64_t> columns_of_x, rows_of_y;
+    std::shared_ptr<void> bias, packed;
+    km_chain chain = {};
+    bool rows_can = false;
+};
+
+// ---- the module ----
+
+nb::tuple compiled() {
+    const char *names[8];
+    const int32_t count = km_compiled(names, 8);
+    nb::list found;
+    for (int32_t i = 0; i < count; i++) found.append(names[i]);
+    return nb::tuple(found);
+}
+
+std::tuple<int, int, int> limits(const std::string &isa) {
+    const km_kernels *kernels = kernels_of(isa);
+    return {kernels->vector_bytes, kernels->max_log_radix, kernels->max_log_radix_complex};
+}
+
+uint64_t fingerprint(const nb::sequence &pointers, const nb::sequence &nbytes) {
+    const size_t count = nb::len(pointers);
+    if (nb::len(nbytes) != count) throw nb::value_error("fingerprint: nbytes: not one for each pointer");
+    std::vector<const void *> parts;
+    std::vector<int64_t> bytes;
+    int64_t all = 0;
+    for (nb::handle each : pointers) parts.push_back(address(each));
+    for (nb::handle each : nbytes) {
+        const int64_t size = nb::cast<int64_t>(each);
+        if (size < 0 || size > largest) throw nb::value_error("fingerprint: nbytes: below 0, or above 2^40");
+        if (size && !parts[bytes.size()]) throw nb::value_error("fingerprint: pointers: address 0");
+        bytes.push_back(size);
+        all += size;
+    }
+    unlocked while_reading(all > bytes_worth_releasing);
+    return km_fingerprint(parts.data(), bytes.data(), int32_t(count));
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    nb::set_leak_warnings(false);  // torch keeps references past the end of the interpreter
+    m.def("compiled", &compiled);
+    m.def("default_isa", [] { return kernels_of("")->isa; });
+    m.def("limits", &limits, nb::arg("isa") = "");
+    m.def("fingerprint", &fingerprint);
+    nb::class_<Chain>(m, "Chain")
+        .def(nb::init<int32_t, const std::vector<int64_t> &, const std::vector<int64_t> &, const std::vector<int32_t> &,
+                      int32_t, int64_t, int64_t, const std::optional<std::vector<int64_t>> &,
+                      const std::optional<std::vector<int64_t>> &, const std::string &>(),
+             nb::arg("dtype"), nb::arg("patterns"), nb::arg("strides"), nb::arg("passes"), nb::arg("tile_vectors"),
+             nb::arg("n_in"), nb::arg("n_out"), nb::arg("gather").none(), nb::arg("take").none(), nb::arg("isa") = "")
+        .def_static("can_fuse", &Chain::can_fuse, nb::arg("dtype"), nb::arg("patterns"), nb::arg("first"),
+                    nb::arg("count"), nb::arg("isa") = "")
+        .def_prop_ro("packed_nbytes", &Chain::packed_nbytes)
+        .def_prop_ro("rows_can_run", &Chain::rows_can_run)
+        .def("pack", &Chain::pack)
+        .def("set_bias", &Chain::set_bias)
+        .def("forward", &Chain::forward)  // no named arguments: that is nanobind's short way to call
+        .def("rows", &Chain::rows)
+        .def("backward", &Chain::backward);
+}

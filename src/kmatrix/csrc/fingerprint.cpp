@@ -1,0 +1,78 @@
+// A fingerprint of memory, at the speed at which it is read: it tells whether weights are still what they were.
+//
+// Sixteen lanes each take every sixteenth word. A lane steps by multiply-with-carry,
+//     h <- A * low(h ^ word) + high(h ^ word)        (32-bit halves of a 64-bit number),
+// which multiplies by 2^-32 modulo the prime M = A * 2^32 - 1. So the words enter like coefficients of a polynomial: no
+// two positions count alike, and two states that differ stay different (but for a difference of exactly M). It needs
+// one 32-bit multiplication without carries, which every vector unit has. At the end of a part its length enters, so
+// that a boundary that moves is a change as well.
+#include <cstring>
+
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
+#include "kmatrix.h"
+
+namespace {
+
+constexpr int lanes = 16;
+constexpr int64_t stripe = lanes * 8;
+constexpr uint64_t multiplier = 0xf1bbc7f6;  // M and (M - 1) / 2 are prime: its powers do not repeat
+
+uint64_t step(uint64_t h, uint64_t word) {
+    h ^= word;
+    return multiplier * uint32_t(h) + (h >> 32);
+}
+
+void absorb_stripes(uint64_t *state, const unsigned char *from, int64_t count) {
+#if defined(__SSE2__)
+    const __m128i factor = _mm_set1_epi64x(int64_t(multiplier));
+    __m128i h[lanes / 2];
+    for (int i = 0; i < lanes / 2; i++) h[i] = _mm_loadu_si128((const __m128i *)state + i);
+    for (; count > 0; count--, from += stripe)
+        for (int i = 0; i < lanes / 2; i++) {
+            const __m128i mixed = _mm_xor_si128(h[i], _mm_loadu_si128((const __m128i *)from + i));
+            h[i] = _mm_add_epi64(_mm_mul_epu32(mixed, factor), _mm_srli_epi64(mixed, 32));
+        }
+    for (int i = 0; i < lanes / 2; i++) _mm_storeu_si128((__m128i *)state + i, h[i]);
+#else
+    for (; count > 0; count--, from += stripe)
+        for (int i = 0; i < lanes; i++) {
+            uint64_t word;
+            memcpy(&word, from + 8 * i, 8);
+            state[i] = step(state[i], word);
+        }
+#endif
+}
+
+void absorb(uint64_t *state, const unsigned char *from, int64_t bytes) {
+    absorb_stripes(state, from, bytes / stripe);
+    unsigned char last[stripe + 8] = {};
+    const int64_t rest = bytes % stripe, words = (rest + 7) / 8;
+    if (rest) memcpy(last, from + bytes - rest, size_t(rest));
+    for (int64_t i = 0; i < words; i++) {
+        uint64_t word;
+        memcpy(&word, last + 8 * i, 8);
+        state[i] = step(state[i], word);
+    }
+    for (int i = 0; i < 2; i++) state[i] = step(state[i], uint64_t(bytes) + 1);
+}
+
+// One to one, and every bit of h reaches every bit of the result.
+uint64_t scatter(uint64_t h) {
+    h = (h ^ h >> 32) * 0x9e3779b97f4a7c15;  // 2^64 over the golden ratio
+    h = (h ^ h >> 29) * 0xb7e151628aed2a6b;  // the first bits of e
+    return h ^ h >> 32;
+}
+
+}  // namespace
+
+uint64_t km_fingerprint(const void *const *parts, const int64_t *bytes, int32_t n_parts) {
+    uint64_t state[lanes];
+    for (int i = 0; i < lanes; i++) state[i] = scatter(uint64_t(i) + 1);
+    for (int32_t i = 0; i < n_parts; i++) absorb(state, (const unsigned char *)parts[i], bytes[i]);
+    uint64_t result = scatter(uint64_t(n_parts));
+    for (int i = 0; i < lanes; i++) result = scatter((result + 0x9e3779b97f4a7c15) ^ state[i]);
+    return result;
+}
