@@ -77,24 +77,55 @@ template <class T, int C, int K> KM_INLINE const T *stage(int shift, int form, c
     return stage_at<T, C, K, 0>(form, w, x);
 }
 
-template <class T, int C, int K> static void run_stages(const packed_pass *pass, const T *w, T *tile, int64_t width) {
+// Where the first pass takes its features from and the last one leaves them: a line of the tile, or, spared one way
+// through memory, rows of the user's matrix, transposed in registers. `group` is the first feature, one of `C` parts.
+template <class T, int C> struct in_lines {
+    T *tile;
+    int64_t width, stride; // between features of a group
+
+    template <int FEATURES> KM_INLINE void load_group(int64_t group, int64_t r, vec<T> *x) const {
+        const T *first = tile + group * C * width + r;
+#pragma GCC unroll 16
+        for (int i = 0; i < FEATURES; i++)
+            for (int p = 0; p < C; p++) x[i * C + p] = load(first + (i * stride * C + p) * width);
+    }
+
+    template <int FEATURES> KM_INLINE void store_group(int64_t group, int64_t r, const vec<T> *x) const {
+        T *first = tile + group * C * width + r;
+#pragma GCC unroll 16
+        for (int i = 0; i < FEATURES; i++)
+            for (int p = 0; p < C; p++) store(first + (i * stride * C + p) * width, x[i * C + p]);
+    }
+};
+
+template <class T, int C, int K, class From, class To>
+static void run_stages(const packed_pass *pass, const T *w, From from, To to, int64_t width) {
     constexpr int lanes = simd<T>::lanes, features = 1 << K;
-    const int64_t line = C * width, step = pass->d * line, group = pass->group * C;
+    const int64_t group = pass->group * C;
     for (int64_t o = 0; o < pass->a; o++)
         for (int64_t e = 0; e < pass->d; e++, w += group) {
-            T *first = tile + o * features * step + e * line;
+            const int64_t first = o * features * pass->d + e;
             for (int64_t r = 0; r < width; r += lanes) {
                 vec<T> x[features * C];
-#pragma GCC unroll 16
-                for (int i = 0; i < features; i++)
-                    for (int p = 0; p < C; p++) x[i * C + p] = load(first + i * step + p * width + r);
+                from.template load_group<features>(first, r, x);
                 const T *at = w;
                 for (int s = 0; s < pass->count; s++) at = stage<T, C, K>(pass->shift[s], pass->form[s], at, x);
-#pragma GCC unroll 16
-                for (int i = 0; i < features; i++)
-                    for (int p = 0; p < C; p++) store(first + i * step + p * width + r, x[i * C + p]);
+                to.template store_group<features>(first, r, x);
             }
         }
+}
+
+template <class T, int C, class From, class To>
+static void run_any_stages(const packed_pass *pass, const T *w, From from, To to, int64_t width) {
+    switch (pass->log_radix) {
+        case 1: return run_stages<T, C, 1>(pass, w, from, to, width);
+        case 2: return run_stages<T, C, 2>(pass, w, from, to, width);
+        case 3:
+            if constexpr (C == 1 || max_log_radix_complex >= 3) run_stages<T, C, 3>(pass, w, from, to, width);
+            return;
+        default:
+            if constexpr (C == 1 && max_log_radix >= 4) run_stages<T, C, 4>(pass, w, from, to, width);
+    }
 }
 
 // ---- a factor of any shape ----
@@ -184,17 +215,13 @@ static void run_block(const packed_pass *pass, const T *weights, const T *in, T 
 template <class T, int C>
 KM_INLINE T *run_pass(const packed_pass *pass, const T *weights, T *tile, T *spare, int64_t width) {
     const T *w = weights + pass->offset;
-    switch (pass->log_radix) {
-        case 0: run_block<T, C>(pass, w, tile, spare, width); return spare;
-        case 1: run_stages<T, C, 1>(pass, w, tile, width); return tile;
-        case 2: run_stages<T, C, 2>(pass, w, tile, width); return tile;
-        case 3:
-            if constexpr (C == 1 || max_log_radix_complex >= 3) run_stages<T, C, 3>(pass, w, tile, width);
-            return tile;
-        default:
-            if constexpr (C == 1 && max_log_radix >= 4) run_stages<T, C, 4>(pass, w, tile, width);
-            return tile;
+    if (!pass->log_radix) {
+        run_block<T, C>(pass, w, tile, spare, width);
+        return spare;
     }
+    const in_lines<T, C> lines{tile, width, pass->d};
+    run_any_stages<T, C>(pass, w, lines, lines, width);
+    return tile;
 }
 
 #endif

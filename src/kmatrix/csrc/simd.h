@@ -137,30 +137,83 @@ KM_INLINE void store_narrow(float16 *to, vec<float> value) {
 #endif
 
 // ---- a square of numbers, turned over ----
+//
+// In two steps of shuffles that all processors have and none is slow at: whole 16-byte quarters change places across
+// vectors, then numbers change places inside the quarters.
 
 template <int... I> struct lane_list {};
 template <int N, int... I> struct lanes_below : lanes_below<N - 1, N - 1, I...> {};
 template <int... I> struct lanes_below<0, I...> {
     typedef lane_list<I...> type;
 };
+template <class T> using all_lanes = typename lanes_below<simd<T>::lanes>::type;
 
-// Exchanges the upper right and lower left quarters of every 2H x 2H block that rows `low` and `high` cross.
-template <int H, class V, int... I> KM_INLINE void exchange(V &low, V &high, lane_list<I...>) {
-    constexpr int lanes = sizeof...(I);
-    const V first = __builtin_shufflevector(low, high, ((I & H) ? lanes + I - H : I)...);
-    high = __builtin_shufflevector(low, high, ((I & H) ? lanes + I : I + H)...);
-    low = first;
+template <class T> constexpr int quarter = 16 / int(sizeof(T));            // numbers in 16 bytes
+template <class T> constexpr int quarters = simd<T>::lanes / quarter<T>;   // of a vector
+
+// Numbers `step` apart of the low (or high) halves of every quarter of x and y, interleaved.
+template <int SIZE, int STEP, bool HIGH, class V, int... I> KM_INLINE V interleave(V x, V y, lane_list<I...>) {
+    constexpr int lanes = sizeof...(I), half = SIZE / 2;
+    return __builtin_shufflevector(
+        x, y, ((I / STEP % 2 ? lanes : 0) + I / SIZE * SIZE + (HIGH ? half : 0) + I % SIZE / (2 * STEP) * STEP + I % STEP)...);
 }
 
-template <int H, class T> KM_INLINE void transpose_from(vec<T> *rows) {
-    constexpr int lanes = simd<T>::lanes;
-#pragma GCC unroll 16
-    for (int i = 0; i < lanes; i++)
-        if (!(i & H)) exchange<H>(rows[i], rows[i + H], typename lanes_below<lanes>::type{});
-    if constexpr (H > 1) transpose_from<H / 2, T>(rows);
+// Transposes the squares that the same quarter of `quarter` vectors makes.
+template <class T> KM_INLINE void transpose_in_quarters(vec<T> *v) {
+    typedef all_lanes<T> every;
+    constexpr int q = quarter<T>;
+    if constexpr (q == 2) {
+        const vec<T> low = interleave<2, 1, false>(v[0], v[1], every{});
+        v[1] = interleave<2, 1, true>(v[0], v[1], every{});
+        v[0] = low;
+    } else {
+        const vec<T> a = interleave<4, 1, false>(v[0], v[1], every{}), b = interleave<4, 1, false>(v[2], v[3], every{});
+        const vec<T> c = interleave<4, 1, true>(v[0], v[1], every{}), d = interleave<4, 1, true>(v[2], v[3], every{});
+        v[0] = interleave<4, 2, false>(a, b, every{});
+        v[1] = interleave<4, 2, true>(a, b, every{});
+        v[2] = interleave<4, 2, false>(c, d, every{});
+        v[3] = interleave<4, 2, true>(c, d, every{});
+    }
+}
+
+// Quarters FIRST and SECOND of x, then the same of y.
+template <int Q, int FIRST, int SECOND, class V, int... I> KM_INLINE V join(V x, V y, lane_list<I...>) {
+    constexpr int lanes = sizeof...(I);
+    return __builtin_shufflevector(
+        x, y, ((I / Q / 2 ? lanes : 0) + (I / Q % 2 ? SECOND : FIRST) * Q + I % Q)...);
+}
+
+// Quarter WHICH of x, then that of y, of vectors of two.
+template <int Q, int WHICH, class V, int... I> KM_INLINE V halves_of(V x, V y, lane_list<I...>) {
+    constexpr int lanes = sizeof...(I);
+    return __builtin_shufflevector(x, y, ((I / Q ? lanes : 0) + WHICH * Q + I % Q)...);
+}
+
+// Transposes the square of quarters that the vectors v[0], v[step], v[2 step], ... make.
+template <class T> KM_INLINE void transpose_quarters(vec<T> *v, int step) {
+    typedef all_lanes<T> every;
+    constexpr int q = quarter<T>;
+    if constexpr (quarters<T> == 2) {
+        const vec<T> low = halves_of<q, 0>(v[0], v[step], every{});
+        v[step] = halves_of<q, 1>(v[0], v[step], every{});
+        v[0] = low;
+    } else if constexpr (quarters<T> == 4) {
+        const vec<T> a = join<q, 0, 1>(v[0], v[step], every{}), b = join<q, 2, 3>(v[0], v[step], every{});
+        const vec<T> c = join<q, 0, 1>(v[2 * step], v[3 * step], every{}), d = join<q, 2, 3>(v[2 * step], v[3 * step], every{});
+        v[0] = join<q, 0, 2>(a, c, every{});
+        v[step] = join<q, 1, 3>(a, c, every{});
+        v[2 * step] = join<q, 0, 2>(b, d, every{});
+        v[3 * step] = join<q, 1, 3>(b, d, every{});
+    }
 }
 
 // Transposes lanes x lanes numbers held as one vector a row.
-template <class T> KM_INLINE void transpose(vec<T> *rows) { transpose_from<simd<T>::lanes / 2, T>(rows); }
+template <class T> KM_INLINE void transpose(vec<T> *rows) {
+    constexpr int q = quarter<T>;
+#pragma GCC unroll 4
+    for (int i = 0; i < q; i++) transpose_quarters<T>(rows + i, q);
+#pragma GCC unroll 4
+    for (int i = 0; i < quarters<T>; i++) transpose_in_quarters<T>(rows + i * q);
+}
 
 #endif

@@ -20,26 +20,42 @@ template <class T, int C> static int64_t tile_bytes(int64_t features, int64_t ti
     return aligned(features * C * tile_vectors * KM_VECTOR_BYTES);
 }
 
+// One tile on its way through a chain.
 template <class S, class T, int C>
-static void forward_tile(const packed_chain *head, km_matrix x, km_matrix y, int64_t start, int64_t count, T *scratch) {
+static void forward_tile(const packed_chain *head, km_matrix x, km_matrix y, int64_t start, int64_t count, T *tile,
+                         T *spare) {
+    typedef in_rows<S, T, C> rows;
     const T *weights = (const T *)((const char *)head + head->weights);
     const int64_t width = int64_t(head->tile_vectors) * simd<T>::lanes;
-    T *tile = scratch, *spare = scratch + tile_bytes<T, C>(head->features, head->tile_vectors) / int64_t(sizeof(T));
-    load_tile<S, T, C>(head, x, start, count, tile);
-    for (int p = 0; p < head->n_passes; p++) {
+    const packed_pass *first = head->passes, *last = head->passes + head->n_passes - 1;
+    int p = 0;
+    if (!head->lines && head->n_passes > 1 && rows::fits(first, x)) {
+        const rows from{(S *)x.data + start * x.row_stride * C, x.row_stride, count, nullptr};
+        run_any_stages<T, C>(first, weights + first->offset, from, in_lines<T, C>{tile, width, 1}, width);
+        p = 1;
+    } else {
+        load_tile<S, T, C>(head, x, start, count, tile);
+    }
+    const bool straight = !head->sources && p < head->n_passes && rows::fits(last, y);
+    for (; p < head->n_passes - straight; p++) {
         T *result = run_pass<T, C>(head->passes + p, weights, tile, spare, width);
         if (result == spare) spare = tile, tile = result;
     }
-    store_tile<S, T, C>(head, y, start, count, tile);
+    if (!straight) return store_tile<S, T, C>(head, y, start, count, tile);
+    const T *bias = head->bias ? (const T *)((const char *)head + head->bias) : nullptr;
+    const rows to{(S *)y.data + start * y.row_stride * C, y.row_stride, count, bias};
+    run_any_stages<T, C>(last, weights + last->offset, in_lines<T, C>{tile, width, 1}, to, width);
 }
 
 template <class S, class T, int C>
 static void forward_tiles(const packed_chain *head, km_matrix x, km_matrix y, int64_t batch, char *scratch,
                           int64_t scratch_bytes, int32_t threads) {
     const int64_t width = int64_t(head->tile_vectors) * simd<T>::lanes, tiles = (batch + width - 1) / width;
+    const int64_t spare = tile_bytes<T, C>(head->features, head->tile_vectors) / int64_t(sizeof(T));
     const auto one = [=](int64_t i, T *own) {
         const int64_t start = i * width;
-        forward_tile<S, T, C>(head, x, y, start, batch - start < width ? batch - start : width, own);
+        const int64_t count = batch - start < width ? batch - start : width;
+        forward_tile<S, T, C>(head, x, y, start, count, own, own + spare);
     };
     if (threads <= 1 || tiles == 1) {
         for (int64_t i = 0; i < tiles; i++) one(i, (T *)scratch);

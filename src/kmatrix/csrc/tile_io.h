@@ -14,8 +14,8 @@ template <int C> KM_INLINE int64_t line_of(const int64_t *lines, int64_t column)
 
 // `count` rows with numbers side by side; rows that are missing repeat the last one and are never stored.
 template <class S, class T, int C>
-static void load_rows(const S *x, int64_t row_stride, int64_t columns, const int64_t *lines, T *tile, int64_t width,
-                      int64_t count) {
+static void load_rows(const S *x, int64_t row_stride, int64_t columns, const int64_t *lines, T *tile,
+                      int64_t width, int64_t count) {
     constexpr int lanes = simd<T>::lanes;
     for (int64_t r = 0; r < width; r += lanes) {
         const S *row[lanes];
@@ -46,8 +46,8 @@ static void load_rows(const S *x, int64_t row_stride, int64_t columns, const int
 }
 
 template <class S, class T, int C>
-static void store_rows(S *y, int64_t row_stride, int64_t columns, const int64_t *sources, const T *bias, const T *tile,
-                       int64_t width, int64_t count) {
+static void store_rows(S *y, int64_t row_stride, int64_t columns, const int64_t *sources, const T *bias,
+                       const T *tile, int64_t width, int64_t count) {
     constexpr int lanes = simd<T>::lanes;
     for (int64_t r = 0; r < count; r += lanes) {
         const int rows = int(count - r < lanes ? count - r : lanes);
@@ -81,8 +81,8 @@ static void store_rows(S *y, int64_t row_stride, int64_t columns, const int64_t 
 
 // The same for matrices whose columns lie side by side: a line is already there.
 template <class S, class T, int C>
-static void load_columns(const S *x, int64_t column_stride, int64_t columns, const int64_t *lines, T *tile, int64_t width,
-                         int64_t count) {
+static void load_columns(const S *x, int64_t column_stride, int64_t columns, const int64_t *lines, T *tile,
+                         int64_t width, int64_t count) {
     constexpr int lanes = simd<T>::lanes;
     for (int64_t column = 0; column < columns; column++) {
         const int64_t line = lines ? lines[column] : column;
@@ -99,8 +99,8 @@ static void load_columns(const S *x, int64_t column_stride, int64_t columns, con
 }
 
 template <class S, class T, int C>
-static void store_columns(S *y, int64_t column_stride, int64_t columns, const int64_t *sources, const T *bias,
-                          const T *tile, int64_t width, int64_t count) {
+static void store_columns(S *y, int64_t column_stride, int64_t columns, const int64_t *sources,
+                          const T *bias, const T *tile, int64_t width, int64_t count) {
     constexpr int lanes = simd<T>::lanes;
     for (int64_t column = 0; column < columns; column++) {
         S *to = y + column * column_stride * C;
@@ -118,7 +118,7 @@ static void store_columns(S *y, int64_t column_stride, int64_t columns, const in
 template <class S, class T, int C>
 static void load_tile(const packed_chain *head, km_matrix x, int64_t start, int64_t count, T *tile) {
     const char *base = (const char *)head;
-    const int64_t width = int64_t(head->tile_vectors) * simd<T>::lanes;
+    const int64_t width = int64_t(head->tile_vectors) * simd<T>::lanes, line = width * C;
     const int64_t *lines = head->lines ? (const int64_t *)(base + head->lines) : nullptr;
     const S *from = (const S *)x.data + start * x.row_stride * C;
     if (x.column_stride == 1) {
@@ -126,7 +126,6 @@ static void load_tile(const packed_chain *head, km_matrix x, int64_t start, int6
     } else {
         load_columns<S, T, C>(from, x.column_stride, head->n_in, lines, tile, width, count);
     }
-    const int64_t line = width * C;
     const int64_t *zero = (const int64_t *)(base + head->zero), *again = (const int64_t *)(base + head->again);
     for (int64_t i = 0; i < head->n_zero; i++) __builtin_memset(tile + zero[i] * line, 0, size_t(line) * sizeof(T));
     for (int64_t i = 0; i < head->n_again; i++)
@@ -146,5 +145,49 @@ static void store_tile(const packed_chain *head, km_matrix y, int64_t start, int
         store_columns<S, T, C>(to, y.column_stride, head->n_out, sources, bias, tile, width, count);
     }
 }
+
+// ---- rows straight to registers and back, for the first and the last pass ----
+
+template <class S, class T, int C> struct in_rows {
+    S *data;
+    int64_t row_stride, count;
+    const T *bias;
+
+    // Whether groups of this pass are neighbouring columns that fill whole vectors.
+    static bool fits(const packed_pass *pass, km_matrix m) {
+        return pass->log_radix && pass->d == 1 && m.column_stride == 1 && (C << pass->log_radix) % simd<T>::lanes == 0;
+    }
+
+    template <int FEATURES> KM_INLINE void load_group(int64_t group, int64_t r, vec<T> *x) const {
+        constexpr int lanes = simd<T>::lanes;
+        if constexpr (FEATURES * C % lanes == 0) {
+            const S *from = data + group * C;
+#pragma GCC unroll 4
+            for (int v = 0; v < FEATURES * C; v += lanes) {
+#pragma GCC unroll 16
+                for (int i = 0; i < lanes; i++) {
+                    const int64_t row = r + i < count ? r + i : count - 1;
+                    x[v + i] = load_wide(from + row * row_stride * C + v);
+                }
+                transpose<T>(x + v);
+            }
+        }
+    }
+
+    template <int FEATURES> KM_INLINE void store_group(int64_t group, int64_t r, vec<T> *x) const {
+        constexpr int lanes = simd<T>::lanes;
+        if constexpr (FEATURES * C % lanes == 0) {
+            S *to = data + group * C;
+#pragma GCC unroll 4
+            for (int v = 0; v < FEATURES * C; v += lanes) {
+                transpose<T>(x + v);
+                const vec<T> shift = bias ? load(bias + group * C + v) : vec<T>{};
+#pragma GCC unroll 16
+                for (int i = 0; i < lanes; i++)
+                    if (r + i < count) store_narrow(to + (r + i) * row_stride * C + v, bias ? x[v + i] + shift : x[v + i]);
+            }
+        }
+    }
+};
 
 #endif
