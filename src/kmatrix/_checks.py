@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
+from typing import Any
 
+import numpy as np
 import torch
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
@@ -11,6 +14,12 @@ from kmatrix._errors import ArgumentError, DtypeError, complaint
 REAL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 COMPLEX_DTYPES = (torch.complex64, torch.complex128)
 DTYPES = REAL_DTYPES + COMPLEX_DTYPES
+HALF_DTYPES = (torch.float16, torch.bfloat16)
+# The complex type whose parts are of the type; complex half precision is no type that torch computes with.
+COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+REAL_OF = {
+    whole: part for part, whole in COMPLEX_OF.items()
+}  # to_real() is nothing that torch.compile traces
 
 
 def check_size(where: str, name: str, value: object, *, minimum: int = 1) -> int:
@@ -44,3 +53,24 @@ def check_last_dim(where: str, x: torch.Tensor, size: int) -> None:
                 where, "x.shape", shape, f"the last dimension must be {size}", f"pass x of shape (*, {size})"
             )
         )
+
+
+def freeze_fields(item: Any) -> None:
+    """Turn lists and arrays in the fields of a frozen dataclass into tuples, so that it can be hashed and compared."""
+    for field in dataclasses.fields(item):
+        if field.init:
+            value = getattr(item, field.name)
+            frozen = _frozen(value)
+            if frozen is not value:
+                object.__setattr__(item, field.name, frozen)
+
+
+def _frozen(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list):
+        return tuple([_frozen(item) for item in value])
+    if isinstance(value, tuple):
+        items = [_frozen(item) for item in value]
+        return value if all(new is old for new, old in zip(items, value, strict=True)) else tuple(items)
+    return value

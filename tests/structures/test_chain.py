@@ -7,13 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.utils.parametrize
+import torch.nn.utils.prune
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from kmatrix import _permutations
 from kmatrix._errors import ArgumentError, DtypeError
-from kmatrix.structures import Chain, ChainMatrix, Dense, Factor, GroupShuffle, LowRank, Permute
+from kmatrix.structures import Butterfly, Chain, ChainMatrix, Dense, Factor, GroupShuffle, LowRank, Permute
 from kmatrix.structures.chain import Layout, spectral_scales
 
 f64, c128 = torch.float64, torch.complex128
@@ -180,3 +182,45 @@ def test_every_layer_starts_at_its_spectral_scale() -> None:
 def test_bad_stages_are_refused(make: Any, error: Any, named: str) -> None:
     with pytest.raises(error, match=named):
         make()
+
+
+def parametrized() -> ChainMatrix:
+    """A butterfly of which one weight is computed from another parameter."""
+    A = Butterfly().random(8, 8, dtype=torch.float64)
+
+    class Doubled(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * x
+
+    torch.nn.utils.parametrize.register_parametrization(A.factors, "1", Doubled())
+    return A
+
+
+def test_a_weight_that_is_parametrized_is_the_one_that_multiplies() -> None:
+    torch.manual_seed(0)
+    plain = Butterfly().random(8, 8, dtype=torch.float64)
+    torch.manual_seed(0)
+    A = parametrized()
+    torch.testing.assert_close(A.to_dense(), 2 * plain.to_dense())
+    assert A.dtype == torch.float64
+
+
+def test_a_weight_that_is_pruned_is_the_one_that_multiplies() -> None:
+    A = Butterfly().random(8, 8)
+    torch.nn.utils.prune.l1_unstructured(A.factors, "0", amount=4)
+    assert int((A.weights[0] == 0).sum()) == 4
+    A.weights[0].sum().backward()
+
+
+def test_weights_follow_the_parameters_however_they_change() -> None:
+    A = Butterfly().random(4, 4)
+    x = torch.randn(4)
+    before = A(x)
+    with torch.no_grad():
+        A.factors[0].mul_(2)
+    torch.testing.assert_close(A(x), 2 * before)
+    A.factors[1] = torch.nn.Parameter(3 * A.factors[1].detach())
+    torch.testing.assert_close(A(x), 6 * before)
+    state = {name: value.detach() / 2 for name, value in A.named_parameters()}
+    torch.testing.assert_close(torch.func.functional_call(A, state, (x,)), 1.5 * before)
+    torch.testing.assert_close(A(x), 6 * before)

@@ -61,6 +61,7 @@ class ACDC(_DiagonalLayers):
     depth: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size("ACDC", "depth", self.depth)
 
     def flops(self, m: int, n: int) -> int:
@@ -100,6 +101,7 @@ class AFDF(_DiagonalLayers):
     depth: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size("AFDF", "depth", self.depth)
 
     def flops(self, m: int, n: int) -> int:

@@ -17,14 +17,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from kmatrix._checks import check_dtype, check_last_dim, check_size
+from kmatrix._checks import COMPLEX_OF, HALF_DTYPES, check_dtype, check_last_dim, check_size, freeze_fields
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
-_COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
-_HALF = (torch.float16, torch.bfloat16)
 _NUMPY_DTYPES = tuple(map(np.dtype, (np.float32, np.float64, np.complex64, np.complex128)))
 
 M = TypeVar("M", bound="StructuredMatrix")
@@ -32,6 +30,10 @@ M = TypeVar("M", bound="StructuredMatrix")
 
 class Structure(ABC):
     """A class of matrices and its hyper-parameters; subclasses are frozen dataclasses and hold no numbers."""
+
+    def __post_init__(self) -> None:
+        """Turn fields given as lists into tuples; a subclass with checks of its own calls this before them."""
+        freeze_fields(self)
 
     @abstractmethod
     def check(self, m: int, n: int) -> None:
@@ -167,15 +169,15 @@ class StructuredMatrix(nn.Module, ABC):
             return multiply(x)
         # The meta device has no autocast to ask about.
         autocast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
-        if x.is_complex() and _COMPLEX_OF.get(dtype) == x.dtype:
+        if x.is_complex() and COMPLEX_OF.get(dtype) == x.dtype:
             if not autocast:
                 return torch.complex(multiply(x.real), multiply(x.imag))
             with torch.autocast(x.device.type, enabled=False):  # halves have no complex numbers
                 return torch.complex(multiply(x.real), multiply(x.imag))
-        if _COMPLEX_OF.get(x.dtype) == dtype:
+        if COMPLEX_OF.get(x.dtype) == dtype:
             return multiply(x.to(dtype))
-        if autocast and x.dtype in (*_HALF, torch.float32):
-            if dtype in (*_HALF, torch.float32):
+        if autocast and x.dtype in (*HALF_DTYPES, torch.float32):
+            if dtype in (*HALF_DTYPES, torch.float32):
                 return multiply(x)
             if dtype == torch.complex64:
                 return multiply(x.to(dtype))
@@ -216,7 +218,7 @@ class StructuredMatrix(nn.Module, ABC):
             )
         # numpy users mix precisions freely, so the array follows the matrix; complex input stays complex.
         keep_complex = x.dtype.kind == "c" and not self.dtype.is_complex
-        target = _COMPLEX_OF.get(self.dtype, torch.complex64) if keep_complex else self.dtype
+        target = COMPLEX_OF.get(self.dtype, torch.complex64) if keep_complex else self.dtype
         # A copy, because torch takes neither negative strides nor foreign byte orders nor long doubles.
         wide = np.complex128 if x.dtype.kind == "c" else np.float64
         array = np.array(x, dtype=x.dtype if x.dtype in _NUMPY_DTYPES else wide, order="C")
@@ -274,7 +276,7 @@ class StructuredMatrix(nn.Module, ABC):
 
         adjoint = self.H
         # numpy has no bfloat16, and half precision is no type to iterate in.
-        dtype = torch.empty(0, dtype=torch.float32 if self.dtype in _HALF else self.dtype).numpy().dtype
+        dtype = torch.empty(0, dtype=torch.float32 if self.dtype in HALF_DTYPES else self.dtype).numpy().dtype
         return LinearOperator(
             dtype=dtype,
             shape=self.shape,
@@ -340,12 +342,12 @@ def stored_dtype(where: str, stored: Tensor, is_complex: bool) -> torch.dtype:
     """Number type of a stored parameter; complex half precision is refused, torch cannot compute with it."""
     if not is_complex:
         return stored.dtype
-    if stored.dtype not in _COMPLEX_OF:
+    if stored.dtype not in COMPLEX_OF:
         way_out = "keep complex matrices in float32 or float64 parts"
         raise DtypeError(
             complaint(where, "dtype", stored.dtype, "no complex arithmetic in this type", way_out)
         )
-    return _COMPLEX_OF[stored.dtype]
+    return COMPLEX_OF[stored.dtype]
 
 
 def empty_parameter(

@@ -51,6 +51,7 @@ class LowRank(ChainStructure):
     rank: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size("LowRank", "rank", self.rank)
 
     def layout(self, m: int, n: int) -> Layout:
@@ -76,6 +77,7 @@ class BlockDiagonal(ChainStructure):
     nblocks: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size("BlockDiagonal", "nblocks", self.nblocks)
 
     def layout(self, m: int, n: int) -> Layout:
@@ -174,6 +176,7 @@ class BlockTensorTrain(_Tiles):
     rank: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.nblocks is not None:
             check_grid("BlockTensorTrain", "nblocks", self.nblocks)
         check_size("BlockTensorTrain", "rank", self.rank)
@@ -207,6 +210,7 @@ class BlockLowRank(_Tiles):
     rank: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.nblocks is not None:
             check_grid("BlockLowRank", "nblocks", self.nblocks)
         check_size("BlockLowRank", "rank", self.rank)
@@ -251,6 +255,7 @@ class BLAST(ChainStructure):
     rank: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_grid("BLAST", "nblocks", self.nblocks)
         check_size("BLAST", "rank", self.rank)
 

@@ -35,6 +35,7 @@ class _Modules(Structure):
     expansion: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         name = type(self).__name__
         check_size(name, "depth", self.depth)
         expansion = check_size(name, "expansion", self.expansion)

@@ -89,6 +89,7 @@ class Butterfly(ChainStructure):
     ranks: int | tuple[int, ...] = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for pair in self.radices or ():
             if not isinstance(pair, tuple) or len(pair) != 2:
                 way_out = "pass one pair (b, c) per factor"

@@ -1,175 +1,38 @@
 """Structures that are rules writing a chain: products of Kronecker-sparse factors and fixed permutations.
 
-``Layout`` says what the chain is for one shape, ``ChainStructure`` is a family given by such a rule, and
-``ChainMatrix`` holds the numbers of a member. Stages are listed in order of application: the first hits the
-vector first.
+``ChainStructure`` is a family given by a rule that writes a ``Layout``, and ``ChainMatrix`` holds the numbers of
+a member. Stages are listed in order of application: the first hits the vector first.
 """
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
-from typing import Literal, get_args
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from kmatrix import _permutations
-from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
-from kmatrix.ops import Pattern, chain_matmul
+from kmatrix.ops import chain_matmul
 from kmatrix.structures.base import (
     Structure,
     StructuredMatrix,
     empty_parameter,
     fill_normal,
-    from_pairs,
     stored_dtype,
     to_pairs,
 )
-
-Tie = Literal["", "a", "d", "ad"]
-PermuteKind = Literal["given", "stride", "bit_reversal", "reverse"]
-
-
-@dataclass(frozen=True)
-class Factor:
-    """A Kronecker-sparse factor of pattern ``(a, b, c, d)``, its weights tied over ``a``, ``d``, or both."""
-
-    a: int
-    b: int
-    c: int
-    d: int
-    tie: Tie = ""
-
-    def __post_init__(self) -> None:
-        for name in ("a", "b", "c", "d"):
-            check_size("Factor", name, getattr(self, name))
-        if self.tie not in get_args(Tie):
-            way_out = f"use one of {get_args(Tie)}"
-            raise ArgumentError(complaint("Factor", "tie", repr(self.tie), "unknown", way_out))
-
-    @property
-    def pattern(self) -> Pattern:
-        return Pattern(self.a, self.b, self.c, self.d)
-
-    @property
-    def rows(self) -> int:
-        return self.a * self.b * self.d
-
-    @property
-    def cols(self) -> int:
-        return self.a * self.c * self.d
-
-    @property
-    def weight_shape(self) -> tuple[int, int, int, int]:
-        return (1 if "a" in self.tie else self.a, self.b, self.c, 1 if "d" in self.tie else self.d)
-
-
-@dataclass(frozen=True)
-class Permute:
-    """A fixed permutation of ``n`` positions, ``y = x[index]``.
-
-    ``kind`` says which index a new member starts with: ``"given"`` the identity until one is supplied,
-    ``"stride"`` the perfect shuffle of ``(k, n/k)``, ``"bit_reversal"``, ``"reverse"`` the flip.
-    """
-
-    n: int
-    kind: PermuteKind = "given"
-    k: int = 1
-
-    def __post_init__(self) -> None:
-        check_size("Permute", "n", self.n)
-        check_size("Permute", "k", self.k)
-        if self.kind not in get_args(PermuteKind):
-            way_out = f"use one of {', '.join(get_args(PermuteKind))}"
-            raise ArgumentError(complaint("Permute", "kind", repr(self.kind), "unknown", way_out))
-        if self.kind == "stride" and self.n % self.k:
-            reason = f"does not divide n={self.n}"
-            raise ArgumentError(complaint("Permute", "k", self.k, reason, "choose a divisor of n"))
-        if self.kind == "bit_reversal" and self.n & (self.n - 1):
-            way_out = "use a kind that has every size"
-            raise ArgumentError(complaint("Permute", "n", self.n, "not a power of two", way_out))
-
-    @property
-    def rows(self) -> int:
-        return self.n
-
-    @property
-    def cols(self) -> int:
-        return self.n
-
-    def index(self) -> _permutations.Index:
-        """The index array a new member starts with."""
-        if self.kind == "stride":
-            return _permutations.stride(self.k, self.n)
-        if self.kind == "bit_reversal":
-            return _permutations.bit_reversal(self.n)
-        identity = np.arange(self.n, dtype=np.int64)
-        return identity[::-1].copy() if self.kind == "reverse" else identity
-
-
-Stage = Factor | Permute
-
-
-@dataclass(frozen=True)
-class Layout:
-    """A chain for one shape: its stages in order of application.
-
-    Attributes:
-        factors: the stages that are factors.
-        runs: maximal runs of factors as ``(start, stop)`` into ``factors``; permutations by their own count.
-    """
-
-    stages: tuple[Stage, ...]
-    # Computed at once and not on demand: a cached_property stops torch.compile before Python 3.12.
-    factors: tuple[Factor, ...] = field(init=False, repr=False, compare=False)
-    runs: tuple[tuple[int, int] | int, ...] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        for first, second in pairwise(self.stages):
-            if first.rows != second.cols:
-                reason = f"{first} gives {first.rows} values but {second} takes {second.cols}"
-                way_out = "make the sizes of neighbouring stages agree"
-                raise ArgumentError(complaint("Layout", "stages", len(self.stages), reason, way_out))
-        factors = tuple(stage for stage in self.stages if isinstance(stage, Factor))
-        object.__setattr__(self, "factors", factors)
-        object.__setattr__(self, "runs", tuple(_runs(self.stages)))
-
-    @property
-    def rows(self) -> int:
-        return self.stages[-1].rows
-
-    @property
-    def cols(self) -> int:
-        return self.stages[0].cols
-
-    @property
-    def num_params(self) -> int:
-        return sum(math.prod(f.weight_shape) for f in self.factors)
-
-    @property
-    def flops(self) -> int:
-        return sum(2 * f.pattern.numel for f in self.factors)
-
-
-def _runs(stages: Iterable[Stage]) -> Iterator[tuple[int, int] | int]:
-    start = stop = permutations = 0
-    for stage in stages:
-        if isinstance(stage, Factor):
-            stop += 1
-            continue
-        if stop > start:
-            yield start, stop
-        start = stop
-        yield permutations
-        permutations += 1
-    if stop > start:
-        yield start, stop
+from kmatrix.structures.layout import Factor as Factor
+from kmatrix.structures.layout import Layout as Layout
+from kmatrix.structures.layout import Permute as Permute
+from kmatrix.structures.layout import PermuteKind as PermuteKind
+from kmatrix.structures.layout import Stage as Stage
+from kmatrix.structures.layout import Tie as Tie
+from kmatrix.structures.layout import transposed_chain
 
 
 class ChainStructure(Structure):
@@ -249,7 +112,7 @@ class AbstractChainMatrix(StructuredMatrix):
                 )
 
     def _matmul(self, x: Tensor) -> Tensor:
-        weights, factors = self.weights, self.layout.factors
+        weights, patterns = self.weights, self.layout.patterns
         if self.layout.cols > self.shape[1]:
             x = nn.functional.pad(x, (0, self.layout.cols - self.shape[1]))
         for run in self.layout.runs:
@@ -257,12 +120,11 @@ class AbstractChainMatrix(StructuredMatrix):
                 x = x[..., self.permutation(run)]
             else:
                 part = slice(*run)
-                x = chain_matmul(x, weights[part], [f.pattern for f in factors[part]])
+                x = chain_matmul(x, weights[part], patterns[part])
         return x[..., : self.shape[0]] if self.layout.rows > self.shape[0] else x
 
     def _rmatmul(self, x: Tensor) -> Tensor:
-        weights = [w.transpose(1, 2) for w in reversed(self.weights)]
-        patterns = [Pattern(f.a, f.c, f.b, f.d) for f in reversed(self.layout.factors)]
+        weights, patterns = transposed_chain(self.weights, self.layout.patterns)
         if self.layout.rows > self.shape[0]:
             x = nn.functional.pad(x, (0, self.layout.rows - self.shape[0]))
         for run in reversed(self.layout.runs):
@@ -295,6 +157,7 @@ class ChainMatrix(AbstractChainMatrix):
         self.factors = nn.ParameterList(
             empty_parameter(f.weight_shape, dtype, device) for f in layout.factors
         )
+        self._names = tuple([str(k) for k in range(len(layout.factors))])
         # A chain of permutations alone has no parameter to ask for its dtype.
         real = dtype.to_real() if dtype.is_complex else dtype
         self.register_buffer("_like", torch.empty(0, dtype=real, device=device), persistent=False)
@@ -362,18 +225,29 @@ class ChainMatrix(AbstractChainMatrix):
 
     @property
     def weights(self) -> tuple[Tensor, ...]:
-        return tuple(from_pairs(p, self._is_complex) for p in self.factors)
+        stored = self._stored
+        return tuple([torch.view_as_complex(p) for p in stored]) if self._is_complex else stored
+
+    @property
+    def _stored(self) -> tuple[Tensor, ...]:
+        # Going through a ParameterList costs more than some products. Read past it, unless something that it
+        # knows of (a parametrization, pruning) stands for a parameter; the compiler sees through the list.
+        kept = self.factors
+        if not torch.compiler.is_compiling():
+            named = kept._parameters
+            if tuple(named) == self._names:
+                return tuple(cast("dict[str, Tensor]", named).values())
+        return tuple(kept)
 
     @property
     def dtype(self) -> torch.dtype:
         # Not the buffer where there are weights: load_state_dict(assign=True) replaces only those.
-        stored = self.factors[0] if len(self.factors) else self.get_buffer("_like")
+        stored = self._stored[0] if self._names else self.get_buffer("_like")
         return stored_dtype(type(self.structure).__name__, stored, self._is_complex)
 
     @property
     def device(self) -> torch.device:
-        device: torch.device = (self.factors[0] if len(self.factors) else self.permutation(0)).device
-        return device
+        return (self._stored[0] if self._names else self.permutation(0)).device
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Normal numbers of the spectral scale, std = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in)."""
@@ -404,6 +278,7 @@ class Chain(ChainStructure):
     stages: tuple[Stage, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.stages:
             raise ArgumentError(
                 complaint("Chain", "stages", (), "empty", "pass at least one Factor or Permute")

@@ -101,6 +101,7 @@ class BlockCirculant(Structure):
     block: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size("BlockCirculant", "block", self.block)
 
     def check(self, m: int, n: int) -> None:

@@ -96,6 +96,7 @@ class Product(Structure):
     inner: tuple[int, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for size in self.inner:
             check_size("Product", "inner", size)
         if len(self.factors) != len(self.inner) + 1:
@@ -210,6 +211,7 @@ class Sum(Structure):
     terms: tuple[Structure, ...]
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.terms:
             raise ArgumentError(complaint("Sum", "terms", (), "empty", "pass at least one structure"))
 
@@ -277,6 +279,7 @@ class Scaled(Structure):
     scalar: complex = 1.0
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not cmath.isfinite(self.scalar):
             raise ArgumentError(complaint("c * A", "c", self.scalar, "not finite", "use a finite number"))
 

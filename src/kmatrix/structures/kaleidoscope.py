@@ -47,6 +47,7 @@ class Kaleidoscope(ChainStructure):
     expansion: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size("Kaleidoscope", "width", self.width)
         expansion = check_size("Kaleidoscope", "expansion", self.expansion)
         if expansion & (expansion - 1):

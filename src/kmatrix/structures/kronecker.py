@@ -36,6 +36,7 @@ class Kronecker(ChainStructure):
     rank: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size("Kronecker", "rank", self.rank)
         if self.left is None:
             return

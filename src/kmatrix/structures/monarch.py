@@ -48,6 +48,7 @@ class Monarch(ChainStructure):
     order: int = 2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size("Monarch", "order", self.order, minimum=2)
         if self.nblocks is None:
             return
@@ -99,6 +100,7 @@ class GroupShuffle(ChainStructure):
     shuffles: tuple[Shuffle, Shuffle, Shuffle] = ("identity", "stride", "identity")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_grid("GroupShuffle", "nblocks", self.nblocks)
         if len(self.shuffles) != 3 or not set(self.shuffles) <= {"identity", "stride", "given"}:
             way_out = 'pass three of "identity", "stride" and "given", for P_L, P and P_R'

@@ -27,6 +27,7 @@ class _OrthogonalChain(Structure):
     unitary: bool
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for radix in self.radices or ():
             check_size(type(self).__name__, "radices", radix)
 

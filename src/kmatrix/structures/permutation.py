@@ -38,6 +38,7 @@ class Permutation(ChainStructure):
     k: int = 1
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size("Permutation", "k", self.k)
         Permute(self.k if self.kind == "stride" else 1, self.kind, self.k)
 
@@ -129,6 +130,7 @@ class BPPermutation(Structure):
     levels: int | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.levels is not None:
             check_size("BPPermutation", "levels", self.levels)
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from kmatrix._checks import COMPLEX_OF, REAL_OF
 from kmatrix._errors import DtypeError, complaint
 from kmatrix.structures.base import Structure, StructuredMatrix
-
-_COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
-_REAL_OF = {part: whole for whole, part in _COMPLEX_OF.items()}
 
 
 @dataclass(frozen=True)
@@ -52,10 +50,10 @@ class RealPart(Structure):
         self, m: int, n: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> RealPartMatrix:
         dtype = self._admit(m, n, dtype)
-        if dtype not in _COMPLEX_OF:
+        if dtype not in COMPLEX_OF:
             reason = "no complex numbers have parts of this type" if not dtype.is_complex else "not real"
             raise DtypeError(complaint("RealPart", "dtype", dtype, reason, "use float32 or float64"))
-        return RealPartMatrix(self.of.empty(m, n, dtype=_COMPLEX_OF[dtype], device=device))
+        return RealPartMatrix(self.of.empty(m, n, dtype=COMPLEX_OF[dtype], device=device))
 
 
 class RealPartMatrix(StructuredMatrix):
@@ -80,7 +78,7 @@ class RealPartMatrix(StructuredMatrix):
 
     @property
     def dtype(self) -> torch.dtype:
-        return _REAL_OF[self.of.dtype]
+        return REAL_OF[self.of.dtype]
 
     @property
     def device(self) -> torch.device:

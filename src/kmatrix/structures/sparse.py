@@ -40,6 +40,7 @@ class Sparse(Structure):
     nnz: int
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_size("Sparse", "nnz", self.nnz)
 
     def check(self, m: int, n: int) -> None:

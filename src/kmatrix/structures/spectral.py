@@ -11,10 +11,10 @@ import math
 import torch
 from torch import Tensor
 
+from kmatrix._checks import HALF_DTYPES
 from kmatrix._permutations import prime_factors
 
 LARGEST_FFT_RADIX = 11
-_HALF = (torch.float16, torch.bfloat16)
 
 
 def good_size(n: int) -> int:
@@ -48,7 +48,7 @@ def fft_flops(n: int, *, in_complex: bool = False) -> int:
 def work_dtype(*tensors: Tensor) -> torch.dtype:
     """The type to compute in: that of the tensors together, float32 for half precisions."""
     dtype = result_dtype(*tensors)
-    return torch.float32 if dtype in _HALF else dtype
+    return torch.float32 if dtype in HALF_DTYPES else dtype
 
 
 def result_dtype(*tensors: Tensor) -> torch.dtype:
