@@ -80,17 +80,6 @@ template <class S, class T, int C> KM_INLINE void read_weight(const km_factor *f
 
 // ---- 2x2 factors ----
 
-// The weights of butterfly `pair` of a stage in the group of features o*span + e + i*stride: its factor's (g, k).
-struct place {
-    int64_t g, k;
-};
-
-static place place_of(const packed_pass *pass, int shift, int64_t o, int64_t e, int pair) {
-    const int64_t low = pair & ((1 << shift) - 1), high = pair >> shift;
-    const int64_t in_group = int64_t(1) << (pass->log_radix - 1 - shift);
-    return {o * in_group + high, low * pass->d + e};
-}
-
 template <class S, class T, int C> static int form_of(const km_factor *f) {
     bool in = true, out = true, plain = true;
     const int64_t groups = f->sa ? f->a : 1, diagonals = f->sd ? f->d : 1;
@@ -111,18 +100,32 @@ template <class S, class T, int C> static int form_of(const km_factor *f) {
 
 KM_INLINE int weights_of(int form) { return form == GENERAL ? 4 : form == PLUS_MINUS ? 0 : 1; }
 
+// The weights that the group of features o*span + e + i*stride needs: those of butterfly `pair` of a stage lie at
+// group o*in_group + pair / 2^shift of its factor and at diagonal (pair % 2^shift) * stride + e.
 template <class S, class T, int C> static void pack_stages(const km_chain *chain, const packed_pass *pass, T *to) {
-    const int64_t radix = int64_t(1) << pass->log_radix;
+    constexpr int most_pairs = 1 << (max_log_radix - 1);
+    const int pairs = 1 << (pass->log_radix - 1);
+    int64_t offsets[max_stages][most_pairs];
+    for (int s = 0; s < pass->count; s++) {
+        const km_factor *f = chain->factors + pass->first + s;
+        for (int pair = 0; pair < pairs; pair++) {
+            const int64_t group = pair >> pass->shift[s], diagonal = (pair & ((1 << pass->shift[s]) - 1)) * pass->d;
+            offsets[s][pair] = group * f->sa + diagonal * f->sd;
+        }
+    }
     for (int64_t o = 0; o < pass->a; o++)
         for (int64_t e = 0; e < pass->d; e++)
             for (int s = 0; s < pass->count; s++) {
                 const km_factor *f = chain->factors + pass->first + s;
                 const int first = pass->form[s] == GENERAL ? 0 : pass->form[s] == TWIST_IN ? 1 : 2;
-                for (int pair = 0; pair < radix / 2; pair++) {
-                    const place at = place_of(pass, pass->shift[s], o, e, pair);
-                    for (int q = first; q < first + weights_of(pass->form[s]); q++, to += C)
-                        read_weight<S, T, C>(f, at.g, q >> 1, q & 1, at.k, to);
-                }
+                const int last = first + weights_of(pass->form[s]);
+                const int64_t in_group = pairs >> pass->shift[s];
+                const S *w = (const S *)f->w + C * (o * in_group * f->sa + e * f->sd);
+                for (int pair = 0; pair < pairs; pair++)
+                    for (int q = first; q < last; q++, to += C) {
+                        const S *from = w + C * (offsets[s][pair] + (q >> 1) * f->sb + (q & 1) * f->sc);
+                        for (int p = 0; p < C; p++) to[p] = T(widen(from[p]));
+                    }
             }
 }
 
@@ -132,9 +135,11 @@ template <class S, class T, int C> static void pack_block(const km_factor *f, co
     constexpr int step = rows_of_block<T, C>();
     for (int64_t g = 0; g < pass->copies_a; g++)
         for (int64_t k = 0; k < pass->copies_d; k++)
-            for (int64_t i = 0; i < f->b; i += step)
+            for (int64_t i = 0; i < f->b; i += step) {
+                const int64_t end = i + step < f->b ? i + step : f->b;
                 for (int64_t j = 0; j < f->c; j++)
-                    for (int64_t r = i; r < i + step && r < f->b; r++, to += C) read_weight<S, T, C>(f, g, r, j, k, to);
+                    for (int64_t r = i; r < end; r++, to += C) read_weight<S, T, C>(f, g, r, j, k, to);
+            }
 }
 
 // ---- the header ----

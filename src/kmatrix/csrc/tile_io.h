@@ -171,6 +171,8 @@ template <class S, class T, int C> struct in_rows {
                 }
                 transpose<T>(x + v);
             }
+        } else {
+            __builtin_unreachable();  // `fits` said no
         }
     }
 
@@ -186,6 +188,8 @@ template <class S, class T, int C> struct in_rows {
                 for (int i = 0; i < lanes; i++)
                     if (r + i < count) store_narrow(to + (r + i) * row_stride * C + v, bias ? x[v + i] + shift : x[v + i]);
             }
+        } else {
+            __builtin_unreachable();
         }
     }
 };
