@@ -49,6 +49,8 @@ struct scratch_memory {
     buffer memory;
     int64_t bytes = 0;
     std::vector<km_factor> factors;
+    std::vector<const void *> parts;
+    std::vector<int64_t> part_bytes;
 
     void *at_least(int64_t wanted) {
         if (wanted > bytes) {
@@ -332,9 +334,11 @@ std::tuple<int, int, int> limits(const std::string &isa) {
 uint64_t fingerprint(const nb::sequence &pointers, const nb::sequence &nbytes) {
     const size_t count = nb::len(pointers);
     if (nb::len(nbytes) != count) throw nb::value_error("fingerprint: nbytes: not one for each pointer");
-    std::vector<const void *> parts;
-    std::vector<int64_t> bytes;
+    std::vector<const void *> &parts = scratch.parts;
+    std::vector<int64_t> &bytes = scratch.part_bytes;
     int64_t all = 0;
+    parts.clear();
+    bytes.clear();
     for (nb::handle each : pointers) parts.push_back(address(each));
     for (nb::handle each : nbytes) {
         const int64_t size = nb::cast<int64_t>(each);

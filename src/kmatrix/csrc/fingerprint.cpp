@@ -8,8 +8,8 @@
 // that a boundary that moves is a change as well.
 #include <cstring>
 
-#if defined(__SSE2__)
-#include <emmintrin.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
 #endif
 
 #include "kmatrix.h"
@@ -18,6 +18,7 @@ namespace {
 
 constexpr int lanes = 16;
 constexpr int64_t stripe = lanes * 8;
+constexpr uint64_t golden = 0x9e3779b97f4a7c15;  // 2^64 over the golden ratio
 constexpr uint64_t multiplier = 0xf1bbc7f6;  // M and (M - 1) / 2 are prime: its powers do not repeat
 
 uint64_t step(uint64_t h, uint64_t word) {
@@ -25,8 +26,23 @@ uint64_t step(uint64_t h, uint64_t word) {
     return multiplier * uint32_t(h) + (h >> 32);
 }
 
+#if defined(__x86_64__)
+
+// The same twice, by the width of the vectors. The wide one may only run after its bit was asked for.
+__attribute__((target("avx2"))) void absorb_wide(uint64_t *state, const unsigned char *from, int64_t count) {
+    const __m256i factor = _mm256_set1_epi64x(int64_t(multiplier));
+    __m256i h[lanes / 4];
+    for (int i = 0; i < lanes / 4; i++) h[i] = _mm256_loadu_si256((const __m256i *)state + i);
+    for (; count > 0; count--, from += stripe)
+        for (int i = 0; i < lanes / 4; i++) {
+            const __m256i mixed = _mm256_xor_si256(h[i], _mm256_loadu_si256((const __m256i *)from + i));
+            h[i] = _mm256_add_epi64(_mm256_mul_epu32(mixed, factor), _mm256_srli_epi64(mixed, 32));
+        }
+    for (int i = 0; i < lanes / 4; i++) _mm256_storeu_si256((__m256i *)state + i, h[i]);
+}
+
 void absorb_stripes(uint64_t *state, const unsigned char *from, int64_t count) {
-#if defined(__SSE2__)
+    if (__builtin_cpu_supports("avx2")) return absorb_wide(state, from, count);
     const __m128i factor = _mm_set1_epi64x(int64_t(multiplier));
     __m128i h[lanes / 2];
     for (int i = 0; i < lanes / 2; i++) h[i] = _mm_loadu_si128((const __m128i *)state + i);
@@ -36,15 +52,20 @@ void absorb_stripes(uint64_t *state, const unsigned char *from, int64_t count) {
             h[i] = _mm_add_epi64(_mm_mul_epu32(mixed, factor), _mm_srli_epi64(mixed, 32));
         }
     for (int i = 0; i < lanes / 2; i++) _mm_storeu_si128((__m128i *)state + i, h[i]);
+}
+
 #else
+
+void absorb_stripes(uint64_t *state, const unsigned char *from, int64_t count) {
     for (; count > 0; count--, from += stripe)
         for (int i = 0; i < lanes; i++) {
             uint64_t word;
             memcpy(&word, from + 8 * i, 8);
             state[i] = step(state[i], word);
         }
-#endif
 }
+
+#endif
 
 void absorb(uint64_t *state, const unsigned char *from, int64_t bytes) {
     absorb_stripes(state, from, bytes / stripe);
@@ -61,7 +82,7 @@ void absorb(uint64_t *state, const unsigned char *from, int64_t bytes) {
 
 // One to one, and every bit of h reaches every bit of the result.
 uint64_t scatter(uint64_t h) {
-    h = (h ^ h >> 32) * 0x9e3779b97f4a7c15;  // 2^64 over the golden ratio
+    h = (h ^ h >> 32) * golden;
     h = (h ^ h >> 29) * 0xb7e151628aed2a6b;  // the first bits of e
     return h ^ h >> 32;
 }
@@ -70,9 +91,9 @@ uint64_t scatter(uint64_t h) {
 
 uint64_t km_fingerprint(const void *const *parts, const int64_t *bytes, int32_t n_parts) {
     uint64_t state[lanes];
-    for (int i = 0; i < lanes; i++) state[i] = scatter(uint64_t(i) + 1);
+    for (int i = 0; i < lanes; i++) state[i] = uint64_t(i + 1) * golden;
     for (int32_t i = 0; i < n_parts; i++) absorb(state, (const unsigned char *)parts[i], bytes[i]);
-    uint64_t result = scatter(uint64_t(n_parts));
-    for (int i = 0; i < lanes; i++) result = scatter((result + 0x9e3779b97f4a7c15) ^ state[i]);
-    return result;
+    uint64_t result = uint64_t(n_parts) * golden;
+    for (int i = 0; i < lanes; i++) result = ((result << 23 | result >> 41) ^ state[i]) * golden;
+    return scatter(result);
 }
