@@ -6,7 +6,7 @@
 #include "simd.h"
 
 constexpr int block_rows = KM_VECTOR_BYTES == 64 ? 8 : 4; // rows of a block that share one read of the vectors
-constexpr int block_rows_complex = 4;
+constexpr int block_rows_complex = KM_VECTOR_BYTES == 64 ? 8 : 4;
 constexpr int max_stages = 16;          // 2x2 factors in one pass
 constexpr int max_log_radix = KM_VECTOR_BYTES == 64 ? 4 : 3;  // by the number of vector registers
 constexpr int max_log_radix_complex = max_log_radix - 1;
@@ -80,6 +80,17 @@ template <class S, class T, int C> KM_INLINE void read_weight(const km_factor *f
 
 // ---- 2x2 factors ----
 
+// The weights that the group of features o*span + e + i*stride needs: where those of butterfly `pair` of a stage lie.
+struct place {
+    int64_t g, k;  // along a and along d of its factor
+};
+
+static place place_of(const packed_pass *pass, int shift, int64_t o, int64_t e, int pair) {
+    const int64_t low = pair & ((1 << shift) - 1), high = pair >> shift;
+    const int64_t in_group = int64_t(1) << (pass->log_radix - 1 - shift);
+    return {o * in_group + high, low * pass->d + e};
+}
+
 template <class S, class T, int C> static int form_of(const km_factor *f) {
     bool in = true, out = true, plain = true;
     const int64_t groups = f->sa ? f->a : 1, diagonals = f->sd ? f->d : 1;
@@ -100,8 +111,6 @@ template <class S, class T, int C> static int form_of(const km_factor *f) {
 
 KM_INLINE int weights_of(int form) { return form == GENERAL ? 4 : form == PLUS_MINUS ? 0 : 1; }
 
-// The weights that the group of features o*span + e + i*stride needs: those of butterfly `pair` of a stage lie at
-// group o*in_group + pair / 2^shift of its factor and at diagonal (pair % 2^shift) * stride + e.
 template <class S, class T, int C> static void pack_stages(const km_chain *chain, const packed_pass *pass, T *to) {
     constexpr int most_pairs = 1 << (max_log_radix - 1);
     const int pairs = 1 << (pass->log_radix - 1);
@@ -109,8 +118,8 @@ template <class S, class T, int C> static void pack_stages(const km_chain *chain
     for (int s = 0; s < pass->count; s++) {
         const km_factor *f = chain->factors + pass->first + s;
         for (int pair = 0; pair < pairs; pair++) {
-            const int64_t group = pair >> pass->shift[s], diagonal = (pair & ((1 << pass->shift[s]) - 1)) * pass->d;
-            offsets[s][pair] = group * f->sa + diagonal * f->sd;
+            const place at = place_of(pass, pass->shift[s], 0, 0, pair);
+            offsets[s][pair] = at.g * f->sa + at.k * f->sd;
         }
     }
     for (int64_t o = 0; o < pass->a; o++)

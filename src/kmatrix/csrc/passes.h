@@ -174,23 +174,13 @@ KM_INLINE void block_width(const T *w, int64_t columns, const T *in, int64_t in_
     for (; r < width; r += lanes) block_lines<T, C, ROWS, 1>(w, columns, in + r, in_step, out + r, out_step, width);
 }
 
-template <class T, int C>
+// The rows that are left over: fewer than a whole block of them.
+template <class T, int C, int MOST>
 KM_INLINE void block_rest(int64_t rows, const T *w, int64_t columns, const T *in, int64_t in_step, T *out,
                           int64_t out_step, int64_t width) {
-    if constexpr (rows_of_block<T, C>() > 4) {
-        switch (rows) {
-            case 7: return block_width<T, C, 7>(w, columns, in, in_step, out, out_step, width);
-            case 6: return block_width<T, C, 6>(w, columns, in, in_step, out, out_step, width);
-            case 5: return block_width<T, C, 5>(w, columns, in, in_step, out, out_step, width);
-            case 4: return block_width<T, C, 4>(w, columns, in, in_step, out, out_step, width);
-            default: break;
-        }
-    }
-    switch (rows) {
-        case 3: return block_width<T, C, 3>(w, columns, in, in_step, out, out_step, width);
-        case 2: return block_width<T, C, 2>(w, columns, in, in_step, out, out_step, width);
-        default: return block_width<T, C, 1>(w, columns, in, in_step, out, out_step, width);
-    }
+    if constexpr (MOST > 1)
+        if (rows < MOST) return block_rest<T, C, MOST - 1>(rows, w, columns, in, in_step, out, out_step, width);
+    block_width<T, C, MOST>(w, columns, in, in_step, out, out_step, width);
 }
 
 template <class T, int C>
@@ -206,7 +196,7 @@ static void run_block(const packed_pass *pass, const T *weights, const T *in, T 
             for (int64_t i = 0; i < whole; i += step, w += step * pass->c * C)
                 block_width<T, C, step>(w, pass->c, from, stride, to + i * stride, stride, width);
             if (whole < pass->b)
-                block_rest<T, C>(pass->b - whole, w, pass->c, from, stride, to + whole * stride, stride, width);
+                block_rest<T, C, step - 1>(pass->b - whole, w, pass->c, from, stride, to + whole * stride, stride, width);
         }
 }
 
