@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from kmatrix._errors import ArgumentError, DtypeError
 from kmatrix.structures import Butterfly, Circulant, Dense, Permutation, Structure, StructuredMatrix, Toeplitz
 from kmatrix.structures.base import empty_parameter, fill_normal, from_pairs, stored_dtype, to_pairs
-from kmatrix.structures.compose import ScaledMatrix
+from kmatrix.structures.compose import ScaledMatrix, SumMatrix
 
 f32, f64, c64, c128 = torch.float32, torch.float64, torch.complex64, torch.complex128
 bf16, f16 = torch.bfloat16, torch.float16
@@ -68,9 +68,135 @@ def test_what_is_no_scalar_is_refused(other: Any) -> None:
             operation()
 
 
-def test_arrays_and_tensors_multiply_from_the_right_alone() -> None:
-    A = Dense().random(3, 3)
-    for left in (np.ones((2, 3), dtype=np.float32), torch.ones(2, 3)):
+@pytest.mark.parametrize(
+    "scalar",
+    [
+        torch.tensor(0.5, dtype=f64),
+        torch.tensor(3),
+        np.array(0.25),
+        np.array(2),
+        torch.tensor(2.0, dtype=bf16),
+    ],
+    ids=repr,
+)
+def test_tensors_and_arrays_without_axes_are_scalars(scalar: Any) -> None:
+    dense = torch.randn(3, 4, dtype=f64)
+    A = given(dense)
+    for product in (scalar * A, A * scalar):
+        assert isinstance(product, ScaledMatrix)
+        assert torch.equal(product.to_dense(), float(scalar) * dense)
+    torch.testing.assert_close((A / scalar).to_dense(), dense / float(scalar))
+
+
+def test_complex_tensors_scale_complex_matrices_alone() -> None:
+    scalar = torch.tensor(1 - 2j)
+    dense = torch.randn(2, 2, dtype=c128)
+    torch.testing.assert_close((scalar * given(dense)).to_dense(), (1 - 2j) * dense)
+    with pytest.raises(ArgumentError, match="real matrix"):
+        scalar * given(dense.real)
+
+
+def test_a_scalar_that_is_learnt_is_refused_where_its_gradient_would_be_lost() -> None:
+    A = Dense().random(2, 2)
+    scalar = torch.tensor(2.0, requires_grad=True)
+    operations: list[Callable[[], object]] = [
+        lambda: scalar * A,
+        lambda: A * scalar,
+        lambda: A / scalar,
+        lambda: scalar.exp() * A,
+    ]
+    for operation in operations:
+        with pytest.raises(ArgumentError, match=r"requires gradients.*c \* \(A @ x\)"):
+            operation()
+    with torch.no_grad():
+        torch.testing.assert_close((scalar * A).to_dense(), 2 * A.to_dense())
+    torch.testing.assert_close((scalar.detach() * A).to_dense(), 2 * A.to_dense())
+    with pytest.raises(ArgumentError, match="requires gradients"):
+        torch.func.grad(lambda c: (c * A).to_dense().sum())(torch.tensor(2.0))
+
+
+# torch builds its own forward-mode rules with torch.jit.script on first use
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
+def test_a_scalar_with_a_tangent_is_refused() -> None:
+    A = Dense().random(2, 2)
+    with pytest.raises(ArgumentError, match="requires gradients"):
+        torch.func.jvp(lambda c: (c * A).to_dense(), (torch.tensor(2.0),), (torch.tensor(1.0),))
+
+
+def test_a_scalar_without_a_value_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="meta device"):
+        torch.tensor(2.0, device="meta") * Dense().random(2, 2)
+
+
+@pytest.mark.parametrize("scalar", [2, -0.5, np.float32(4), Fraction(1, 3), True])
+def test_matrices_are_divided_by_scalars(scalar: Any) -> None:
+    dense = torch.randn(3, 4, dtype=f64)
+    torch.testing.assert_close((given(dense) / scalar).to_dense(), dense / float(scalar))
+
+
+def test_division_is_by_numbers_other_than_zero() -> None:
+    A = Dense().random(2, 2)
+    for zero in (0, 0.0, np.float64(0), torch.tensor(0.0)):
+        with pytest.raises(ArgumentError, match=r"A / c.*division by zero"):
+            A / zero
+    for other in (A, "2", torch.ones(2), np.ones(2)):
+        with pytest.raises(TypeError, match=r"unsupported operand|does not support"):
+            A / other  # type: ignore[operator]
+    with pytest.raises(TypeError, match="unsupported operand"):
+        2 / A  # type: ignore[operator]
+
+
+def test_python_sums_matrices() -> None:
+    a, b, c = torch.randn(3, 3, 3, dtype=f64)
+    total = sum([given(a), given(b), given(c)])
+    assert isinstance(total, SumMatrix) and len(total.members) == 3
+    torch.testing.assert_close(total.to_dense(), a + b + c)
+    A = given(a)
+    assert sum([A]) is A
+    for other in (1, 0.0, False, torch.tensor(0)):
+        with pytest.raises(TypeError, match="unsupported operand"):
+            other + A  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3), (5, 2, 3), (0, 3)])
+@pytest.mark.parametrize("dtype", [f64, c128])
+def test_tensors_and_arrays_multiply_from_the_left(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    dense = torch.randn(3, 4, dtype=dtype)
+    A, x = given(dense), torch.randn(shape, dtype=f64)
+    want = x.to(dtype) @ dense
+    torch.testing.assert_close(x @ A, want)
+    y = x.numpy() @ A
+    assert isinstance(y, np.ndarray)
+    np.testing.assert_allclose(y, want.numpy(), rtol=1e-12)
+    np.testing.assert_allclose(x.numpy()[..., ::-1] @ A, (x.flip(-1).to(dtype) @ dense).numpy(), rtol=1e-12)
+
+
+def test_products_from_the_left_are_differentiable() -> None:
+    dense = torch.randn(3, 4, dtype=f64)
+    A, x = given(dense), torch.randn(2, 3, dtype=f64, requires_grad=True)
+    (x @ A).sum().backward()
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, dense.sum(1).expand(2, 3))
+    numbers = A.get_parameter("factors.0").grad
+    assert numbers is not None
+    torch.testing.assert_close(numbers.reshape(3, 4), x.detach().sum(0).unsqueeze(1).expand(3, 4))
+    parameter = nn.Parameter(x.detach())
+    torch.testing.assert_close(parameter @ A, x @ A)
+
+
+def test_products_from_the_left_fit() -> None:
+    A = Dense().random(3, 4)
+    for left in (np.ones((2, 4), dtype=np.float32), torch.ones(4)):
+        with pytest.raises(ArgumentError, match="last dimension must be 3"):
+            left @ A
+    for left in (torch.tensor(1.0), np.ones((), dtype=np.float32)):
+        with pytest.raises(ArgumentError, match=r"x @ A.*c \* A"):
+            left @ A
+    with pytest.raises(DtypeError, match="convert"):
+        torch.ones(3, dtype=f64) @ A
+    with pytest.raises(DtypeError, match="not numeric"):
+        np.array([None, None, None]) @ A
+    for left in ([1.0, 2.0, 3.0], "x"):
         with pytest.raises(TypeError, match="unsupported operand"):
             left @ A  # type: ignore[operator]
 

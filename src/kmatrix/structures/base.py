@@ -7,7 +7,6 @@ the rest.
 
 from __future__ import annotations
 
-import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -19,11 +18,15 @@ from torch import Tensor, nn
 
 from kmatrix._checks import COMPLEX_OF, HALF_DTYPES, check_dtype, check_last_dim, check_size, freeze_fields
 from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix.structures._operands import fixed_number, times_array
+from kmatrix.structures.pairs import empty_parameter as empty_parameter
+from kmatrix.structures.pairs import fill_normal as fill_normal
+from kmatrix.structures.pairs import from_pairs as from_pairs
+from kmatrix.structures.pairs import stored_dtype as stored_dtype
+from kmatrix.structures.pairs import to_pairs as to_pairs
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
-
-_NUMPY_DTYPES = tuple(map(np.dtype, (np.float32, np.float64, np.complex64, np.complex128)))
 
 M = TypeVar("M", bound="StructuredMatrix")
 
@@ -201,7 +204,7 @@ class StructuredMatrix(nn.Module, ABC):
 
             return product(self, other)
         if isinstance(other, np.ndarray):
-            return self._matmul_numpy(other)
+            return times_array(self.__matmul__, self.dtype, self.device, other)
         if not isinstance(other, Tensor):
             return NotImplemented
         if other.ndim == 1:
@@ -211,21 +214,20 @@ class StructuredMatrix(nn.Module, ABC):
             raise ArgumentError(complaint("A @ x", "x.ndim", 0, reason, "scale with c * A instead"))
         return self(other.mT).mT
 
-    def _matmul_numpy(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if x.dtype.kind not in "fciub":
-            raise DtypeError(
-                complaint("A @ x", "x.dtype", x.dtype, "not numeric", "pass a float or complex array")
-            )
-        # numpy users mix precisions freely, so the array follows the matrix; complex input stays complex.
-        keep_complex = x.dtype.kind == "c" and not self.dtype.is_complex
-        target = COMPLEX_OF.get(self.dtype, torch.complex64) if keep_complex else self.dtype
-        # A copy, because torch takes neither negative strides nor foreign byte orders nor long doubles.
-        wide = np.complex128 if x.dtype.kind == "c" else np.float64
-        array = np.array(x, dtype=x.dtype if x.dtype in _NUMPY_DTYPES else wide, order="C")
-        with torch.no_grad():
-            y = self @ torch.as_tensor(array).to(self.device, target)
-            y = y.resolve_conj().resolve_neg().cpu()
-            return (y.float() if y.dtype == torch.bfloat16 else y).numpy()
+    @overload
+    def __rmatmul__(self, other: Tensor) -> Tensor: ...
+    @overload
+    def __rmatmul__(self, other: npt.NDArray[Any]) -> npt.NDArray[Any]: ...
+    def __rmatmul__(self, other: object) -> object:
+        """Matrix product with a tensor or numpy array on the left: ``x @ A``, ``(*, m) -> (*, n)``."""
+        if isinstance(other, np.ndarray):
+            return times_array(self.__rmatmul__, self.dtype, self.device, other)
+        if not isinstance(other, Tensor):
+            return NotImplemented
+        if other.ndim == 0:
+            reason = "a scalar is not a vector"
+            raise ArgumentError(complaint("x @ A", "x.ndim", 0, reason, "scale with c * A instead"))
+        return self.rforward(other)
 
     @property
     def T(self) -> StructuredMatrix:
@@ -248,14 +250,32 @@ class StructuredMatrix(nn.Module, ABC):
             return NotImplemented
         return sum_of(self, other)
 
-    def __mul__(self, scalar: complex) -> StructuredMatrix:
+    def __radd__(self, other: int) -> StructuredMatrix:
+        # What ``sum([A, B, C])`` starts from.
+        return self if type(other) is int and other == 0 else NotImplemented
+
+    def __mul__(self, scalar: complex | Tensor) -> StructuredMatrix:
+        """The multiple ``scalar * A`` by a fixed number, which a tensor or array without axes may hold.
+
+        Raises:
+            ArgumentError: if the scalar is not finite, complex for a real matrix, or a tensor whose gradients are
+                recorded.
+        """
         from kmatrix.structures.compose import scaled
 
-        if not isinstance(scalar, numbers.Complex):
-            return NotImplemented
-        return scaled(self, complex(scalar))
+        number = fixed_number("c * A", scalar)
+        return NotImplemented if number is None else scaled(self, number)
 
     __rmul__ = __mul__
+
+    def __truediv__(self, scalar: complex | Tensor) -> StructuredMatrix:
+        """The multiple ``1 / scalar * A``, as ``scalar * A``."""
+        number = fixed_number("A / c", scalar)
+        if number is None:
+            return NotImplemented
+        if number == 0:
+            raise ArgumentError(complaint("A / c", "c", scalar, "division by zero", "use another number"))
+        return self * (1 / number)
 
     def __neg__(self) -> StructuredMatrix:
         return self * -1.0
@@ -326,43 +346,3 @@ class StructuredMatrix(nn.Module, ABC):
     def extra_repr(self) -> str:
         m, n = self.shape
         return f"{self.structure}, shape=({m}, {n}), num_params={self.num_params}, dtype={self.dtype}"
-
-
-def to_pairs(numbers: Tensor) -> Tensor:
-    """How numbers are stored: complex ones as a trailing axis of real pairs, real ones as they are."""
-    return torch.view_as_real(numbers.resolve_conj()).contiguous() if numbers.is_complex() else numbers
-
-
-def from_pairs(stored: Tensor, is_complex: bool) -> Tensor:
-    """The numbers that ``to_pairs`` stored, as a view (gradients flow to the stored pairs)."""
-    return torch.view_as_complex(stored) if is_complex else stored
-
-
-def stored_dtype(where: str, stored: Tensor, is_complex: bool) -> torch.dtype:
-    """Number type of a stored parameter; complex half precision is refused, torch cannot compute with it."""
-    if not is_complex:
-        return stored.dtype
-    if stored.dtype not in COMPLEX_OF:
-        way_out = "keep complex matrices in float32 or float64 parts"
-        raise DtypeError(
-            complaint(where, "dtype", stored.dtype, "no complex arithmetic in this type", way_out)
-        )
-    return COMPLEX_OF[stored.dtype]
-
-
-def empty_parameter(
-    shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | str | None
-) -> nn.Parameter:
-    """An uninitialised parameter for numbers of ``dtype`` (real pairs if complex)."""
-    if dtype.is_complex:
-        return nn.Parameter(torch.empty(*shape, 2, dtype=dtype.to_real(), device=device))
-    return nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
-
-
-def fill_normal(
-    stored: Tensor, std: float, is_complex: bool, generator: torch.Generator | None, mean: float = 0.0
-) -> None:
-    """Fill with independent normal numbers: E|w - mean|^2 = std^2, complex parts N(0, std^2 / 2) each."""
-    with torch.no_grad():
-        stored.normal_(0.0, std / 2**0.5 if is_complex else std, generator=generator)
-        (stored[..., 0] if is_complex else stored).add_(mean)
