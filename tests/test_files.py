@@ -23,26 +23,113 @@ def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:
     assert listing(tmp_path) == ["a"]
 
 
-def test_permissions_follow_the_users_mask(tmp_path: Path) -> None:
-    mask = os.umask(0o027)
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+@pytest.mark.parametrize("mask", [0o027, 0o022, 0o077, 0o002])
+def test_permissions_follow_the_users_mask(tmp_path: Path, mask: int) -> None:
+    before = os.umask(mask)
     try:
         write_atomically("test", tmp_path / "a", b"")
+        with (tmp_path / "b").open("wb"):
+            pass
     finally:
-        os.umask(mask)
-    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
+        os.umask(before)
+    assert mode(tmp_path / "a") == mode(tmp_path / "b") == 0o666 & ~mask
 
 
-@pytest.mark.parametrize("step", ["fsync", "fdopen"])
+def test_the_mask_is_never_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread that makes a file meanwhile would see the mask of this one."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("the mask is the process's"))
+    write_atomically("test", tmp_path / "a", b"")
+
+
+@pytest.mark.parametrize("kept", [0o600, 0o664, 0o755])
+def test_a_file_that_is_replaced_keeps_its_permissions(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    path.chmod(kept)
+    write_atomically("test", path, b"new")
+    assert (path.read_bytes(), mode(path)) == (b"new", kept)
+
+
+def test_a_file_that_may_not_be_written_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(b"old")
+    path.chmod(0o444)
+    # Root may write everything, so the answer is played.
+    monkeypatch.setattr(os, "access", lambda target, how: Path(target) != path or how != os.W_OK)
+    with pytest.raises(km.ArgumentError, match="Permission denied"):
+        write_atomically("save", path, b"new")
+    assert path.read_bytes() == b"old"
+    assert listing(tmp_path) == ["a"]
+
+
+def test_links_stay_and_their_target_is_written(tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    (folder / "target").write_bytes(b"old")
+    (tmp_path / "second").symlink_to(Path("elsewhere") / "target")
+    (tmp_path / "first").symlink_to("second")
+    write_atomically("test", tmp_path / "first", b"new")
+    assert (tmp_path / "first").is_symlink() and (tmp_path / "second").is_symlink()
+    assert (folder / "target").read_bytes() == b"new"
+    assert listing(folder) == ["target"]
+
+
+def test_a_link_to_nothing_yet_makes_its_target(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("target")
+    write_atomically("test", tmp_path / "a", b"new")
+    assert (tmp_path / "a").is_symlink()
+    assert (tmp_path / "target").read_bytes() == b"new"
+
+
+def test_links_in_a_circle_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(km.ArgumentError, match=os.strerror(errno.ELOOP)):
+        write_atomically("save", tmp_path / "a", b"new")
+    assert listing(tmp_path) == ["a", "b"]
+    assert (tmp_path / "a").is_symlink()
+
+
+STEPS = ["os.fsync", "Path.open", "Path.replace"]
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -> None:
+    """Make one step of writing raise."""
+
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"kmatrix._files.{step}", fail)
+
+
+@pytest.mark.parametrize("step", STEPS)
 def test_a_disk_that_fills_leaves_the_old_file_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     (tmp_path / "a").write_bytes(b"old")
-    monkeypatch.setattr(os, step, full)
+    failing(monkeypatch, step, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     with pytest.raises(km.ArgumentError, match=r"No space left on device.*free space"):
         write_atomically("save", tmp_path / "a", b"new")
+    monkeypatch.undo()
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert listing(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_an_interrupt_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    (tmp_path / "a").write_bytes(b"old")
+    failing(monkeypatch, step, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically("save", tmp_path / "a", b"new")
+    monkeypatch.undo()
     assert (tmp_path / "a").read_bytes() == b"old"
     assert listing(tmp_path) == ["a"]
 

@@ -276,8 +276,13 @@ def _no_room(*arguments: object) -> None:
 
 
 def _full(patch: pytest.MonkeyPatch) -> None:
-    fdopen = os.fdopen
-    patch.setattr("kmatrix._files.os.fdopen", lambda *arguments: FullDisk(fdopen(*arguments)))
+    real = Path.open
+
+    def opened(path: Path, mode: str = "r", **options: Any) -> Any:
+        file = real(path, mode, **options)
+        return FullDisk(file) if mode == "xb" else file
+
+    patch.setattr("kmatrix._files.Path.open", opened)
 
 
 @pytest.mark.parametrize(
