@@ -49,7 +49,7 @@ def test_norms(make: Any, n: int) -> None:
 def test_counts(make: Any, k: int) -> None:
     matrix = make(2**k)
     assert matrix.num_params == sum(w.numel() for w in matrix.weights) == 2 * 2**k * k
-    assert make(2**k, tied=True).num_params == 16 * (k // 2) + 4 * (k % 2)
+    assert make(2**k, tied=True).num_params == 4 * k
 
 
 @pytest.mark.parametrize("make", [transforms.hadamard, transforms.walsh])

@@ -231,7 +231,8 @@ def fourier(n: int, exponent: float) -> Draft:
     """The ``n``-point DFT times ``n**exponent``, spread over the factors."""
     cut = plan(n)
     if not cut.chirp:
-        radices = (cut.leaf, *cut.radices)
+        # Radix 2 needs as many numbers as radix 4, and kernels keep its stages in registers.
+        radices = tuple(s for r in (cut.leaf, *cut.radices) for s in ((2, 2) if r == 4 else (r,)))
         return Draft(tuple(butterfly(radices, exponent)), before=digit_reversal(radices))
     above, p = n // cut.leaf, cut.leaf
     embedded = embedding(p, p)

@@ -9,7 +9,7 @@ from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix._permutations import bit_reversal
 from kmatrix.structures import ChainMatrix
-from kmatrix.transforms._draft import Draft, radices_of
+from kmatrix.transforms._draft import Draft
 from kmatrix.transforms._requests import EXPONENT, Norm, check_norm, number_dtype
 
 
@@ -23,14 +23,14 @@ def hadamard(
 ) -> ChainMatrix:
     """Make the Walsh-Hadamard matrix in natural order: ``H_1 = 1``, ``H_2n = [[H_n, H_n], [H_n, -H_n]]``.
 
-    A butterfly of radix 4 (and a 2) without permutation: ``2 n log2 n`` numbers, all 1 or -1. Symmetric,
+    A butterfly of radix 2 without permutation: ``2 n log2 n`` numbers, all 1 or -1. Symmetric,
     ``H H = n I``: its inverse is ``hadamard(n, norm="forward")``.
 
     Args:
         n: size, a power of two.
         norm: ``"backward"`` leaves it as above, ``"ortho"`` divides by ``sqrt(n)``, ``"forward"`` by ``n``;
             spread evenly over the factors.
-        tied: store the one block that a factor repeats once: 16 numbers per factor of radix 4.
+        tied: store the one block that a factor repeats once: 4 numbers per factor.
         dtype: any number type; torch's default if not given.
         device: where the numbers live.
 
@@ -97,12 +97,7 @@ def _power_of_two(where: str, n: int) -> int:
 
 def _hadamard(where: str, n: int, norm: Norm | None) -> Draft:
     exponent = EXPONENT[check_norm(where, norm)]
-    factors, s = [], 1
-    for r in radices_of(n):
-        bits = np.bitwise_and.outer(np.arange(r), np.arange(r))
-        signs = 1.0 - 2.0 * ((bits ^ (bits >> 1)) & 1)
-        factors.append(
-            np.broadcast_to(signs[None, :, :, None] * float(r) ** exponent, (n // (r * s), r, r, s))
-        )
-        s *= r
-    return Draft(tuple(factors))
+    block = np.array([[1.0, 1.0], [1.0, -1.0]])[None, :, :, None] * 2.0**exponent
+    stages = n.bit_length() - 1
+    factors = [np.broadcast_to(block, (n >> (k + 1), 2, 2, 1 << k)) for k in range(stages)]
+    return Draft(tuple(factors) or (np.ones((1, 1, 1, 1)),))
