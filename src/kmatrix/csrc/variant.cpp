@@ -28,6 +28,7 @@ namespace KM_JOIN(km_, KM_ISA) {
 #include "packing.h"
 #include "passes.h"
 #include "simd.h"
+#include "tile_backward.h"
 #include "tile_forward.h"
 #include "tile_io.h"
 
@@ -74,6 +75,27 @@ struct forward_run {
     }
 };
 
+struct backward_scratch_run {
+    const km_chain *chain;
+    template <class S, class T, int C> int64_t operator()() const {
+        return plan_backward<T, C>(chain).end * int64_t(sizeof(T));
+    }
+};
+
+struct backward_run {
+    const km_chain *chain;
+    const void *packed;
+    km_matrix grad, x, grad_x;
+    void *const *grad_weights;
+    int64_t batch;
+    void *scratch;
+    int32_t threads;
+    template <class S, class T, int C> void operator()() const {
+        backward_tiles<S, T, C>(chain, (const packed_chain *)packed, grad, x, grad_x, grad_weights, batch, (T *)scratch,
+                                threads);
+    }
+};
+
 static int64_t packed_bytes(const km_chain *chain) { return with_types(chain->dtype, packed_bytes_run{chain}); }
 static void pack(const km_chain *chain, void *packed) { with_types(chain->dtype, pack_run{chain, packed}); }
 static int64_t scratch_bytes(const km_chain *chain) { return with_types(chain->dtype, scratch_run{chain}); }
@@ -81,6 +103,15 @@ static int64_t scratch_bytes(const km_chain *chain) { return with_types(chain->d
 static void forward(const km_chain *chain, const void *packed, km_matrix x, km_matrix y, int64_t batch, void *scratch,
                     int32_t threads) {
     with_types(chain->dtype, forward_run{chain, packed, x, y, batch, scratch, threads});
+}
+
+static int64_t backward_scratch_bytes(const km_chain *chain) {
+    return with_types(chain->dtype, backward_scratch_run{chain});
+}
+
+static void backward(const km_chain *chain, const void *packed, km_matrix grad, km_matrix x, km_matrix grad_x,
+                     void *const *grad_weights, int64_t batch, void *scratch, int32_t threads) {
+    with_types(chain->dtype, backward_run{chain, packed, grad, x, grad_x, grad_weights, batch, scratch, threads});
 }
 
 }  // namespace
@@ -100,7 +131,7 @@ const km_kernels KM_JOIN(km_kernels_, KM_ISA) = {
     nullptr,
     nullptr,
     nullptr,
-    nullptr,
-    nullptr,
+    KM_JOIN(km_, KM_ISA)::backward_scratch_bytes,
+    KM_JOIN(km_, KM_ISA)::backward,
 };
 }
