@@ -41,7 +41,6 @@ class TestTwoLevel(StructureConformance):
 
     examples = ((TwoLevel(3), 6, 9), (TwoLevel(2), 4, 4))
     counted_by_torch = True
-    test_file_round_trip = None  # files name only the families of kmatrix
 
 
 if __name__ == "__main__":

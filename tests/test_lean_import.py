@@ -58,10 +58,25 @@ def test_import_loads_no_optional_package(probe: dict[str, Any], package: str) -
     assert [name for name in probe["loaded"] if name.split(".")[0] == package] == []
 
 
-@pytest.mark.parametrize("upper", ["cli", "report", "testing"])
+@pytest.mark.parametrize("upper", ["cli", "data", "report", "testing"])
 def test_import_loads_no_upper_floor(probe: dict[str, Any], upper: str) -> None:
     assert [name for name in probe["loaded"] if name.startswith(f"kmatrix.{upper}")] == []
 
 
 def test_import_changes_nothing(probe: dict[str, Any]) -> None:
     assert probe["after"] == probe["before"]
+
+
+LATER = """
+import kmatrix as km, sys
+for name in ("data", "report", "testing"):
+    assert name in dir(km) and f"kmatrix.{name}" not in sys.modules, name
+    assert getattr(km, name) is sys.modules[f"kmatrix.{name}"], name
+assert "fit" in dir(km) and "__version__" in dir(km)
+assert not hasattr(km, "nothing_of_this_name")
+"""
+
+
+def test_the_rest_is_reachable_without_an_import_of_its_own() -> None:
+    done = subprocess.run([sys.executable, "-c", LATER], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -3,6 +3,9 @@
 Start with ``fit``. ``structures`` says what can come out, ``transforms`` and ``constructions`` make exact members.
 """
 
+import importlib as _importlib
+import typing as _typing
+
 from kmatrix import constructions as constructions
 from kmatrix import ops as ops
 from kmatrix import transforms as transforms
@@ -64,3 +67,24 @@ from kmatrix.structures.serialization import load as load
 from kmatrix.structures.serialization import save as save
 
 __version__ = "0.1.0.dev0"
+
+# What not every program needs is imported when it is first asked for.
+_LATER = ("data", "report", "testing")
+
+if _typing.TYPE_CHECKING:
+    from types import ModuleType as _ModuleType
+
+    from kmatrix import data as data
+    from kmatrix import report as report
+
+    testing: _ModuleType  # not imported: cli, which imports this package, has no business with it
+else:
+
+    def __getattr__(name: str) -> object:
+        if name in _LATER:
+            return _importlib.import_module(f"kmatrix.{name}")
+        raise AttributeError(f"module 'kmatrix' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LATER})

@@ -6,7 +6,6 @@ import errno
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -195,20 +194,11 @@ def test_certificates_that_nest_without_end_are_refused(path: Path) -> None:
         save(Dense().random(2, 2), path, certificate=endless)
 
 
-@dataclass(frozen=True)
-class Foreign(Dense):
-    """A structure that a user wrote."""
-
-
 class ForeignMatrix(ChainMatrix):
     """A matrix that a user wrote."""
 
 
-def test_what_users_wrote_is_refused_with_the_way_out(path: Path) -> None:
-    with pytest.raises(ArgumentError, match=r"Foreign.*state_dict\(\)"):
-        save(Foreign().random(2, 2), path)
-    with pytest.raises(ArgumentError, match=r"Foreign.*state_dict\(\)"):
-        save(Foreign().random(2, 2) + Dense().random(2, 2), path)
+def test_matrices_that_users_wrote_are_refused_with_the_way_out(path: Path) -> None:
     s = Dense()
     with pytest.raises(ArgumentError, match=r"ForeignMatrix.*state_dict\(\)"):
         save(ForeignMatrix(s, (2, 2), s.layout(2, 2), dtype=f64), path)

@@ -1,6 +1,7 @@
 """Structures as plain JSON and back: the table of families a file may name, and the types of their fields.
 
-Whatever is read is checked against the type hints of the family; nothing is imported or evaluated by name.
+Whatever is read is checked against the type hints of the family; nothing is imported or evaluated by name. Beside
+the families of the table a file may name those that the caller hands over as classes.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import math
 import numbers
 import operator
 import types
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from kmatrix._errors import ArgumentError, complaint
 from kmatrix.structures._safetensors import MAX_SIZE, Unreadable, is_size, short
 from kmatrix.structures.acdc import ACDC, AFDF
 from kmatrix.structures.base import Structure
@@ -68,6 +71,7 @@ FAMILIES: dict[str, type[Structure]] = {
     "Sparse": Sparse,
     "Toeplitz": Toeplitz,
 }
+Families = Mapping[str, type[Structure]]
 _STAGES: dict[str, type[Factor | Permute]] = {"Factor": Factor, "Permute": Permute}
 
 # Everywhere else a member stores at least as many numbers as it has rows, as it has columns, and as any whole
@@ -80,27 +84,66 @@ _SMALL = 64
 MAX_STAGES, MAX_ITEMS = 2**16, 2**10
 
 
+def families_with(where: str, own: Iterable[type[Structure]], taken: Iterable[str] = ()) -> Families:
+    """The table of families, and the classes of a caller beside them.
+
+    Args:
+        where: who asks.
+        own: classes of the caller.
+        taken: further names that a class cannot have.
+
+    Raises:
+        ArgumentError: if one of them is no dataclass of structures, or has a name that is taken.
+    """
+    if isinstance(own, type):
+        reason, way_out = "a class alone", "pass a tuple of classes"
+        raise ArgumentError(complaint(where, "structures", own.__name__, reason, way_out))
+    families = dict(FAMILIES)
+    for kind in own:
+        name = kind.__name__ if isinstance(kind, type) else repr(kind)
+        if families.get(name) is kind:
+            continue
+        reason = ""
+        if not (isinstance(kind, type) and issubclass(kind, Structure) and dataclasses.is_dataclass(kind)):
+            reason = "not a dataclass that derives from Structure"
+            way_out = "make it one, or save and load the state_dict() of its matrices"
+        elif name in families or name in taken:
+            reason, way_out = "the name belongs to another structure", "give the class another name"
+        if reason:
+            raise ArgumentError(complaint(where, "structures", short(name), reason, way_out))
+        families[name] = kind
+    return families
+
+
 def encode_fields(item: Any) -> dict[str, Any]:
     """The fields of a structure or stage as JSON values.
 
     Raises:
         ValueError: if a field is of a type that no family has.
     """
-    return {field.name: _encode(getattr(item, field.name)) for field in dataclasses.fields(item)}
+    return {field.name: _encode(getattr(item, field.name)) for field in _fields(type(item))}
 
 
-def decode_structure(name: object, fields: object, shape: tuple[int, int], numel: int) -> Structure:
-    """The structure of a matrix of the given shape, in a file that holds ``numel`` numbers.
+def decode_structure(
+    families: Families, name: object, fields: object, shape: tuple[int, int], numel: int
+) -> Structure:
+    """The structure of a matrix of the given shape, one of ``families``, in a file that holds ``numel`` numbers.
 
     A field that the file lacks takes its default, so that families can gain fields.
 
     Raises:
         Unreadable: if the family or a field is not known, or a value is not of its type or too large.
     """
-    family = FAMILIES.get(name) if isinstance(name, str) else None
+    family = families.get(name) if isinstance(name, str) else None
     if family is None:
-        raise Unreadable(f"structure {short(name)} is not known to this version", "upgrade kmatrix")
-    most = MAX_SIZE if family in _MAY_STORE_FEW else numel + _SMALL
+        example = name if isinstance(name, str) and name.isidentifier() and len(name) < 64 else "..."
+        way_out = (
+            f"upgrade kmatrix or, if it is your own class, pass it: km.load(path, structures=({example},))"
+        )
+        raise Unreadable(f"structure {short(name)} is not known to this version", way_out)
+    # Of a class of the caller nothing is known but that it counts its numbers before it makes any.
+    known = FAMILIES.get(family.__name__) is family
+    most = numel + _SMALL if known and family not in _MAY_STORE_FEW else MAX_SIZE
     if max(shape) > (most**2 if family is Kronecker else most):
         raise Unreadable(f"a {name} matrix of shape {shape} is not stored in {numel} numbers")
     structure: Structure = family(**_decode_fields(family, fields, most))
@@ -121,18 +164,27 @@ def _encode(value: object) -> Any:
     raise ValueError(f"a field holds {short(value)}, which has no plain form")
 
 
+def _fields(kind: Any) -> list[dataclasses.Field[Any]]:
+    """The fields that a dataclass is made from."""
+    return [field for field in dataclasses.fields(kind) if field.init]
+
+
 @cache
-def _hints(name: str) -> dict[str, Any]:
-    kind: Any = FAMILIES.get(name) or _STAGES[name]
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+def _hints(kind: Any) -> dict[str, Any]:
+    try:
+        hints = get_type_hints(kind)
+    except NameError as error:
+        reason = f"the types of its fields cannot be resolved: {error}"
+        raise Unreadable(f"{kind.__name__}: {reason}", "define the class at the top of a module") from None
+    return {field.name: hints[field.name] for field in _fields(kind)}
 
 
 def _decode_fields(kind: Any, fields: object, most: int) -> dict[str, Any]:
-    hints = _hints(kind.__name__)
+    hints = _hints(kind)
     if not isinstance(fields, dict) or not set(fields) <= set(hints):
         raise Unreadable(f"{kind.__name__} has no fields {short(fields)}", "upgrade kmatrix")
-    needed = {f.name for f in dataclasses.fields(kind) if f.default is dataclasses.MISSING}
+    nothing = dataclasses.MISSING
+    needed = {f.name for f in _fields(kind) if f.default is nothing and f.default_factory is nothing}
     if not needed <= set(fields):
         raise Unreadable(f"{kind.__name__} lacks {', '.join(sorted(needed - set(fields)))}")
     places = {name: f"{kind.__name__}.{name}" for name in fields}
@@ -157,9 +209,11 @@ def _decode(value: Any, hint: Any, where: str, most: int) -> Any:
         return None
     if hint is bool and isinstance(value, bool):
         return value
-    if hint is int and is_size(value, most):
+    if hint is int and type(value) is int and is_size(abs(value), most):
         return value
-    if hint is float and isinstance(value, float) and math.isfinite(value):
+    if hint is float and type(value) in (int, float) and math.isfinite(value):
+        return value
+    if hint is str and isinstance(value, str):
         return value
     if hint in _STAGES.values() and isinstance(value, dict) and set(value) == {"type", "fields"}:
         if value["type"] == hint.__name__:
