@@ -199,6 +199,10 @@ class Chain {
 
     int64_t packed_nbytes() const { return kernels->packed_bytes(&chain); }
     bool rows_can_run() const { return rows_can; }
+    bool backward_can_run() const { return kernels->backward != nullptr; }
+    int32_t dtype() const { return chain.dtype; }
+    int64_t n_in() const { return chain.n_in; }
+    int64_t n_out() const { return chain.n_out; }
 
     // Calls that still run with the old weights keep them: new memory is taken while anybody else holds it.
     void pack(const nb::sequence &pointers) {
@@ -237,15 +241,16 @@ class Chain {
 
     void rows(const nb::sequence &pointers, uintptr_t x, int64_t x_row, int64_t x_column, uintptr_t y, int64_t y_row,
               int64_t y_column, int64_t batch, int64_t threads) const {
-        if (!rows_can) throw std::runtime_error("Chain: these kernels have no way for few rows of this chain");
-        const km_matrix from = matrix_of(x, x_row, x_column, batch), to = matrix_of(y, y_row, y_column, batch);
-        call_of_chain call = prepare(batch, threads, false);
-        call.chain.factors = with_weights(pointers).factors;
-        if (!batch) return;
-        void *memory = scratch.at_least(kernels->rows_scratch_bytes(&call.chain) * threads);
-        unlocked while_computing(call.release);
-        kernels->rows_forward(&call.chain, from, to, batch, memory, int32_t(threads));
-        scratch.keep(kept_per_thread * threads);
+        with_weights(pointers);
+        rows_at_scratch(x, x_row, x_column, y, y_row, y_column, batch, threads);
+    }
+
+    // The same for weights at addresses that are known here.
+    void rows_at(const void *const *pointers, uintptr_t x, int64_t x_row, int64_t x_column, uintptr_t y, int64_t y_row,
+                 int64_t y_column, int64_t batch, int64_t threads) const {
+        scratch.factors.assign(factors.begin(), factors.end());
+        for (size_t i = 0; i < factors.size(); i++) scratch.factors[i].w = pointers[i];
+        rows_at_scratch(x, x_row, x_column, y, y_row, y_column, batch, threads);
     }
 
     void backward(uintptr_t grad, int64_t grad_row, int64_t grad_column, uintptr_t x, int64_t x_row, int64_t x_column,
@@ -273,6 +278,20 @@ class Chain {
         std::shared_ptr<void> packed, bias;
         bool release;
     };
+
+    // A few rows with the factors that this thread has just put down.
+    void rows_at_scratch(uintptr_t x, int64_t x_row, int64_t x_column, uintptr_t y, int64_t y_row, int64_t y_column,
+                         int64_t batch, int64_t threads) const {
+        if (!rows_can) throw std::runtime_error("Chain: these kernels have no way for few rows of this chain");
+        const km_matrix from = matrix_of(x, x_row, x_column, batch), to = matrix_of(y, y_row, y_column, batch);
+        call_of_chain call = prepare(batch, threads, false);
+        call.chain.factors = scratch.factors.data();
+        if (!batch) return;
+        void *memory = scratch.at_least(kernels->rows_scratch_bytes(&call.chain) * threads);
+        unlocked while_computing(call.release);
+        kernels->rows_forward(&call.chain, from, to, batch, memory, int32_t(threads));
+        scratch.keep(kept_per_thread * threads);
+    }
 
     void check_passes() const {
         int64_t first = 0;
@@ -353,6 +372,8 @@ uint64_t fingerprint(const nb::sequence &pointers, const nb::sequence &nbytes) {
 
 }  // namespace
 
+#include "calls.h"
+
 NB_MODULE(_native, m) {
     nb::set_leak_warnings(false);  // torch keeps references past the end of the interpreter
     m.def("compiled", &compiled);
@@ -369,9 +390,11 @@ NB_MODULE(_native, m) {
                     nb::arg("count"), nb::arg("isa") = "")
         .def_prop_ro("packed_nbytes", &Chain::packed_nbytes)
         .def_prop_ro("rows_can_run", &Chain::rows_can_run)
+        .def_prop_ro("backward_can_run", &Chain::backward_can_run)
         .def("pack", &Chain::pack)
         .def("set_bias", &Chain::set_bias)
         .def("forward", &Chain::forward)  // no named arguments: that is nanobind's short way to call
         .def("rows", &Chain::rows)
         .def("backward", &Chain::backward);
+    bind_calls(m);
 }

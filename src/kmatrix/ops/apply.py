@@ -9,11 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from kmatrix.ops import dispatch, native
+from kmatrix.ops.calls import record, repeated
 from kmatrix.ops.chain import chain_matmul
 from kmatrix.ops.definition import Pattern as Pattern
 from kmatrix.ops.definition import Patterns, check_weights
 from kmatrix.ops.ends import Ends, cropping, padding
-from kmatrix.ops.routing import Route, is_autocast, route
+from kmatrix.ops.routing import Route, is_autocast, is_plain, route
 
 
 def chain_apply(
@@ -48,11 +49,20 @@ def chain_apply(
         >>> chain_apply(torch.tensor([1.0, 2.0]), [torch.eye(2).view(p)], (p,), gather=swap)
         tensor([2., 1.])
     """
-    ends = _foldable(x, weights, patterns, gather, take, rows, bias)
-    if ends is not None and ends.tensors:
-        x, *weights = dispatch.resolved([x, *weights])
-        if isinstance(dispatch.choose(x, weights, patterns), native.Native):
-            return native.multiply(x, weights, patterns, ends)
+    others = tuple([t for t in (gather, take, bias) if t is not None])
+    # Which of them are given, and a size that none of them tells.
+    kind = 8 * (patterns[-1].rows if rows is None else rows)
+    kind += (gather is None) + 2 * (take is None) + 4 * (bias is None)
+    if not torch.compiler.is_compiling():
+        again = repeated(x, weights, patterns, others, kind)
+        if again is not None:
+            return again
+        ends = _foldable(x, weights, patterns, gather, take, rows, bias)
+        if ends is not None and not ends.trivial:
+            record(x, weights, patterns, patterns, ends, kind)
+            x, *weights = dispatch.resolved([x, *weights])
+            if isinstance(dispatch.choose(x, weights, patterns), native.Native):
+                return native.multiply(x, weights, patterns, ends)
     cols = patterns[0][0] * patterns[0][2] * patterns[0][3]
     if x.shape[-1] < cols:
         x = functional.pad(x, (0, cols - x.shape[-1]))
@@ -75,27 +85,29 @@ def _foldable(
 
     Misfits are among the latter: ``chain_matmul`` has the words for them.
     """
-    if torch.compiler.is_compiling() or is_autocast(x) or x.ndim == 0 or x.device.type != "cpu":
+    given = tuple([t for t in (gather, take, bias) if t is not None])
+    if is_autocast(x) or x.ndim == 0 or x.device.type != "cpu":
+        return None
+    if any(t is not None and t.ndim != 1 for t in (gather, take)):
+        return None
+    if not all(is_plain(t) and t.is_contiguous() and not t.is_neg() and not t.is_conj() for t in given):
         return None
     if route(x, weights if bias is None else [*weights, bias]) is not Route.DIRECT:
         return None
-    if any(w.dtype != x.dtype or w.device != x.device for w in weights):
+    if any(t.device != x.device for t in given) or any(
+        w.dtype != x.dtype or w.device != x.device for w in weights
+    ):
         return None
     check_weights("chain_apply", weights, patterns)
     cols, full = patterns[0].cols, patterns[-1].rows
     n = x.shape[-1]
     if n > cols or (n < cols and gather is not None):
         return None
-    if n < cols:
-        gather = padding(n, cols)
+    padded = padding(n, cols) if n < cols else gather
     selected = full if take is None else len(take)
     n_out = selected if rows is None else rows
     if n_out < selected:
         take = cropping(n_out) if take is None else take[:n_out]
-    if bias is not None:
-        bias = bias.detach().resolve_conj().resolve_neg().contiguous()
-    return Ends(n, n_out, _index(gather), _index(take), bias)
-
-
-def _index(index: Tensor | None) -> Tensor | None:
-    return None if index is None else index.contiguous()
+    if bias is not None and (bias.dtype != x.dtype or bias.shape != (n_out,)):
+        return None
+    return Ends(n, n_out, padded, take, bias, given)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kmatrix.ops import dispatch
+from kmatrix.ops.calls import record, repeated
 from kmatrix.ops.definition import (
     Pattern,
     Patterns,
@@ -56,6 +57,10 @@ class _ChainProduct(torch.autograd.Function):
     def forward(ctx: Any, patterns: Patterns, x: Tensor, *weights: Tensor) -> Tensor:
         ctx.patterns = patterns
         ctx.save_for_backward(x, *weights)
+        again = repeated(x, weights, patterns)
+        if again is not None:
+            return again
+        record(x, weights, patterns, patterns)
         return dispatch.run(x, weights, patterns)
 
     @staticmethod

@@ -11,6 +11,7 @@ from kmatrix._checks import DTYPES, check_dtype
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops import dispatch
 from kmatrix.ops.autograd import multiply_operator, multiply_watched
+from kmatrix.ops.calls import record, repeated
 from kmatrix.ops.definition import Pattern as Pattern
 from kmatrix.ops.definition import Patterns, check_sizes, check_weights, reference_chain_matmul
 from kmatrix.ops.flops import announce_formulas
@@ -69,6 +70,10 @@ def chain_matmul(
         factorizations (2019), for butterflies; Gonon et al., Fast inference with Kronecker-sparse matrices
         (arXiv:2405.15013), for general patterns.
     """
+    if out is None and not torch.compiler.is_compiling():
+        again = repeated(x, weights, patterns)
+        if again is not None:
+            return again
     chain = _checked_chain(x, weights, patterns)
     if is_autocast(x):
         x, *weights = lower_precision(x.device.type, [x, *weights])
@@ -79,6 +84,7 @@ def chain_matmul(
         return x.clone(memory_format=torch.contiguous_format)
     how = route(x, weights)
     if how is Route.DIRECT:
+        record(x, weights, patterns, chain)
         return dispatch.run(x, weights, chain)
     if how is Route.AUTOGRAD:
         return multiply_watched(x, weights, chain)

@@ -92,7 +92,13 @@ class Reference:
         return (grad_x.contiguous() if need_x else None), [g.contiguous() for g in grad_weights]
 
 
-BACKENDS: tuple[Backend, ...] = (Native(), Portable(), Reference())
+NATIVE = Native()
+BACKENDS: tuple[Backend, ...] = (NATIVE, Portable(), Reference())
+
+
+def native_is_next() -> bool:
+    """Whether a product that the native kernels can run will be run by them."""
+    return _requested.get() in (None, NATIVE.name) and BACKENDS[0] is NATIVE
 
 
 @contextmanager

@@ -23,20 +23,34 @@ class Ends:
         gather: the column of ``x`` for each column of the first factor, -1 for zero; None for all in order.
         take: the row of the last factor for each column of the product; None for all in order.
         bias: added to the product; None for none.
+        sources: the tensors all of this was made from.
     """
 
-    __slots__ = ("bias", "gather", "n_in", "n_out", "take")
+    __slots__ = ("bias", "gather", "n_in", "n_out", "sources", "take")
 
     def __init__(
-        self, n_in: int, n_out: int, gather: Tensor | None, take: Tensor | None, bias: Tensor | None
+        self,
+        n_in: int,
+        n_out: int,
+        gather: Tensor | None,
+        take: Tensor | None,
+        bias: Tensor | None,
+        sources: tuple[Tensor, ...],
     ) -> None:
         self.n_in, self.n_out = n_in, n_out
         self.gather, self.take, self.bias = gather, take, bias
+        self.sources = sources
 
     @property
-    def tensors(self) -> list[Tensor]:
-        """Everything whose numbers count."""
-        return [t for t in (self.gather, self.take, self.bias) if t is not None]
+    def trivial(self) -> bool:
+        """Whether nothing happens at all."""
+        return self.gather is None and self.take is None and self.bias is None
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        """What tells these ends from others made from the same tensors."""
+        which = (self.gather is None, self.take is None, self.bias is None)
+        return self.n_in, self.n_out, *which, *[(s.data_ptr(), s.numel()) for s in self.sources]
 
 
 @lru_cache(maxsize=256)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -77,6 +78,14 @@ def multiply(
     return out if target.tensor.data_ptr() == out.data_ptr() else out.copy_(target.tensor.view(out.shape))
 
 
+class Ready(NamedTuple):
+    """A chain that can run: whether it has packed the weights, and the fingerprint of all it has copied."""
+
+    chain: NativeChain
+    packed: bool
+    stamp: int
+
+
 def run_kernel(
     description: Description,
     weights: Sequence[Tensor],
@@ -85,15 +94,13 @@ def run_kernel(
     target: Vectors,
 ) -> None:
     """Multiply from one place in memory to another, by the kernel that the schedule names."""
-    schedule = schedule_of(description, source.batch)
     pointers = [w.data_ptr() for w in weights]
-    if schedule.kernel == "rows" and (ends is None or not ends.tensors):
-        chain = _plain_chain(description, schedule)
-        if chain.rows_can_run:
-            chain.rows(pointers, *source.place, *target.place, source.batch, threads())
-            return
-    chain = packed_chain(description, schedule, pointers, ends, keep=source.batch < UNCACHED_BATCH)
-    chain.forward(*source.place, *target.place, source.batch, threads())
+    schedule = schedule_of(description, source.batch)
+    chain, packed, _ = ready_chain(description, schedule, pointers, ends, keep=source.batch < UNCACHED_BATCH)
+    if packed:
+        chain.forward(*source.place, *target.place, source.batch, threads())
+    else:
+        chain.rows(pointers, *source.place, *target.place, source.batch, threads())
 
 
 def gradients(
@@ -107,7 +114,11 @@ def gradients(
     source, upstream = vectors(x), vectors(grad)
     schedule = schedule_of(description, source.batch)
     pointers = [w.data_ptr() for w in weights]
-    chain = packed_chain(description, schedule, pointers, None, keep=source.batch < UNCACHED_BATCH)
+    chain = ready_chain(
+        description, schedule, pointers, keep=source.batch < UNCACHED_BATCH, packed=True
+    ).chain
+    if not chain.backward_can_run:
+        raise NotImplementedError("the kernels of this build have no gradients")
     grad_x = torch.empty(x.shape, dtype=x.dtype) if need_x else None
     target = (0, 0, 1) if grad_x is None else (grad_x.data_ptr(), x.shape[-1], 1)
     wide = torch.float32 if x.dtype in HALF else x.dtype
@@ -159,32 +170,39 @@ def _plain_chain(description: Description, schedule: Schedule) -> NativeChain:
     return new_chain(description, schedule)
 
 
-def packed_chain(
+def ready_chain(
     description: Description,
     schedule: Schedule,
     pointers: list[int],
     ends: Ends | None = None,
     *,
     keep: bool = True,
-) -> NativeChain:
-    """A chain that has packed the weights at these addresses as they are now."""
+    packed: bool = False,
+) -> Ready:
+    """A chain for the weights at these addresses as they are now.
+
+    ``keep`` says whether to remember what is copied, and ``packed`` that the weights must be.
+    """
+    in_rows = schedule.kernel == "rows" and not packed and _plain_chain(description, schedule).rows_can_run
+    if in_rows and (ends is None or ends.trivial):
+        return Ready(_plain_chain(description, schedule), False, 0)
 
     def make() -> tuple[NativeChain, int]:
         chain = new_chain(description, schedule, ends)
         if ends is not None and ends.bias is not None:
             chain.set_bias(ends.bias.data_ptr())
-        chain.pack(pointers)  # last: the bias is packed with the weights
+        if not in_rows:
+            chain.pack(pointers)  # last: the bias is packed with the weights
         return chain, chain.packed_nbytes
 
     if not keep:
-        return make()[0]
+        return Ready(make()[0], not in_rows, 0)
+    places, spans = ([], []) if in_rows else (list(pointers), list(description.nbytes))
+    if ends is not None:
+        places += [t.data_ptr() for t in ends.sources]
+        spans += [t.nbytes for t in ends.sources]
     module = native_part().module
     assert module is not None
-    places, spans, sizes = pointers, list(description.nbytes), None
-    if ends is not None:
-        tensors = ends.tensors
-        places = [*pointers, *[t.data_ptr() for t in tensors]]
-        spans += [t.nbytes for t in tensors]
-        sizes = (ends.n_in, ends.n_out, ends.gather is None, ends.take is None, ends.bias is None)
     stamp = module.fingerprint(places, spans)
-    return PACKED.get((description, schedule, sizes, tuple(places)), stamp, make)
+    key = description, schedule, in_rows, None if ends is None else ends.key, tuple(places)
+    return Ready(PACKED.get(key, stamp, make), not in_rows, stamp)

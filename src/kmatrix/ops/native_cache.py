@@ -21,12 +21,17 @@ Entry = TypeVar("Entry")
 DEFAULT_LIMIT = 64 * 2**20
 
 
+def _nothing() -> None:
+    pass
+
+
 class PackedCache(Generic[Entry]):
     """The entries used last, up to a number of bytes."""
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self.limit = limit
         self.nbytes = 0
+        self.when_full: Callable[[], None] = _nothing  # told that entries are dropped
         self._entries: OrderedDict[Hashable, tuple[int, int, Entry]] = OrderedDict()
         self._renew_lock()
         if hasattr(os, "register_at_fork"):
@@ -58,9 +63,12 @@ class PackedCache(Generic[Entry]):
         return entry
 
     def _shrink(self) -> None:
+        if self.nbytes <= self.limit:
+            return
         while self.nbytes > self.limit:
             _, (_, nbytes, _) = self._entries.popitem(last=False)
             self.nbytes -= nbytes
+        self.when_full()
 
     def resize(self, limit: int) -> None:
         """Hold at most so many bytes from now on."""

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple, Protocol, cast
 
 import torch
+from torch import Tensor
 
 _log = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ class NativeChain(Protocol):
 
     packed_nbytes: int
     rows_can_run: bool
+    backward_can_run: bool
 
     def pack(self, pointers: Sequence[int]) -> None:
         """Copy the weights of the factors in order of use."""
@@ -98,10 +100,44 @@ class ChainType(Protocol):
         """Whether these factors may form one pass."""
 
 
+class NativeCall(Protocol):
+    """A product that ran, and what its tensors looked like."""
+
+    def run(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        others: Sequence[Tensor],
+        y: Tensor,
+        threads: int,
+        grad: bool,
+    ) -> bool:
+        """Run it again into ``y``, or decline because something about the tensors is new or autograd watches."""
+
+    def fix(self, pointers: Sequence[int]) -> None:
+        """The weights lie at these addresses and nobody changes them."""
+
+    def run_fixed(self, x: Tensor, y: Tensor, threads: int) -> bool:
+        """Run with fixed weights, or decline because ``x`` or ``y`` does not fit."""
+
+
+class CallType(Protocol):
+    """The class of ``NativeCall``."""
+
+    def __call__(
+        self, chain: NativeChain, tensors: Sequence[Tensor], weights: int, packed: bool, stamp: int
+    ) -> NativeCall:
+        """Remember a call: weights first, then what else the chain was made from; the stamp of what was copied."""
+
+
 class NativeModule(Protocol):
     """What ``kmatrix._native`` offers."""
 
     Chain: ChainType
+    Call: CallType
+
+    def use_tensors(self, tensor: type, parameter: type) -> bool:
+        """Tell it about torch; False if this torch does not describe its tensors to others."""
 
     def compiled(self) -> tuple[str, ...]:
         """Instruction sets in this build, best first."""

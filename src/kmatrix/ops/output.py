@@ -36,13 +36,13 @@ def run_into(
     """The product on plain tensors, straight into ``out`` where the kernels can write there."""
     x, *weights = dispatch.resolved([x, *weights])
     backend = dispatch.choose(x, weights, patterns)
-    others = [x, *weights, *(ends.tensors if ends else [])]
+    others = [x, *weights, *(ends.sources if ends else [])]
     if isinstance(backend, native.Native) and not out.is_neg() and not out.is_conj():
         if not any(overlap(out, other) for other in others):
             mark_written(out)
             return native.multiply(x, weights, patterns, ends, out)
         return out.copy_(native.multiply(x, weights, patterns, ends))
-    assert ends is None or not ends.tensors  # only the native kernels fold them
+    assert ends is None or ends.trivial  # only the native kernels fold them
     return out.copy_(backend.run(x, weights, patterns))
 
 

@@ -27,6 +27,12 @@ class Route(Enum):
 AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
 _PLAIN = (Tensor, torch.nn.Parameter)
 
+# Looked up once: this is asked before every product.
+_transforms_active = torch._C._are_functorch_transforms_active
+_tracing_state = torch._C._get_tracing_state
+_modes_active = torch._C._len_torch_dispatch_stack
+_autocast = torch.is_autocast_enabled
+
 
 def is_plain(x: object) -> bool:
     """Whether something is a tensor or a parameter and no subclass of either."""
@@ -68,6 +74,17 @@ def route(x: Tensor, weights: Sequence[Tensor]) -> Route:
             return Route.OPERATOR
         watched = watched or w.requires_grad
     return Route.AUTOGRAD if watched and torch.is_grad_enabled() else Route.DIRECT
+
+
+def nothing_watches() -> bool:
+    """Whether no transform, trace, mode or autocast of the CPU is on; what single tensors say is another matter."""
+    return not (
+        _transforms_active()
+        or forward_ad._current_level >= 0
+        or _tracing_state() is not None
+        or _modes_active()
+        or _autocast("cpu")
+    )
 
 
 def dispatch_modes() -> list[object]:

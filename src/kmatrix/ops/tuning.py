@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kmatrix._checks import check_size
 from kmatrix._errors import BackendUnavailableError, complaint
+from kmatrix.ops import calls
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.native import forget_schedules, new_chain
 from kmatrix.ops.native_layout import Description, described, vectors
@@ -74,6 +75,7 @@ def tune_chain(weights: Sequence[Tensor], patterns: Patterns, batch: int, second
     }
     path = remember(key, winner, measured)
     forget_schedules()
+    calls.forget()
     return Tuning(winner, times[fastest], rule_time, len(trials), None if path is None else str(path))
 
 

@@ -1,0 +1,232 @@
+// Calls on tensors that have been seen before: all there is to know about them is compared with what it was then, in
+// one go. Where anything differs, the call is declined and Python takes the long way.
+//
+// torch hands out a C function that describes a tensor (the exchange table of DLPack), so none of this links to torch.
+// What that function does not tell - lazy conjugation and negation, whether autograd watches - is asked of the objects.
+#ifndef KMATRIX_CALLS_H
+#define KMATRIX_CALLS_H
+
+namespace {
+
+// The parts of DLPack's binary interface that are read here, version 1.
+struct dl_tensor {
+    void *data;
+    int32_t device, device_index, ndim;
+    uint8_t code, bits;
+    uint16_t lanes;
+    int64_t *shape, *strides;
+    uint64_t byte_offset;
+};
+struct dl_exchange {
+    uint32_t major, minor;
+    void *previous, *allocate, *from_object, *to_object;
+    int (*describe)(void *object, dl_tensor *out);
+    void *stream;
+};
+enum { DL_CPU = 1, DL_INT = 0, DL_FLOAT = 2, DL_BFLOAT = 4, DL_COMPLEX = 5 };
+
+// What is known of torch, told once by `use_tensors`; the objects live as long as the process.
+struct {
+    int (*describe)(void *object, dl_tensor *out) = nullptr;
+    PyTypeObject *tensor = nullptr, *parameter = nullptr;
+    PyObject *is_neg = nullptr, *is_conj = nullptr, *requires_grad = nullptr;
+} torch;
+
+bool use_tensors(nb::handle tensor, nb::handle parameter) {
+    const nb::object capsule = nb::getattr(tensor, "__dlpack_c_exchange_api__", nb::none());
+    if (!PyCapsule_IsValid(capsule.ptr(), "dlpack_exchange_api")) return false;
+    const auto *table = (const dl_exchange *)PyCapsule_GetPointer(capsule.ptr(), "dlpack_exchange_api");
+    if (table->major != 1 || !table->describe) return false;
+    torch.tensor = (PyTypeObject *)tensor.inc_ref().ptr();
+    torch.parameter = (PyTypeObject *)parameter.inc_ref().ptr();
+    torch.is_neg = nb::object(tensor.attr("is_neg")).release().ptr();
+    torch.is_conj = nb::object(tensor.attr("is_conj")).release().ptr();
+    torch.requires_grad = PyUnicode_InternFromString("requires_grad");
+    torch.describe = table->describe;
+    return true;
+}
+
+// Describes a tensor that is no subclass and lies on the CPU; false for everything else.
+bool describe(PyObject *object, dl_tensor *found) {
+    if (Py_TYPE(object) != torch.tensor && Py_TYPE(object) != torch.parameter) return false;
+    if (torch.describe(object, found)) {
+        PyErr_Clear();  // a wrapper without memory, for example
+        return false;
+    }
+    found->data = (char *)found->data + found->byte_offset;
+    return found->device == DL_CPU && found->lanes == 1;
+}
+
+bool answers_yes(PyObject *answer) {
+    if (!answer) throw nb::python_error();
+    const bool yes = answer == Py_True;
+    Py_DECREF(answer);
+    return yes;
+}
+
+bool lazily_negated(PyObject *tensor) { return answers_yes(PyObject_CallFunctionObjArgs(torch.is_neg, tensor, nullptr)); }
+bool lazily_conjugated(PyObject *tensor) {
+    return answers_yes(PyObject_CallFunctionObjArgs(torch.is_conj, tensor, nullptr));
+}
+bool watched(PyObject *tensor) { return answers_yes(PyObject_GetAttr(tensor, torch.requires_grad)); }
+
+bool is_of(const dl_tensor &found, int32_t dtype) {
+    switch (dtype) {
+        case KM_F32: return found.code == DL_FLOAT && found.bits == 32;
+        case KM_F64: return found.code == DL_FLOAT && found.bits == 64;
+        case KM_C64: return found.code == DL_COMPLEX && found.bits == 64;
+        case KM_C128: return found.code == DL_COMPLEX && found.bits == 128;
+        case KM_BF16: return found.code == DL_BFLOAT && found.bits == 16;
+        default: return found.code == DL_FLOAT && found.bits == 16;
+    }
+}
+
+// A tensor as it was when the call was recorded. A negated view of the same memory is another object, so the question
+// is put once to each object; a conjugated one can take the place of the data of the same object.
+class Remembered {
+  public:
+    explicit Remembered(PyObject *tensor) {
+        dl_tensor now;
+        if (!describe(tensor, &now) || lazily_negated(tensor)) throw nb::value_error("Call: tensors: not a plain tensor");
+        code = now.code;
+        bits = now.bits;
+        shape.assign(now.shape, now.shape + now.ndim);
+        strides.assign(now.strides, now.strides + now.ndim);
+        int64_t span = 1;
+        for (size_t i = 0; i < shape.size(); i++) span += (shape[i] - 1) * strides[i];
+        bytes = span * bits / 8;
+        object = weak(tensor);
+    }
+
+    // Its address now, or null if anything but the numbers has changed.
+    void *same(PyObject *tensor) {
+        dl_tensor now;
+        if (!describe(tensor, &now) || now.code != code || now.bits != bits || size_t(now.ndim) != shape.size())
+            return nullptr;
+        for (size_t i = 0; i < shape.size(); i++)
+            if (now.shape[i] != shape[i] || now.strides[i] != strides[i]) return nullptr;
+        if (code == DL_COMPLEX && lazily_conjugated(tensor)) return nullptr;
+        if (PyWeakref_GetObject(object.ptr()) != tensor) {
+            if (lazily_negated(tensor)) return nullptr;
+            object = weak(tensor);
+        }
+        return now.data;
+    }
+
+    int64_t bytes;
+
+  private:
+    static nb::object weak(PyObject *tensor) { return nb::steal(PyWeakref_NewRef(tensor, nullptr)); }
+
+    uint8_t code, bits;
+    std::vector<int64_t> shape, strides;
+    nb::object object;
+};
+
+// A batch of vectors as the kernels read it; false if it lies neither in rows nor in columns.
+bool vectors_of(PyObject *tensor, int32_t dtype, int64_t length, dl_tensor *found, int64_t *row, int64_t *column,
+                int64_t *batch) {
+    if (!describe(tensor, found) || !is_of(*found, dtype) || found->ndim < 1) return false;
+    const int last = found->ndim - 1;
+    if (found->shape[last] != length) return false;
+    *column = length == 1 ? 1 : found->strides[last];
+    *batch = 1;
+    for (int i = last - 1; i >= 0; i--) {
+        const int64_t size = found->shape[i];
+        if (size == 1) continue;
+        if (*batch == 1)
+            *row = found->strides[i];
+        else if (found->strides[i] != *row * *batch)
+            return false;
+        *batch *= size;
+    }
+    if (*batch == 1) *row = *column == 1 ? length : 1;
+    return *batch > 0 && (*row == 1 || *column == 1);
+}
+
+// A product that Python has prepared and run once: the chain, and what its tensors looked like.
+class Call {
+  public:
+    // `tensors`: the weights, then whatever else the chain was made from; `stamp`: the fingerprint of all that the chain
+    // has copied: of the weights only if they are packed.
+    Call(nb::object chain, const nb::sequence &tensors, size_t weights, bool packed, uint64_t stamp)
+        : owner(chain), chain(nb::cast<Chain *>(chain)), weights(weights), packed(packed), stamp(stamp) {
+        if (!torch.describe) throw std::runtime_error("Call: use_tensors has not been called");
+        for (nb::handle each : tensors) remembered.emplace_back(each.ptr());
+        if (weights > remembered.size()) throw nb::value_error("Call: weights: more than there are tensors");
+        places.resize(remembered.size());
+        for (size_t i = packed ? 0 : weights; i < remembered.size(); i++) bytes.push_back(remembered[i].bytes);
+    }
+
+    // y = the product, if everything is as it was but for the numbers of x and of weights that are not packed.
+    bool run(nb::handle x, nb::handle tensors, nb::handle others, nb::handle y, int64_t threads, bool grad_enabled) {
+        size_t count = 0;
+        if (!same_all(tensors.ptr(), &count, grad_enabled) || !same_all(others.ptr(), &count, grad_enabled)) return false;
+        if (count != remembered.size() || (grad_enabled && watched(x.ptr()))) return false;
+        if (!bytes.empty()) {
+            const size_t first = remembered.size() - bytes.size();
+            if (km_fingerprint(places.data() + first, bytes.data(), int32_t(bytes.size())) != stamp) return false;
+        }
+        return multiply(x.ptr(), y.ptr(), threads);
+    }
+
+    // The same for weights that nobody else can change: those at the addresses of the last `run` or `fix`.
+    bool run_fixed(nb::handle x, nb::handle y, int64_t threads) { return multiply(x.ptr(), y.ptr(), threads); }
+
+    void fix(const nb::sequence &pointers) {
+        size_t i = 0;
+        for (nb::handle each : pointers)
+            if (i < places.size()) places[i++] = address(each);
+        if (i != places.size()) throw nb::value_error("Call: pointers: not one for each tensor");
+    }
+
+  private:
+    bool same_all(PyObject *tensors, size_t *count, bool grad_enabled) {
+        const bool list = PyList_CheckExact(tensors);
+        if (!list && !PyTuple_CheckExact(tensors)) return false;
+        const Py_ssize_t size = list ? PyList_Size(tensors) : PyTuple_Size(tensors);
+        for (Py_ssize_t i = 0; i < size; i++, ++*count) {
+            PyObject *tensor = list ? PyList_GetItem(tensors, i) : PyTuple_GetItem(tensors, i);
+            if (*count >= remembered.size() || !(places[*count] = remembered[*count].same(tensor))) return false;
+            if (grad_enabled && watched(tensor)) return false;
+        }
+        return true;
+    }
+
+    bool multiply(PyObject *x, PyObject *y, int64_t threads) const {
+        dl_tensor from, to;
+        int64_t row, column, batch, to_row, to_column, to_batch;
+        const int32_t dtype = chain->dtype();
+        if (!vectors_of(x, dtype, chain->n_in(), &from, &row, &column, &batch) || lazily_negated(x)) return false;
+        if (from.code == DL_COMPLEX && lazily_conjugated(x)) return false;
+        if (!vectors_of(y, dtype, chain->n_out(), &to, &to_row, &to_column, &to_batch) || batch != to_batch) return false;
+        const uintptr_t source = (uintptr_t)from.data, target = (uintptr_t)to.data;
+        if (packed)
+            chain->forward(source, row, column, target, to_row, to_column, batch, threads);
+        else
+            chain->rows_at(places.data(), source, row, column, target, to_row, to_column, batch, threads);
+        return true;
+    }
+
+    nb::object owner;
+    Chain *chain;
+    size_t weights;
+    bool packed;
+    uint64_t stamp;
+    std::vector<Remembered> remembered;
+    std::vector<const void *> places;
+    std::vector<int64_t> bytes;
+};
+
+void bind_calls(nb::module_ &m) {
+    m.def("use_tensors", &use_tensors);
+    nb::class_<Call>(m, "Call")
+        .def(nb::init<nb::object, const nb::sequence &, size_t, bool, uint64_t>())
+        .def("run", &Call::run)
+        .def("run_fixed", &Call::run_fixed)
+        .def("fix", &Call::fix);
+}
+
+}  // namespace
+
+#endif

@@ -1,0 +1,152 @@
+"""Products that ran before: recognised, checked and run again in about two microseconds.
+
+The long way through ``chain_matmul`` asks each tensor a dozen questions, and every one costs as much as a tenth
+of a small product. So the native part keeps a record of what the tensors of a call looked like; the next call
+compares all of it at once and goes to the kernel, or declines and goes the long way, which knows everything.
+A record holds no tensors, and nothing in it is trusted: not even that the weights are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from kmatrix.ops.definition import Patterns
+from kmatrix.ops.dispatch import NATIVE, native_is_next
+from kmatrix.ops.ends import Ends
+from kmatrix.ops.native import ready_chain, schedule_of
+from kmatrix.ops.native_cache import PACKED
+from kmatrix.ops.native_layout import described, vectors
+from kmatrix.ops.native_module import CallType, native_part, threads
+from kmatrix.ops.native_plan import UNCACHED_BATCH
+from kmatrix.ops.routing import is_plain, nothing_watches
+
+_MOST = 512  # records; all are dropped when there are more
+_NOTHING: tuple[Tensor, ...] = ()
+_UNKNOWN = object()
+
+
+class _Record(NamedTuple):
+    """One call: what its result looks like, and how to run it."""
+
+    patterns: object  # the very tuple that was given
+    chain: Patterns
+    shapes_tell: bool  # whether the weights' shapes are the patterns
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+    run: Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], Tensor, int, bool], bool]
+
+    def is_for(self, patterns: Any) -> bool:
+        """Whether these patterns mean the same chain."""
+        if patterns is None:
+            return self.shapes_tell
+        try:
+            return tuple(patterns) == self.chain
+        except TypeError:
+            return False
+
+
+_records: dict[object, _Record] = {}
+_seen: set[object] = set()
+PACKED.when_full = _records.clear  # records hold packed weights, too
+
+
+@lru_cache(maxsize=1)
+def _recorder() -> CallType | None:
+    """What makes records; None if this build or this torch has no way to."""
+    module = native_part().module
+    if module is None or not hasattr(module, "use_tensors") or not module.use_tensors(Tensor, Parameter):
+        return None
+    return module.Call
+
+
+def _key(x: Tensor, weights: Sequence[Tensor], others: tuple[Tensor, ...], kind: int) -> object:
+    return x.shape, id(weights[0]), id(weights[-1]), len(others), kind
+
+
+def repeated(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    patterns: object,
+    others: tuple[Tensor, ...] = _NOTHING,
+    kind: int = -1,
+) -> Tensor | None:
+    """The product, if a call like this one was recorded and nothing about it is unusual; else None.
+
+    ``others`` are further tensors that the chain was made from, and ``kind`` tells how.
+    """
+    if not is_plain(x):
+        return None
+    try:
+        record = _records.get((x.shape, id(weights[0]), id(weights[-1]), len(others), kind))
+    except (IndexError, TypeError, KeyError):
+        return None
+    if record is None or not (record.patterns is patterns or record.is_for(patterns)):
+        return None
+    if not (nothing_watches() and native_is_next()):
+        return None
+    y = empty(record.shape, record.strides, record.dtype)
+    return y if record.run(x, weights, others, y, threads(), torch.is_grad_enabled()) else None
+
+
+def record(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    patterns: object,
+    chain: Patterns,
+    ends: Ends | None = None,
+    kind: int = -1,
+) -> None:
+    """Remember a call that nothing watched and the native kernels ran, when it comes for the second time."""
+    recorder = _recorder()
+    if recorder is None or type(weights) not in (list, tuple) or vectors(x).tensor.data_ptr() != x.data_ptr():
+        return
+    others = _NOTHING if ends is None else ends.sources
+    key = _key(x, weights, others, kind)
+    if key not in _seen:
+        if len(_seen) > 8 * _MOST:
+            _seen.clear()
+        _seen.add(key)
+        return
+    if not native_is_next() or not NATIVE.can_run(x, weights, chain).ok or any(w.is_conj() for w in weights):
+        return
+    kept, description = described(weights, chain)
+    batch = x.shape[:-1].numel()
+    if batch >= UNCACHED_BATCH or any(one is not other for one, other in zip(kept, weights, strict=True)):
+        return
+    ready = ready_chain(description, schedule_of(description, batch), [w.data_ptr() for w in kept], ends)
+    try:
+        call = recorder(ready.chain, [*weights, *others], len(weights), ready.packed, ready.stamp)
+    except ValueError:  # a tensor that is described to nobody, such as one that is lazily negated
+        return
+    if len(_records) >= _MOST:
+        _records.clear()
+    fixed = isinstance(patterns, tuple) and all(isinstance(p, tuple) for p in patterns)
+    tells = all(tuple(w.shape) == p for w, p in zip(weights, chain, strict=True))
+    shape = (*x.shape[:-1], description.n_out if ends is None else ends.n_out)
+    strides = torch.empty(shape, device="meta").stride()
+    _records[key] = _Record(patterns if fixed else _UNKNOWN, chain, tells, shape, strides, x.dtype, call.run)
+
+
+def forget() -> None:
+    """Drop all records, because schedules have changed."""
+    _records.clear()
+
+
+def _fast_empty() -> Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]:
+    """An uninitialised tensor of the CPU; torch's own shortcut, where it is, takes half the time."""
+    guards = getattr(getattr(torch._C, "_dynamo", None), "guards", None)
+    shortcut = getattr(guards, "_empty_strided_cpu", None)
+    if shortcut is not None:
+        fast: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor] = shortcut
+        return fast
+    return lambda shape, strides, dtype: torch.empty_strided(shape, strides, dtype=dtype)
+
+
+empty = _fast_empty()
