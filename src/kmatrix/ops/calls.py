@@ -58,7 +58,7 @@ PACKED.when_full = _records.clear  # records hold packed weights, too
 
 
 @lru_cache(maxsize=1)
-def _recorder() -> CallType | None:
+def recorder() -> CallType | None:
     """What makes records; None if this build or this torch has no way to."""
     module = native_part().module
     if module is None or not hasattr(module, "use_tensors") or not module.use_tensors(Tensor, Parameter):
@@ -104,8 +104,8 @@ def record(
     kind: int = -1,
 ) -> None:
     """Remember a call that nothing watched and the native kernels ran, when it comes for the second time."""
-    recorder = _recorder()
-    if recorder is None or type(weights) not in (list, tuple) or vectors(x).tensor.data_ptr() != x.data_ptr():
+    new_call = recorder()
+    if new_call is None or type(weights) not in (list, tuple) or vectors(x).tensor.data_ptr() != x.data_ptr():
         return
     others = _NOTHING if ends is None else ends.sources
     key = _key(x, weights, others, kind)
@@ -122,7 +122,7 @@ def record(
         return
     ready = ready_chain(description, schedule_of(description, batch), [w.data_ptr() for w in kept], ends)
     try:
-        call = recorder(ready.chain, [*weights, *others], len(weights), ready.packed, ready.stamp)
+        call = new_call(ready.chain, [*weights, *others], len(weights), ready.packed, ready.stamp)
     except ValueError:  # a tensor that is described to nobody, such as one that is lazily negated
         return
     if len(_records) >= _MOST:

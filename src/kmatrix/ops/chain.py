@@ -126,6 +126,20 @@ def explain_dispatch(
     return dispatch.explain(x, weights, chain, route(x, weights))
 
 
+def check_chain(
+    where: str, weights: Sequence[Tensor], patterns: Sequence[tuple[int, int, int, int]] | None
+) -> Patterns:
+    """The patterns of a chain whose weights fit each other in shape, number type and device; raises if not."""
+    if not all(isinstance(w, Tensor) for w in weights):
+        kinds = sorted({type(w).__name__ for w in weights})
+        raise DtypeError(complaint(where, "weights", kinds, "not all tensors", "pass torch.Tensors"))
+    chain = _as_chain(weights, patterns)
+    probe = torch.empty(chain[0].cols, dtype=weights[0].dtype, device="meta")
+    check_sizes(where, probe, chain)
+    _check_numbers(weights[0], weights)
+    return chain
+
+
 def _checked_chain(
     x: Tensor, weights: Sequence[Tensor], patterns: Sequence[tuple[int, int, int, int]] | None
 ) -> Patterns:
@@ -137,12 +151,16 @@ def _checked_chain(
         raise ArgumentError(
             complaint(_WHERE, "x.shape", tuple(x.shape), "there is no last dimension", way_out)
         )
-    if patterns is None:
-        chain = tuple([_shape_as_pattern(w.shape, i) for i, w in enumerate(weights)])
-    else:
-        chain = tuple([_as_pattern(p, i) for i, p in enumerate(patterns)])
-        check_weights(_WHERE, weights, chain)
+    chain = _as_chain(weights, patterns)
     check_sizes(_WHERE, x, chain)
+    return chain
+
+
+def _as_chain(weights: Sequence[Tensor], patterns: Sequence[tuple[int, int, int, int]] | None) -> Patterns:
+    if patterns is None:
+        return tuple([_shape_as_pattern(w.shape, i) for i, w in enumerate(weights)])
+    chain = tuple([_as_pattern(p, i) for i, p in enumerate(patterns)])
+    check_weights(_WHERE, weights, chain)
     return chain
 
 

@@ -1,0 +1,240 @@
+"""Chains whose numbers are settled: copied once, checked once, and multiplied with nothing in between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix.ops import dispatch
+from kmatrix.ops.calls import empty, recorder
+from kmatrix.ops.chain import chain_matmul, check_chain
+from kmatrix.ops.definition import Patterns
+from kmatrix.ops.ends import Ends, check_bias, check_index
+from kmatrix.ops.native import new_chain, schedule_of
+from kmatrix.ops.native_layout import Description, described, overlap, vectors
+from kmatrix.ops.native_module import native_part, threads
+from kmatrix.ops.native_plan import Schedule
+from kmatrix.ops.output import check_out, mark_written
+from kmatrix.ops.routing import Route, is_plain, route
+from kmatrix.ops.tuning import tune_chain
+
+_WHERE = "prepare"
+_CALL = "PreparedChain"
+_Kernel = Callable[[Tensor, Tensor, int], bool]  # (x, y, threads): False if x does not lie in rows or columns
+
+
+def prepare(
+    weights: Sequence[Tensor],
+    patterns: Sequence[tuple[int, int, int, int]] | None = None,
+    *,
+    n: int | None = None,
+    gather: Sequence[int] | Tensor | None = None,
+    take: Sequence[int] | Tensor | None = None,
+    bias: Tensor | None = None,
+    tune: int | None = None,
+) -> PreparedChain:
+    """Copy a chain into the form that multiplies fastest.
+
+    ``plan(x) = (F_k ... F_1 x[gather])[take] + bias``. The plan is a snapshot: later changes of the weights,
+    the indices or the bias do not reach it.
+
+    Args:
+        weights: as for ``chain_matmul``; at least one.
+        patterns: as for ``chain_matmul``.
+        n: length of the vectors that the plan takes; that of the first factor if neither this nor ``gather``
+            says otherwise.
+        gather: which entry of ``x`` each column of the first factor takes, -1 for zero; all in order if not
+            given.
+        take: which rows of the last factor make up the result; all in order if not given.
+        bias: one number for each entry of the result.
+        tune: a batch size for which to measure the fastest schedule first, as ``tune`` does; None to follow
+            the rule and what was learned before.
+
+    Raises:
+        ArgumentError: if shapes, patterns, indices or devices do not fit, or there is no factor.
+        DtypeError: if number types are unusable or differ.
+
+    Example:
+        >>> half = torch.tensor([[0.5, 0.5], [0.5, -0.5]]).view(1, 2, 2, 1)
+        >>> plan = prepare([half], gather=[1, 0])
+        >>> plan(torch.tensor([[1.0, 3.0]]))
+        tensor([[2., 1.]])
+    """
+    if not weights:
+        raise ArgumentError(
+            complaint(_WHERE, "weights", "[]", "there is no factor", "pass at least one weight")
+        )
+    kept = [w.detach().resolve_conj().resolve_neg().clone() for w in weights]
+    chain = check_chain(_WHERE, kept, patterns)
+    cols, rows = chain[0].cols, chain[-1].rows
+    if gather is None:
+        if n not in (None, cols):
+            reason, way_out = f"the first factor takes {cols}", "say with gather which entry goes where"
+            raise ArgumentError(complaint(_WHERE, "n", n, reason, way_out))
+        n_in = cols
+    else:
+        n_in = cols if n is None else n
+        gather = check_index(_WHERE, "gather", gather, cols, -1, n_in)
+    if take is not None:
+        take = check_index(_WHERE, "take", take, None, 0, rows)
+    n_out = rows if take is None else len(take)
+    check_bias(_WHERE, bias, n_out, kept[0])
+    if bias is not None:
+        bias = bias.detach().resolve_conj().resolve_neg().clone()
+    if tune is not None:
+        tune_chain(kept, chain, tune, 1.0)
+    return PreparedChain(kept, chain, Ends(n_in, n_out, gather, take, bias, ()))
+
+
+class PreparedChain:
+    """A chain with its numbers, ready to multiply: what ``prepare`` returns.
+
+    Autograd, transforms and the compiler do not see through it: the result is a plain new tensor. It may be
+    called from several threads at once.
+
+    Attributes:
+        n_in: length of the vectors it takes.
+        n_out: length of the vectors it returns.
+        dtype: number type of both.
+    """
+
+    def __init__(self, weights: list[Tensor], patterns: Patterns, ends: Ends) -> None:
+        self.n_in, self.n_out, self.dtype = ends.n_in, ends.n_out, weights[0].dtype
+        self._weights, self._patterns, self._ends = weights, patterns, ends
+        self._calls: dict[torch.Size, tuple[_Kernel, tuple[int, ...], tuple[int, ...]]] = {}
+        self._kernels: dict[Schedule, _Kernel] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Multiply ``(*, n_in) -> (*, n_out)``.
+
+        Args:
+            x: the vectors, of the dtype and on the device of the weights.
+            out: where to put the products; may share memory with ``x``.
+
+        Raises:
+            ArgumentError: if a shape or device does not fit, or a transform is active.
+            DtypeError: if a number type does not fit.
+        """
+        if out is not None:
+            return self._slow(x, out)
+        try:
+            run, shape, strides = self._calls[x.shape]
+        except (KeyError, AttributeError, TypeError):
+            return self._first(x)
+        y = empty(shape, strides, self.dtype)
+        return y if not x.requires_grad and run(x, y, threads()) else self._slow(x, None)
+
+    def __repr__(self) -> str:
+        name = str(self.dtype).removeprefix("torch.")
+        return f"PreparedChain({self.n_in} -> {self.n_out}, {len(self._patterns)} factors, {name})"
+
+    def _first(self, x: Tensor) -> Tensor:
+        """The way of a shape that is new: check it and find its kernel."""
+        self._check(x)
+        if self._is_native and x.numel():
+            if len(self._calls) >= 64:
+                self._calls.clear()
+            shape = (*x.shape[:-1], self.n_out)
+            run = self._kernel(x.shape[:-1].numel())
+            self._calls[x.shape] = run, shape, torch.empty(shape, device="meta").stride()
+        return self._slow(x, None)
+
+    def _slow(self, x: Tensor, out: Tensor | None) -> Tensor:
+        self._check(x)
+        shape = (*x.shape[:-1], self.n_out)
+        if out is not None:
+            check_out(_CALL, out, shape, x)
+            mark_written(out)
+        with torch.no_grad():
+            x = x.resolve_conj().resolve_neg()
+            if not (self._is_native and x.numel() and self.n_out):
+                y = self._portable(x)
+                return y if out is None else out.copy_(y)
+            direct = out is not None and not (out.is_conj() or out.is_neg() or overlap(out, x))
+            y = out if out is not None and direct else torch.empty(shape, dtype=self.dtype)
+            source, target = vectors(x), vectors(y)
+            if not self._kernel(source.batch)(source.tensor, target.tensor, threads()):
+                raise RuntimeError(f"{_CALL}: a bug of kmatrix, please report it: {source}, {target}")
+            if target.tensor.data_ptr() != y.data_ptr():
+                y.copy_(target.tensor.view(shape))
+            return y if out is None or direct else out.copy_(y)
+
+    def _check(self, x: Tensor) -> None:
+        if not is_plain(x):
+            way_out = "pass a torch.Tensor"
+            raise DtypeError(complaint(_CALL, "x", type(x).__name__, "not a plain tensor", way_out))
+        if x.dtype != self.dtype:
+            reason = f"the plan holds {self.dtype}"
+            raise DtypeError(complaint(_CALL, "x.dtype", x.dtype, reason, f"pass x.to({self.dtype})"))
+        if x.ndim == 0 or x.shape[-1] != self.n_in:
+            reason, way_out = f"the last dimension must be {self.n_in}", f"pass x of shape (*, {self.n_in})"
+            raise ArgumentError(complaint(_CALL, "x.shape", tuple(x.shape), reason, way_out))
+        if x.device != self._weights[0].device:
+            reason = f"the plan is on {self._weights[0].device}"
+            raise ArgumentError(complaint(_CALL, "x.device", x.device, reason, "prepare it again there"))
+        how = route(x, ())
+        if how is Route.AUTOGRAD:
+            way_out = "call it under torch.no_grad(), pass x.detach(), or use chain_matmul"
+            raise ArgumentError(complaint(_CALL, "x", "a tensor with gradients", how.value, way_out))
+        if how is Route.DEFINITION:
+            raise ArgumentError(complaint(_CALL, "x", "a traced tensor", how.value, "use chain_matmul"))
+
+    @property
+    def _is_native(self) -> bool:
+        return (
+            dispatch.native_is_next()
+            and self._weights[0].device.type == "cpu"
+            and native_part().module is not None
+        )
+
+    def _kernel(self, batch: int) -> _Kernel:
+        """What runs a batch of this size: made once for each schedule."""
+        _, description = described(self._weights, self._patterns)
+        schedule = schedule_of(description, batch)
+        with self._lock:
+            known = self._kernels.get(schedule)
+            if known is None:
+                known = self._kernels[schedule] = self._new_kernel(description, schedule)
+            return known
+
+    def _new_kernel(self, description: Description, schedule: Schedule) -> _Kernel:
+        chain = new_chain(description, schedule, self._ends)
+        pointers = [w.data_ptr() for w in self._weights]
+        if self._ends.bias is not None:
+            chain.set_bias(self._ends.bias.data_ptr())
+        packed = schedule.kernel == "tiles" or not chain.rows_can_run
+        if packed:
+            chain.pack(pointers)
+        record = recorder()
+        if record is not None:
+            call = record(chain, self._weights, len(pointers), packed, 0)
+            call.fix(pointers)
+            return call.run_fixed
+
+        def run(x: Tensor, y: Tensor, workers: int) -> bool:
+            source, target = vectors(x), vectors(y)
+            if source.tensor.data_ptr() != x.data_ptr() or x.is_neg() or x.is_conj():
+                return False
+            places = *source.place, *target.place, source.batch, workers
+            if packed:
+                chain.forward(*places)
+            else:
+                chain.rows(pointers, *places)
+            return True
+
+        return run
+
+    def _portable(self, x: Tensor) -> Tensor:
+        """The same in stock torch, where the native kernels do not compute."""
+        ends = self._ends
+        if ends.gather is not None:
+            # -1 is the last column, that of the zero that is appended.
+            x = torch.nn.functional.pad(x, (0, 1))[..., ends.gather.to(x.device)]
+        y = chain_matmul(x, self._weights, self._patterns)
+        y = y if ends.take is None else y[..., ends.take.to(x.device)]
+        return (y if ends.bias is None else y + ends.bias).contiguous()
