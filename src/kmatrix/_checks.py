@@ -7,6 +7,7 @@ import operator
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
@@ -17,9 +18,8 @@ DTYPES = REAL_DTYPES + COMPLEX_DTYPES
 HALF_DTYPES = (torch.float16, torch.bfloat16)
 # The complex type whose parts are of the type; complex half precision is no type that torch computes with.
 COMPLEX_OF = {torch.float32: torch.complex64, torch.float64: torch.complex128}
-REAL_OF = {
-    whole: part for part, whole in COMPLEX_OF.items()
-}  # to_real() is nothing that torch.compile traces
+# Beside dtype.to_real(), which torch.compile does not trace.
+REAL_OF = {whole: part for part, whole in COMPLEX_OF.items()}
 
 
 def check_size(where: str, name: str, value: object, *, minimum: int = 1) -> int:
@@ -53,6 +53,32 @@ def check_last_dim(where: str, x: torch.Tensor, size: int) -> None:
                 where, "x.shape", shape, f"the last dimension must be {size}", f"pass x of shape (*, {size})"
             )
         )
+
+
+def complex_of(dtype: torch.dtype) -> torch.dtype:
+    """The complex type of the precision of ``dtype``; complex64 for half precisions."""
+    return dtype if dtype.is_complex else COMPLEX_OF.get(dtype, torch.complex64)
+
+
+def as_tensor(where: str, name: str, value: object) -> torch.Tensor:
+    """Numbers a user gave, in any form, as a tensor without gradients."""
+    if isinstance(value, torch.Tensor):
+        return value.detach()
+    try:
+        return torch.as_tensor(np.array(value))  # a copy: torch takes no negative strides
+    except (TypeError, ValueError):
+        got, way_out = type(value).__name__, "pass an array or tensor of numbers"
+        raise DtypeError(complaint(where, name, got, "not an array of numbers", way_out)) from None
+
+
+def finite_in_double(where: str, name: str, tensor: torch.Tensor) -> npt.NDArray[Any]:
+    """The numbers of a tensor in double precision, or raise if one is infinite or not a number."""
+    wide = torch.complex128 if tensor.is_complex() else torch.float64
+    numbers: npt.NDArray[Any] = tensor.to("cpu", wide).resolve_conj().resolve_neg().numpy()
+    if not np.isfinite(numbers).all():
+        reason, way_out = "holds numbers that are not finite", "remove the NaNs and infinities"
+        raise ArgumentError(complaint(where, name, f"array{numbers.shape}", reason, way_out))
+    return numbers
 
 
 def freeze_fields(item: Any) -> None:

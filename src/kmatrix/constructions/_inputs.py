@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kmatrix._checks import COMPLEX_DTYPES, check_dtype
+from kmatrix._checks import COMPLEX_DTYPES, as_tensor, check_dtype, complex_of, finite_in_double
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix._permutations import Index, is_permutation
 
@@ -35,13 +35,6 @@ def like(where: str, dtype: torch.dtype | None, *, is_complex: bool = False) -> 
     return Like(chosen, torch.device("cpu"))
 
 
-def complex_of(dtype: torch.dtype) -> torch.dtype:
-    """The complex type that holds numbers of ``dtype``."""
-    if dtype in COMPLEX_DTYPES:
-        return dtype
-    return torch.complex128 if dtype == torch.float64 else torch.complex64
-
-
 def joint(likes: Sequence[Like]) -> Like:
     """The number type that holds all of them, on the device of the first."""
     dtype = likes[0].dtype
@@ -64,35 +57,18 @@ def widen(where: str, name: str, value: ArrayLike) -> tuple[Array, Like]:
 
     Integers and plain Python numbers have no floating type of their own and take torch's default.
     """
-    tensor = _as_tensor(where, name, value)
+    tensor = as_tensor(where, name, value)
     dtype = tensor.dtype
     if not (tensor.is_floating_point() or tensor.is_complex()) or not hasattr(value, "dtype"):
         default = torch.get_default_dtype()
         dtype = complex_of(default) if tensor.is_complex() else default
     check_dtype(where, dtype)
-    wide = torch.complex128 if tensor.is_complex() else torch.float64
-    array: Array = tensor.to("cpu", wide).resolve_conj().resolve_neg().numpy()
-    if not np.isfinite(array).all():
-        reason, way_out = "holds numbers that are not finite", "remove the infinities and NaNs"
-        raise ArgumentError(complaint(where, name, f"array{array.shape}", reason, way_out))
-    return array, Like(dtype, tensor.device)
-
-
-def _as_tensor(where: str, name: str, value: object) -> Tensor:
-    if isinstance(value, Tensor):
-        return value.detach()
-    try:
-        return torch.as_tensor(np.array(value))  # a copy: torch takes no negative strides
-    except (TypeError, ValueError):
-        way_out = "pass an array or tensor of numbers"
-        raise DtypeError(
-            complaint(where, name, type(value).__name__, "not an array of numbers", way_out)
-        ) from None
+    return finite_in_double(where, name, tensor), Like(dtype, tensor.device)
 
 
 def take_permutation(where: str, name: str, value: ArrayLike) -> Index:
     """Check an index array that holds each of 0 .. n-1 once."""
-    array = _as_tensor(where, name, value).cpu().numpy()
+    array = as_tensor(where, name, value).cpu().numpy()
     whole = array.ndim == 1 and array.size > 0 and array.dtype.kind in "iu"
     if not whole or not is_permutation(array.astype(np.int64)):
         reason = "not a permutation of 0..n-1"

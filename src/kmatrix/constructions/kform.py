@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from kmatrix._checks import complex_of
 from kmatrix._errors import ArgumentError, complaint
-from kmatrix.constructions._inputs import Array, Like, complex_of
+from kmatrix.constructions._inputs import Array, Like
 from kmatrix.constructions.factors import ButterflyFactors, direct_sum
 from kmatrix.structures import ChainMatrix, Kaleidoscope, StructuredMatrix
 from kmatrix.structures.kaleidoscope import power_of_two

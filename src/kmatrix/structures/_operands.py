@@ -45,13 +45,15 @@ def _check_unwatched(where: str, scalar: Tensor) -> None:
 
 
 def times_array(
-    multiply: Callable[[Tensor], Tensor], dtype: torch.dtype, device: torch.device, x: npt.NDArray[Any]
+    where: str,
+    multiply: Callable[[Tensor], Tensor],
+    dtype: torch.dtype,
+    device: torch.device,
+    x: npt.NDArray[Any],
 ) -> npt.NDArray[Any]:
     """Call ``multiply`` of a matrix of ``dtype`` on ``device`` with a numpy array of any layout and precision."""
     if x.dtype.kind not in "fciub":
-        raise DtypeError(
-            complaint("A @ x", "x.dtype", x.dtype, "not numeric", "pass a float or complex array")
-        )
+        raise DtypeError(complaint(where, "x.dtype", x.dtype, "not numeric", "pass a float or complex array"))
     # numpy users mix precisions freely, so the array follows the matrix; complex input stays complex.
     keep_complex = x.dtype.kind == "c" and not dtype.is_complex
     target = COMPLEX_OF.get(dtype, torch.complex64) if keep_complex else dtype

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from kmatrix._checks import HALF_DTYPES
+
 
 def angles_per_block(radix: int, is_complex: bool) -> int:
     """Real numbers of a block: the dimension of SO(r) or U(r)."""
@@ -36,7 +38,7 @@ def rotations(angles: Tensor, radix: int, is_complex: bool) -> Tensor:
         a, d, _ = angles.shape
         return angles.new_ones(a, 1, 1, d)
     # torch has no matrix exponential in half precision.
-    half = angles.dtype in (torch.float16, torch.bfloat16)
+    half = angles.dtype in HALF_DTYPES
     blocks = torch.linalg.matrix_exp(_skew(angles.float() if half else angles, radix, is_complex))
     weights: Tensor = (blocks.to(angles.dtype) if half else blocks).permute(0, 2, 3, 1)
     return weights

@@ -204,7 +204,7 @@ class StructuredMatrix(nn.Module, ABC):
 
             return product(self, other)
         if isinstance(other, np.ndarray):
-            return times_array(self.__matmul__, self.dtype, self.device, other)
+            return times_array("A @ x", self.__matmul__, self.dtype, self.device, other)
         if not isinstance(other, Tensor):
             return NotImplemented
         if other.ndim == 1:
@@ -221,7 +221,7 @@ class StructuredMatrix(nn.Module, ABC):
     def __rmatmul__(self, other: object) -> object:
         """Matrix product with a tensor or numpy array on the left: ``x @ A``, ``(*, m) -> (*, n)``."""
         if isinstance(other, np.ndarray):
-            return times_array(self.__rmatmul__, self.dtype, self.device, other)
+            return times_array("x @ A", self.__rmatmul__, self.dtype, self.device, other)
         if not isinstance(other, Tensor):
             return NotImplemented
         if other.ndim == 0:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kmatrix._checks import COMPLEX_DTYPES, REAL_DTYPES, check_dtype
+from kmatrix._checks import COMPLEX_DTYPES, REAL_DTYPES, as_tensor, check_dtype, complex_of, finite_in_double
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 
 Norm = Literal["backward", "ortho", "forward"]
@@ -54,13 +53,6 @@ def number_dtype(where: str, dtype: torch.dtype | None) -> torch.dtype:
     return check_dtype(where, dtype or torch.get_default_dtype())
 
 
-def complex_of(dtype: torch.dtype) -> torch.dtype:
-    """The complex type of the precision of ``dtype`` (complex64 for half precisions)."""
-    if dtype.is_complex:
-        return dtype
-    return torch.complex128 if dtype == torch.float64 else torch.complex64
-
-
 class Kernel(NamedTuple):
     """Numbers a user gave, widened to double precision, and the type and device of the matrix asked for."""
 
@@ -93,7 +85,7 @@ def take_kernel(
     device: torch.device | str | None = None,
 ) -> Kernel:
     """Check numbers that define a matrix: finite, ``ndim`` axes, not empty, real for a real type."""
-    tensor = value.detach() if isinstance(value, Tensor) else _as_tensor(where, name, value)
+    tensor = as_tensor(where, name, value)
     if not (tensor.is_floating_point() or tensor.is_complex()):
         tensor = tensor.to(torch.get_default_dtype())
     chosen = check_dtype(where, dtype or tensor.dtype)
@@ -101,22 +93,8 @@ def take_kernel(
     if len(shape) != ndim or 0 in shape:
         reason = f"must have {ndim} axis, not empty" if ndim == 1 else f"must have {ndim} axes, none empty"
         raise ArgumentError(complaint(where, f"{name}.shape", shape, reason, "reshape it"))
-    wide = torch.complex128 if tensor.is_complex() else torch.float64
-    numbers = tensor.to("cpu", wide).resolve_conj().resolve_neg().numpy()
-    if not np.isfinite(numbers).all():
-        way_out = "remove the NaNs and infinities"
-        raise ArgumentError(
-            complaint(where, name, f"array{shape}", "holds numbers that are not finite", way_out)
-        )
+    numbers = finite_in_double(where, name, tensor)
     if tensor.is_complex() and not chosen.is_complex:
         way_out = f"use dtype={complex_of(chosen)}, or pass {name}.real"
         raise DtypeError(complaint(where, "dtype", chosen, f"{name} is complex", way_out))
     return Kernel(numbers, chosen, tensor.device if device is None and isinstance(value, Tensor) else device)
-
-
-def _as_tensor(where: str, name: str, value: object) -> Tensor:
-    try:
-        return torch.as_tensor(np.array(value))
-    except (TypeError, ValueError):
-        got, way_out = type(value).__name__, "pass an array or tensor of numbers"
-        raise DtypeError(complaint(where, name, got, "not an array of numbers", way_out)) from None
