@@ -1,4 +1,4 @@
-"""The command line: ``kmatrix fit``, ``kmatrix info``, ``kmatrix demo``. Each command is a thin call of the library."""
+"""The command line: ``kmatrix fit``, ``info``, ``bench`` and ``demo``. Each command is a thin call of the library."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from kmatrix import __version__
 from kmatrix._errors import KMatrixError
+from kmatrix.cli.bench import bench
 from kmatrix.cli.demo import demo
 from kmatrix.cli.fit import fit
 from kmatrix.cli.info import info
@@ -53,4 +54,5 @@ def _root(
 
 app.command()(_complain(fit))
 app.command()(_complain(info))
+app.command()(_complain(bench))
 app.command()(_complain(demo))

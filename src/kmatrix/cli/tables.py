@@ -16,7 +16,7 @@ from kmatrix.report.words import judged
 WIDE = 100
 
 
-def _table(title: str, *headings: str) -> Table:
+def plain_table(title: str, *headings: str) -> Table:
     """A table with a title; columns of headings that start with # hold numbers, a last column of words may wrap."""
     table = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None)
     for heading in headings:
@@ -40,7 +40,9 @@ def history_table(
         chosen: the attempt to mark.
     """
     seconds = ["#seconds"] if width >= WIDE else []
-    table = _table("what was tried", "family", "#error", "#params", "#dense", *seconds, "how, or why not")
+    table = plain_table(
+        "what was tried", "family", "#error", "#params", "#dense", *seconds, "how, or why not"
+    )
     for a in attempts:
         size = ("", "") if a.num_params is None else (f"{a.num_params:,}", f"{a.num_params / dense:.1%}")
         error = "" if a.relative_error is None else f"{a.relative_error:.1e}"
@@ -54,7 +56,7 @@ def comparison_table(attempts: Sequence[Attempt], budgets: Sequence[float], svd:
     """Error of every family by budget, truncated SVD first; green is closer than SVD with as many numbers."""
     m, n = svd.shape
     columns = (f"#{budget:.0%}" for budget in budgets)
-    table = _table("relative error by numbers allowed, as a share of dense", "family", *columns)
+    table = plain_table("relative error by numbers allowed, as a share of dense", "family", *columns)
     bounds = (f"{svd.error(int(budget * m * n)):.1e}" for budget in budgets)
     table.add_row("truncated SVD", *bounds, style="bold")
     for family, found in by_budget(attempts, budgets, m * n).items():
