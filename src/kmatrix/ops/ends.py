@@ -66,7 +66,7 @@ def cropping(rows: int) -> Tensor:
 
 
 def check_index(where: str, name: str, index: object, length: int | None, low: int, high: int) -> Tensor:
-    """The index as a contiguous int64 tensor on the CPU, or raise if it is none or points outside."""
+    """The index as a contiguous int64 tensor of our own on the CPU, or raise if it is none or points outside."""
     try:
         found = torch.as_tensor(index)
     except (TypeError, ValueError, RuntimeError):
@@ -84,7 +84,7 @@ def check_index(where: str, name: str, index: object, length: int | None, low: i
     if len(found) and not (low <= int(found.min()) and int(found.max()) < high):
         reason = f"an index lies outside {low}..{high - 1}"
         raise ArgumentError(complaint(where, name, f"index({len(found)})", reason, "keep it inside"))
-    return found.detach().to("cpu", torch.int64).contiguous()
+    return found.detach().to("cpu", torch.int64, copy=True).contiguous()
 
 
 def check_bias(where: str, bias: Tensor | None, n_out: int, like: Tensor) -> None:

@@ -68,8 +68,8 @@ def prepare(
         raise ArgumentError(
             complaint(_WHERE, "weights", "[]", "there is no factor", "pass at least one weight")
         )
+    chain = check_chain(_WHERE, weights, patterns)
     kept = [w.detach().resolve_conj().resolve_neg().clone() for w in weights]
-    chain = check_chain(_WHERE, kept, patterns)
     cols, rows = chain[0].cols, chain[-1].rows
     if gather is None:
         if n not in (None, cols):
@@ -124,10 +124,11 @@ class PreparedChain:
             return self._slow(x, out)
         try:
             run, shape, strides = self._calls[x.shape]
+            watched = x.requires_grad
         except (KeyError, AttributeError, TypeError):
             return self._first(x)
         y = empty(shape, strides, self.dtype)
-        return y if not x.requires_grad and run(x, y, threads()) else self._slow(x, None)
+        return y if not watched and run(x, y, threads()) else self._slow(x, None)
 
     def __repr__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
