@@ -14,9 +14,9 @@ import kmatrix as km
 from kmatrix._errors import complaint
 from kmatrix.cli.tables import Ticker, certificate_table, comparison_table, history_table
 from kmatrix.data import kemar_hrir
+from kmatrix.fitting.comparison import TruncatedSVD
 from kmatrix.fitting.targets import as_target
 from kmatrix.report import Section, write_report
-from kmatrix.report.curve import TruncatedSVD
 from kmatrix.report.words import brief, chosen_attempt
 
 Dense = np.ndarray[tuple[int, ...], np.dtype[Any]]

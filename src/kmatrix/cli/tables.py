@@ -10,7 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from kmatrix.fitting import Attempt, Certificate
-from kmatrix.report.curve import TruncatedSVD, by_budget
+from kmatrix.fitting.comparison import TruncatedSVD
+from kmatrix.report.curve import by_budget
 from kmatrix.report.words import judged
 
 WIDE = 100

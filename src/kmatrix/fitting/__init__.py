@@ -3,7 +3,8 @@
 What is called from outside stands here, with the question and the answer:
 
 - ``api`` (``fit``), ``named`` (``fit_into``, one structure) and ``comparison`` (``compare``, every family at a budget);
-- ``targets`` and ``problem`` (what is asked), ``result`` and ``certificate`` (what comes back).
+- ``targets`` and ``problem`` (what is asked), ``result`` and ``certificate`` (what comes back);
+  ``energy`` is the arithmetic of truncation that all share.
 
 Behind them are six rooms, each using only what stands below it:
 

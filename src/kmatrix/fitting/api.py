@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -169,6 +170,8 @@ def _named(
     began = time.perf_counter()
     proposal = fit_into(structure, search.problem)
     attempt, matrix = search.judge(name, proposal, began)
+    if tol is None:
+        attempt = replace(attempt, met=None)
     search.progress(name, attempt)
     reason = "the structure was given"
     if proposal.interrupted:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from kmatrix._errors import ArgumentError, KMatrixError, complaint
-from kmatrix.fitting.certificate import relative_error
+from kmatrix.fitting.certificate import relative_error, scale_of
+from kmatrix.fitting.energy import tails
 from kmatrix.fitting.projections.nearest import project, project_sum
 from kmatrix.fitting.result import Attempt, Progress
 from kmatrix.fitting.targets import as_target
@@ -31,6 +37,49 @@ from kmatrix.structures import (
 
 GRIDS = (2, 4, 8, 16, 32, 64)
 ALTERNATIONS = 6
+SAME = 1e-9
+"""Errors that differ by less than this share are the same."""
+ROUNDING = 1e-13
+"""Relative errors below this are rounding, and nothing is closer."""
+
+
+@dataclass(frozen=True)
+class TruncatedSVD:
+    """Relative errors of all truncations of a singular value decomposition: what a family has to beat.
+
+    Attributes:
+        values: singular values, falling.
+        shape: of the matrix.
+    """
+
+    values: Tensor
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, dense: Tensor) -> TruncatedSVD:
+        return cls(torch.linalg.svdvals(dense), (dense.shape[0], dense.shape[1]))
+
+    @cached_property
+    def errors(self) -> npt.NDArray[np.float64]:
+        """``errors[r]`` is what rank ``r`` leaves, relative to the whole in the Frobenius norm."""
+        top = float(self.values[0]) or 1.0  # squares of extreme values would leave the number range
+        left = tails((self.values.double() / top).square()).numpy()
+        return np.asarray(np.sqrt(left / (left[0] or 1.0)))
+
+    def rank(self, num_params: int) -> int:
+        """The largest rank that holds at most ``num_params`` numbers."""
+        return min(num_params // sum(self.shape), len(self.values))
+
+    def error(self, num_params: int) -> float:
+        """The error of the best truncation with at most ``num_params`` numbers."""
+        return float(self.errors[self.rank(num_params)])
+
+    def loses_to(self, attempt: Attempt) -> bool:
+        """Whether an attempt is closer than the best truncation with as many numbers, by more than rounding."""
+        if attempt.num_params is None or attempt.relative_error is None:
+            return False
+        error = self.error(attempt.num_params)
+        return error > ROUNDING and attempt.relative_error < (1 - SAME) * error
 
 
 def compare(
@@ -50,8 +99,8 @@ def compare(
         progress: called with each family, and with its ``Attempt`` when it ends.
 
     Returns:
-        The attempts in order of family and budget; ``met`` says whether the family beats a truncated SVD of as many
-        numbers.
+        The attempts in order of family and budget; ``beats_svd`` says whether the family is closer than the best
+        truncated SVD of as many numbers, and ``met`` is ``None``, there being no tolerance.
 
     Raises:
         ArgumentError: if a budget is not between 0 and 1, or the target is unusable.
@@ -69,9 +118,10 @@ def compare(
                 complaint("compare", "budgets", budget, "not a share of dense", "pass e.g. 0.1")
             )
     dense = as_target(target).dense
+    # Relative errors do not depend on it, and squares of the entries stay within the number range.
+    dense = dense / scale_of(dense)
     m, n = dense.shape
-    energy = torch.linalg.svdvals(dense).square()
-    tails = [*(energy.flip(0).cumsum(0).flip(0) / energy.sum()).clamp_min(0).sqrt().tolist(), 0.0]
+    svd = TruncatedSVD.of(dense)
     attempts: list[Attempt] = []
     for family, choices in _families(m, n):
         if progress is not None:
@@ -81,7 +131,7 @@ def compare(
             fitting = [s for s in choices(int(budget * m * n)) if _fits(s, m, n, int(budget * m * n))]
             new = [s for s in fitting if s not in seen]
             seen.update(new)
-            tried = [_attempt(family, s, dense, tails) for s in new]
+            tried = [_attempt(family, s, dense, svd) for s in new]
             done = [a for a in tried if a.relative_error is not None]
             if done:
                 attempts.append(min(done, key=lambda a: a.relative_error or 0.0))
@@ -97,29 +147,28 @@ def _fits(structure: Structure, m: int, n: int, numbers: int) -> bool:
         return False
 
 
-def _attempt(family: str, structure: Structure, dense: torch.Tensor, tails: Sequence[float]) -> Attempt:
-    m, n = dense.shape
+def _attempt(family: str, structure: Structure, dense: Tensor, svd: TruncatedSVD) -> Attempt:
     start = time.perf_counter()
     try:
         matrix = _nearest(structure, dense)
     except (KMatrixError, RuntimeError) as error:
-        return Attempt(family, structure, None, None, None, time.perf_counter() - start, False, str(error))
+        return Attempt(family, structure, None, None, None, time.perf_counter() - start, None, str(error))
     with torch.no_grad():
         reached = relative_error(dense, matrix.to_dense())
-    rank = min(matrix.num_params // (m + n), len(tails) - 1)
-    return Attempt(
+    attempt = Attempt(
         family=family,
         structure=structure,
         relative_error=reached,
         num_params=matrix.num_params,
         flops=matrix.flops,
         seconds=time.perf_counter() - start,
-        met=reached < tails[rank],
-        note=f"{structure}; SVD of rank {rank}: {tails[rank]:.2e}",
+        met=None,
+        note=f"{structure}; SVD of rank {svd.rank(matrix.num_params)}: {svd.error(matrix.num_params):.2e}",
     )
+    return replace(attempt, beats_svd=svd.loses_to(attempt))
 
 
-def _nearest(structure: Structure, dense: torch.Tensor) -> StructuredMatrix:
+def _nearest(structure: Structure, dense: Tensor) -> StructuredMatrix:
     # A comparison is a look, not an answer: sums alternate a few times instead of to the end.
     return (
         project_sum(dense, structure, rounds=ALTERNATIONS)
@@ -183,7 +232,7 @@ def _families(m: int, n: int) -> list[tuple[str, Choices]]:
         ("Monarch", blocks(Monarch)),
         ("block diagonal", blocks(BlockDiagonal)),
         ("BLAST", blast),
-        ("Kronecker sum", kronecker),
+        ("Kronecker", kronecker),
         ("sparse", sparse),
         ("sparse + low rank", sparse_plus_low_rank),
         ("Toeplitz", single(Toeplitz())),

@@ -21,8 +21,9 @@ class Attempt:
         num_params: numbers it holds, or ``None``.
         flops: operations for one vector, or ``None``.
         seconds: time spent.
-        met: whether it met the tolerance.
+        met: whether it met the tolerance; ``None`` if none was given.
         note: how it was found, or why it was not.
+        beats_svd: whether it is closer than the best truncated SVD of as many numbers; ``None`` if not asked.
     """
 
     family: str
@@ -31,8 +32,9 @@ class Attempt:
     num_params: int | None
     flops: int | None
     seconds: float
-    met: bool
+    met: bool | None
     note: str
+    beats_svd: bool | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The attempt as plain JSON values."""
@@ -45,6 +47,7 @@ class Attempt:
             "seconds": self.seconds,
             "met": self.met,
             "note": self.note,
+            "beats_svd": self.beats_svd,
         }
 
 

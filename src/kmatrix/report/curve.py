@@ -5,69 +5,24 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from kmatrix.fitting import Attempt
+from kmatrix.fitting.comparison import TruncatedSVD
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Errors of exactly zero have no place on a logarithmic axis; they are drawn here (and no numbers as one).
 FLOOR = 1e-17
-# Errors that differ by less than this share are the same.
-SAME = 1e-9
 COLOURS = (
     *("#1f5fa8", "#c74f0d", "#2a8a3e", "#8a3ab9", "#b8860b", "#d1495b", "#008b8b"),
     *("#6b4f3a", "#e377c2", "#4d4d4d", "#7fb800", "#00a6fb", "#9d0208", "#5a189a", "#3d5a80", "#ad1457"),
 )
 MARKERS = "osD^vP*Xd<>ph"
 Points = tuple[list[float], list[float]]
-
-
-@dataclass(frozen=True)
-class TruncatedSVD:
-    """Relative errors of all truncations of a singular value decomposition.
-
-    Attributes:
-        values: singular values, falling.
-        shape: of the matrix.
-    """
-
-    values: Tensor
-    shape: tuple[int, int]
-
-    @classmethod
-    def of(cls, dense: Tensor) -> TruncatedSVD:
-        return cls(torch.linalg.svdvals(dense), (dense.shape[0], dense.shape[1]))
-
-    @cached_property
-    def errors(self) -> npt.NDArray[np.float64]:
-        """``errors[r]`` is what rank ``r`` leaves, relative to the whole in the Frobenius norm."""
-        top = float(self.values[0]) or 1.0  # squares of extreme values would leave the number range
-        energy = (self.values.double() / top).square().numpy()
-        tails = np.append(np.cumsum(energy[::-1])[::-1], 0.0)
-        return np.asarray(np.sqrt(tails / (tails[0] or 1.0)))
-
-    def rank(self, num_params: int) -> int:
-        """The largest rank that holds at most ``num_params`` numbers."""
-        return min(num_params // sum(self.shape), len(self.values))
-
-    def error(self, num_params: int) -> float:
-        """The error of the best truncation with at most ``num_params`` numbers."""
-        return float(self.errors[self.rank(num_params)])
-
-    def loses_to(self, attempt: Attempt) -> bool:
-        """Whether an attempt is closer than the best truncation with as many numbers, by more than rounding."""
-        if attempt.num_params is None or attempt.relative_error is None:
-            return False
-        return attempt.relative_error < (1 - SAME) * self.error(attempt.num_params)
 
 
 def by_budget(

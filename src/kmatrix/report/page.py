@@ -14,7 +14,8 @@ from torch import Tensor
 from kmatrix._errors import BackendUnavailableError, complaint
 from kmatrix._files import write_atomically
 from kmatrix.fitting import Attempt, Fit
-from kmatrix.report.curve import TruncatedSVD, by_budget, error_curve
+from kmatrix.fitting.comparison import TruncatedSVD
+from kmatrix.report.curve import by_budget, error_curve
 from kmatrix.report.factors import terms
 from kmatrix.report.pixels import Picture, picture
 from kmatrix.report.style import STYLE
@@ -236,7 +237,7 @@ def _history(attempts: Sequence[Attempt], chosen: Attempt | None) -> str:
                 _text(a.family),
                 _number("" if a.relative_error is None else f"{a.relative_error:.2e}"),
                 _number("" if a.num_params is None else f"{a.num_params:,}"),
-                _text("yes" if a.met else "no"),
+                _text("" if a.met is None else "yes" if a.met else "no"),
                 _number(f"{a.seconds:.2f}"),
                 _text(a.note),
             ],

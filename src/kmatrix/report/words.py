@@ -50,5 +50,5 @@ def judged(timing: Timing) -> str:
 
 def chosen_attempt(fit: Fit) -> Attempt | None:
     """The attempt whose matrix was returned, or ``None`` if the answer is dense."""
-    cheap = [a for a in fit.history if a.met and a.structure == fit.matrix.structure]
+    cheap = [a for a in fit.history if a.met is not False and a.structure == fit.matrix.structure]
     return next((a for a in cheap if a.num_params == fit.certificate.num_params), None)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kmatrix._errors import ArgumentError, DtypeError, FitError, complaint
+from kmatrix.fitting.energy import fewest, tails
 from kmatrix.ops import Pattern
 
 Pairs = Sequence[tuple[int, int]]
@@ -113,13 +114,13 @@ def hierarchical(
     for level, (b, c) in enumerate(pairs[:-1]):
         tiles = _tiles(x, b, c)
         values, rows = _row_spaces(tiles)
-        tails = _tails(values)
+        lost = tails(values.square().sum((0, 1)))
         if ranks is None:
             left = max(budget - sum(e * e for e in errors), 0.0)
-            rank = _smallest_rank(tails, left / (len(pairs) - 1 - level), EXACT**2 * squared_norm)
+            rank = fewest(lost, max(left / (len(pairs) - 1 - level), EXACT**2 * squared_norm))
         else:
-            rank = min(ranks[level], len(tails) - 1)
-        errors.append(math.sqrt(tails[rank]))
+            rank = min(ranks[level], len(lost) - 1)
+        errors.append(math.sqrt(float(lost[rank])))
         kept.append(rank)
         weights.append(_weight(rows[:, :, :rank], b, x.shape[-1]))
         if max_params is not None and sum(w.numel() for w in weights) > max_params:
@@ -260,17 +261,6 @@ def _row_spaces(tiles: Tensor) -> tuple[Tensor, Tensor]:
         values.append(s)
         rows.append(vh)
     return torch.cat(values), torch.cat(rows)
-
-
-def _tails(values: Tensor) -> list[float]:
-    """Energy left over, summed over the tiles, when ``r = 0, 1, ...`` singular values are kept in each."""
-    energy = values.square().sum((0, 1)).flip(0).cumsum(0).flip(0)
-    return [*energy.tolist(), 0.0]
-
-
-def _smallest_rank(tails: Sequence[float], allowance: float, rounding: float) -> int:
-    """The least rank of at least 1 whose discarded energy is allowed, or is rounding."""
-    return next(r for r in range(1, len(tails)) if tails[r] <= max(allowance, rounding))
 
 
 def _weight(rows: Tensor, b: int, rho: int) -> Tensor:

@@ -14,6 +14,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from kmatrix.fitting.energy import tails
+
 SAMPLES = 8
 SKETCH = 48
 EXACT = 1e-12
@@ -96,8 +98,8 @@ def tile_rank(matrix: Tensor, classes: int, block: int, *, tol: float, generator
     tiles = _sketch(_sketch(tiles.mT, generator).mT, generator)
     values = torch.linalg.svdvals(tiles).square()
     # Sketches keep norms only on average, so tails are taken relative to the sketch's own energy.
-    tails = values.flip(1).cumsum(1).flip(1)
-    share = tails / tails[:, :1].clamp_min(1e-300) * (energies[chosen] * weights)[:, None]
+    left = tails(values)[:, :-1]
+    share = left / left[:, :1].clamp_min(1e-300) * (energies[chosen] * weights)[:, None]
     width = values.shape[1]
     if width < limit:
         # A sketch spreads what lies beyond it over all of its directions, and the tail has but some of them.

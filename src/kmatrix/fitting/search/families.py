@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kmatrix._permutations import Index, is_identity
 from kmatrix.fitting.chains.members import chain_matrix
+from kmatrix.fitting.energy import fewest, tails
 from kmatrix.fitting.orders.discovery import NotFound, discover
 from kmatrix.fitting.orders.tiles import tile_butterfly
 from kmatrix.fitting.orders.toeplitz import find_toeplitz_order
@@ -44,19 +45,10 @@ SPLITTINGS = 48
 PURSUIT_FLOOR = 1e-6
 
 
-def _smallest(tails: Tensor, allowed: float) -> int:
-    """How many terms to keep so that the discarded energy, ``tails[k]`` after ``k`` terms, is allowed; at least one."""
-    return max(1, int((tails > allowed).sum()))
-
-
-def _energy_tails(energies: Tensor) -> Tensor:
-    return energies.flip(0).cumsum(0).flip(0)
-
-
 def sparse(problem: Problem) -> Proposal:
     """Keep the largest entries."""
     energies = problem.dense.abs().square().flatten().sort(descending=True).values
-    needed = _smallest(_energy_tails(energies), (problem.tol * problem.norm) ** 2)
+    needed = fewest(tails(energies), (problem.tol * problem.norm) ** 2)
     # Every entry costs its value and its position.
     kept = min(needed, problem.max_params() // 2)
     if kept < 1 or kept > problem.dense.numel() // 4:
@@ -89,7 +81,7 @@ def low_rank(problem: Problem) -> Proposal:
         left = float(torch.linalg.vector_norm(_left_of_rank(problem, most))) / max(problem.norm, 1e-300)
         if left > 2 * problem.tol:
             raise Declined(f"rank {most}, as many numbers as the best so far, leaves about {left:.1e}")
-    needed = _smallest(_energy_tails(problem.svd[1].square()), (problem.tol * problem.norm) ** 2)
+    needed = fewest(tails(problem.svd[1].square()), (problem.tol * problem.norm) ** 2)
     rank = min(needed, most)
     note = f"truncated SVD of rank {rank}" + (
         "" if rank == needed else f"; the tolerance needs rank {needed}"
@@ -213,10 +205,9 @@ def _kronecker_rank(problem: Problem, m1: int, n1: int, most: int) -> tuple[int,
     # Differences of squares lose half the digits: below that, an exact remainder is worth its product.
     if missed < 1e-12 * problem.norm**2:
         missed = float(torch.linalg.vector_norm(tall - basis @ (basis.mH @ tall))) ** 2
-    tails = _energy_tails(energies) + missed
-    rank = min(_smallest(tails, (problem.tol * problem.norm) ** 2), most, len(energies))
-    left = float(tails[rank]) if rank < len(tails) else missed
-    return rank, math.sqrt(left) / max(problem.norm, 1e-300)
+    left = tails(energies) + missed
+    rank = min(fewest(left, (problem.tol * problem.norm) ** 2), most, len(energies))
+    return rank, math.sqrt(float(left[rank])) / max(problem.norm, 1e-300)
 
 
 def _divisors(n: int) -> list[int]:
