@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from kmatrix._errors import ArgumentError
-from kmatrix.fitting.chains.polish import polish, polish_jointly
+from kmatrix.fitting.chains.polish import polish
 from kmatrix.ops import Pattern, chain_matmul
 
 BUTTERFLY = [Pattern(8 >> k, 2, 2, 1 << k) for k in range(4)]
@@ -47,12 +47,11 @@ def test_butterflies_near_a_member_reach_it(name: str, dtype: torch.dtype) -> No
     assert found.errors[-1] == pytest.approx(float(gap), abs=1e-15)
 
 
-@pytest.mark.parametrize("method", [polish, polish_jointly])
 @pytest.mark.parametrize("name", CHAINS)
-def test_errors_only_fall_on_any_target(name: str, method: object) -> None:
+def test_errors_only_fall_on_any_target(name: str) -> None:
     weights = draw(CHAINS[name])
     shape = dense(weights).shape
-    found = method(torch.randn(shape, dtype=torch.float64), weights, CHAINS[name])  # type: ignore[operator]
+    found = polish(torch.randn(shape, dtype=torch.float64), weights, CHAINS[name])
     assert all(later <= earlier for earlier, later in itertools.pairwise(found.errors))
     assert found.errors[-1] < found.errors[0]
 
@@ -85,15 +84,6 @@ def test_a_single_factor_takes_over_its_support() -> None:
     torch.testing.assert_close(found.weights[0], expected, rtol=0, atol=1e-12)
 
 
-def test_kaleidoscopes_need_joint_steps() -> None:
-    patterns = CHAINS["kaleidoscope"]
-    weights = draw(patterns)
-    target, start = dense(weights), nudged(weights, 1e-3)
-    joint = polish_jointly(target, start, patterns, steps=40, tol=1e-9)
-    assert joint.errors[-1] < 1e-6
-    assert joint.errors[-1] < polish(target, start, patterns, sweeps=40).errors[-1] / 10
-
-
 def test_factors_without_rank_are_no_obstacle() -> None:
     weights = draw(BUTTERFLY)
     weights[1][:, :, 1] = 0
@@ -104,11 +94,10 @@ def test_factors_without_rank_are_no_obstacle() -> None:
     assert found.errors[-1] < found.errors[0]
 
 
-@pytest.mark.parametrize("method", [polish, polish_jointly])
-def test_leaves_its_input_alone(method: object) -> None:
+def test_leaves_its_input_alone() -> None:
     weights = draw(BUTTERFLY)
     before = [w.clone() for w in weights]
-    method(torch.randn(16, 16, dtype=torch.float64), weights, BUTTERFLY)  # type: ignore[operator]
+    polish(torch.randn(16, 16, dtype=torch.float64), weights, BUTTERFLY)
     assert all(torch.equal(w, b) for w, b in zip(weights, before, strict=True))
 
 
@@ -134,12 +123,5 @@ def test_zero_target() -> None:
 def test_refuses_chains_that_do_not_fit(
     matrix: Tensor, weights: list[Tensor], patterns: list[Pattern], match: str
 ) -> None:
-    for method in (polish, polish_jointly):
-        with pytest.raises(ArgumentError, match=match):
-            method(matrix, weights, [Pattern(*p) for p in patterns])
-
-
-def test_joint_steps_refuse_long_chains() -> None:
-    pattern = Pattern(1, 100, 100, 1)
-    with pytest.raises(ArgumentError, match="use polish"):
-        polish_jointly(torch.zeros(100, 100), [torch.zeros(pattern)], [pattern])
+    with pytest.raises(ArgumentError, match=match):
+        polish(matrix, weights, [Pattern(*p) for p in patterns])

@@ -10,12 +10,12 @@ import pytest
 
 from kmatrix._permutations import Index, is_permutation
 from kmatrix.fitting.orders.partitions import (
-    Split,
+    Level,
     contiguous_order,
     known_trees,
     plan,
     strided_order,
-    transpose_splits,
+    transpose_levels,
     tree_of_columns,
 )
 
@@ -54,9 +54,9 @@ def test_orders_of_sorted_classes_are_natural() -> None:
     assert np.array_equal(contiguous_order([items // 12, items // 4], 24), items)
 
 
-def splits_of(levels: list[tuple[int, int, int]], m: int, n: int) -> list[Split]:
+def splits_of(levels: list[tuple[int, int, int]], m: int, n: int) -> list[Level]:
     rows, cols = np.arange(m), np.arange(n)
-    return [Split(rows % b, cols // c, rank) for b, c, rank in levels]
+    return [Level(rows % b, cols // c, rank) for b, c, rank in levels]
 
 
 def price(levels: list[tuple[int, int, int]], m: int, n: int) -> int:
@@ -96,7 +96,7 @@ def test_plan_prefers_fewer_factors_among_equals() -> None:
 
 def test_transposed_splits_swap_sides_and_order() -> None:
     splits = splits_of([(2, 3, 1), (4, 6, 2)], 8, 12)
-    swapped = transpose_splits(splits)
+    swapped = transpose_levels(splits)
     assert [(s.classes, s.width, s.rank) for s in swapped] == [(2, 2, 2), (4, 4, 1)]
     assert all(np.array_equal(s.rows, t.cols) for s, t in zip(swapped, reversed(splits), strict=True))
 
@@ -128,7 +128,7 @@ def test_sizes_with_a_large_prime_factor_have_no_known_tree() -> None:
 
 def test_tree_of_columns_has_the_blocks_of_the_levels() -> None:
     labels = nested(24, [2, 6])
-    splits = [Split(np.arange(12) % 2, labels[1], 1), Split(np.arange(12) % 6, labels[0], 1)]
+    splits = [Level(np.arange(12) % 2, labels[1], 1), Level(np.arange(12) % 6, labels[0], 1)]
     tree = tree_of_columns(splits, 24, "here")
     assert tree.radices == (2, 6, 2)
     for fine, classes in ((labels[0], 2), (labels[1], 12)):

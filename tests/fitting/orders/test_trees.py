@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kmatrix._permutations import is_permutation
-from kmatrix.fitting.orders.partitions import Split, known_trees
-from kmatrix.fitting.orders.trees import cluster_tolerances, column_tree, row_splits
+from kmatrix.fitting.orders.partitions import Level, known_trees
+from kmatrix.fitting.orders.trees import cluster_tolerances, column_tree, row_levels
 
 RNG = np.random.default_rng(3)
 
@@ -26,7 +26,7 @@ def tensor(a: np.ndarray) -> Tensor:
     )
 
 
-def largest_rank(matrix: Tensor, split: Split) -> int:
+def largest_rank(matrix: Tensor, split: Level) -> int:
     """The largest numerical rank of a tile."""
     ranks = [
         int(torch.linalg.matrix_rank(matrix[split.rows == o][:, split.cols == block], rtol=1e-9))
@@ -51,9 +51,9 @@ def test_shuffled_rows_fall_into_classes(
 ) -> None:
     shuffled = tensor(matrix[RNG.permutation(len(matrix))])
     known = next(t for t in known_trees(len(matrix)) if t.how == tree)
-    splits = row_splits(shuffled, known, (0.0, 1e-7), generator())
-    assert [(s.classes, s.width, s.rank) for s in splits] == levels
-    for s in splits:
+    found = row_levels(shuffled, known, (0.0, 1e-7), generator())
+    assert [(s.classes, s.width, s.rank) for s in found] == levels
+    for s in found:
         assert np.bincount(s.rows).tolist() == [len(matrix) // s.classes] * s.classes
         assert largest_rank(shuffled, s) == s.rank
 
@@ -78,15 +78,15 @@ def test_a_tree_from_nothing_serves_all_rows(matrix: np.ndarray) -> None:
     assert tree is not None
     assert is_permutation(tree.order)
     assert int(np.prod(tree.radices)) == n
-    splits = row_splits(shuffled, tree, (0.0, 1e-7), generator())
-    assert len(splits) >= 3
-    assert all(largest_rank(shuffled, s) <= s.rank for s in splits)
+    found = row_levels(shuffled, tree, (0.0, 1e-7), generator())
+    assert len(found) >= 3
+    assert all(largest_rank(shuffled, s) <= s.rank for s in found)
 
 
 def test_a_gaussian_has_neither_tree_nor_classes() -> None:
     gaussian = torch.randn(48, 48, dtype=torch.float64)
     assert column_tree(gaussian, 1e-7, generator()) is None
-    assert all(row_splits(gaussian, tree, (0.0, 1e-7), generator()) == [] for tree in known_trees(48))
+    assert all(row_levels(gaussian, tree, (0.0, 1e-7), generator()) == [] for tree in known_trees(48))
 
 
 def test_distances_follow_the_tolerance() -> None:

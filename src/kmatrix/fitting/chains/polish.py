@@ -1,4 +1,4 @@
-"""Polishing a chain: each factor in turn becomes the best given the others, or all move at once; errors only fall."""
+"""Polishing a chain: each factor in turn becomes the best given the others; errors only fall."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ _RIDGE = (
     1e-14  # relative: makes the step well-defined where the factor is not, and still never raises the error
 )
 _CHUNK = 1 << 23  # numbers gathered at once for small groups
-_JOINT = 8192  # unknowns up to which all factors are improved at once
 _SMALL = 32  # unknowns up to which Gram matrices are formed group by group
 _STALLED = 1e-3  # relative gain of a sweep below which it is the last
 
@@ -85,87 +84,6 @@ def polish(
         if errors[-1] <= tol or errors[-1] > (1 - _STALLED) * errors[-2]:
             break
     return Polished(tuple(factors), tuple(errors))
-
-
-def polish_jointly(
-    matrix: Tensor,
-    weights: Sequence[Tensor],
-    patterns: Sequence[Pattern],
-    *,
-    steps: int = 50,
-    tol: float = 0.0,
-) -> Polished:
-    r"""Improve all factors of a chain at once, by Gauss-Newton steps with damping (Levenberg and Marquardt).
-
-    Where sweeps over single factors crawl, as in a kaleidoscope, whose factors share their work in many ways, joint
-    steps converge quadratically to an exact member of the class. They cost a dense system in all unknowns, whose
-    matrix is ``(L_e . L_f) (R_e . R_f)`` for the column of the later factors and the row of the earlier ones that
-    belong to each pair of unknowns.
-
-    Args:
-        matrix: ``(m, n)`` float64 or complex128.
-        weights: untied factors in order of application, of shape ``patterns[i]``, near a solution.
-        patterns: their supports.
-        steps: most steps, whether they succeed or not.
-        tol: relative Frobenius error at which to stop.
-
-    Raises:
-        ArgumentError: as for ``polish``, and if the chain holds more than 8192 numbers.
-
-    Example:
-        >>> w = torch.eye(2, dtype=torch.float64)
-        >>> halves = [torch.full((1, 1, 1, 2), x).double() for x in (0.5, 3.0)]
-        >>> polish_jointly(w, halves, [Pattern(1, 1, 1, 2)] * 2).errors[-1] < 1e-14
-        True
-
-    Reference:
-        Marquardt, "An algorithm for least-squares estimation of nonlinear parameters" (1963).
-    """
-    _check(matrix, weights, patterns)
-    unknowns = sum(p.numel for p in patterns)
-    if unknowns > _JOINT:
-        reason = f"more than {_JOINT} numbers make too large a system"
-        raise ArgumentError(complaint("polish_jointly", "weights", unknowns, reason, "use polish"))
-    norm = float(torch.linalg.vector_norm(matrix)) or 1.0
-    factors = list(weights)
-    residual = matrix - _product(factors, matrix.shape[1], matrix.dtype)
-    errors = [float(torch.linalg.vector_norm(residual)) / norm]
-    damping = 1e-3
-    failed = False
-    system: tuple[Tensor, Tensor] | None = None
-    for _ in range(steps):
-        if errors[-1] <= tol or damping > 1.0 / _RIDGE:
-            break
-        system = _system(residual, factors) if system is None else system
-        gram, slope = system
-        ridge = damping * gram.diagonal().real.mean().clamp_min(torch.finfo(torch.float64).tiny)
-        step = torch.linalg.solve(gram + ridge * torch.eye(unknowns, dtype=gram.dtype), slope)
-        parts = torch.split_with_sizes(step, [p.numel for p in patterns])
-        trial = [w + part.reshape(w.shape) for w, part in zip(factors, parts, strict=True)]
-        left_over = matrix - _product(trial, matrix.shape[1], matrix.dtype)
-        if torch.linalg.vector_norm(left_over) < torch.linalg.vector_norm(residual):
-            factors, residual, system = trial, left_over, None
-            damping = damping if failed else max(damping / 10, _RIDGE)
-            failed = False
-        else:
-            damping *= 10
-            failed = True
-        errors.append(float(torch.linalg.vector_norm(residual)) / norm)
-    return Polished(tuple(factors), tuple(errors))
-
-
-def _system(residual: Tensor, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Normal equations of a step of all factors: their matrix and right-hand side."""
-    lefts, rights, slopes = [], [], []
-    for i, w in enumerate(weights):
-        pattern = Pattern(*w.shape)
-        rows, cols = _ends(pattern)
-        left, right = _around(residual, weights, i)
-        lefts.append(left[rows])
-        rights.append(right[cols])
-        slopes.append(_slope(residual, left, right, pattern))
-    left, right = torch.cat(lefts), torch.cat(rights)
-    return (left.conj() @ left.mT) * (right.conj() @ right.mT), torch.cat(slopes)
 
 
 def _around(residual: Tensor, weights: Sequence[Tensor], i: int) -> tuple[Tensor, Tensor]:

@@ -46,7 +46,7 @@ class Moment(NamedTuple):
     rmse: float
 
 
-Progress = Callable[[Moment], None]
+Watch = Callable[[Moment], None]
 Draw = Callable[[torch.dtype, torch.Generator], StructuredMatrix]
 
 
@@ -92,7 +92,7 @@ def learn(
     draw: Draw | None = None,
     seed: int = 0,
     deadline: float = math.inf,
-    progress: Progress | None = None,
+    progress: Watch | None = None,
 ) -> Learned:
     """Fit the numbers of a structure to a dense matrix by gradient descent; works for every structure.
 
@@ -210,9 +210,7 @@ class _Limits(NamedTuple):
 class _Work:
     """The state of one call of ``learn``: the best so far and the clock."""
 
-    def __init__(
-        self, target: Tensor, structure: Structure, limits: _Limits, progress: Progress | None
-    ) -> None:
+    def __init__(self, target: Tensor, structure: Structure, limits: _Limits, progress: Watch | None) -> None:
         self.target, self.structure = target, structure
         self.limits, self.progress = limits, progress
         self.began = time.perf_counter()

@@ -16,15 +16,15 @@ from kmatrix._errors import ArgumentError, DtypeError, FitError, complaint
 from kmatrix._permutations import Index, prime_factors
 from kmatrix.fitting.chains.hierarchical import HierarchicalResult, hierarchical
 from kmatrix.fitting.orders.partitions import (
-    Plan,
-    Split,
+    Level,
+    Ordering,
     Tree,
     known_trees,
     plan,
-    transpose_splits,
+    transpose_levels,
     tree_of_columns,
 )
-from kmatrix.fitting.orders.trees import FLOOR, cluster_tolerances, column_tree, row_splits
+from kmatrix.fitting.orders.trees import FLOOR, cluster_tolerances, column_tree, row_levels
 
 # Prices are numbers per n * (sum of prime factors): 1 is a butterfly of tile rank 1, 2 a folded one of rank 2.
 _GOOD = 2.1
@@ -105,8 +105,8 @@ def discover(matrix: Tensor, tol: float = 1e-12, *, seed: int = 0) -> Discovery 
         for the factorisation once the orders are known.
     """
     search = _Search(_checked(matrix, tol), tol, torch.Generator().manual_seed(seed))
-    for how, splits in search.candidates():
-        search.offer(how, splits)
+    for how, levels in search.candidates():
+        search.offer(how, levels)
         if search.price() <= _GOOD:
             break
     return search.conclude()
@@ -123,7 +123,7 @@ class _Search:
     offers: list[_Offer] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
 
-    def candidates(self) -> Iterator[tuple[str, list[Split]]]:
+    def candidates(self) -> Iterator[tuple[str, list[Level]]]:
         """Levels from trees found from scratch, from known trees, and from what these have shown."""
         distances = cluster_tolerances(self.tol)
         for delta in distances:
@@ -137,54 +137,54 @@ class _Search:
             if self.price() > enough and self.promising:
                 yield from self._both_from_scratch(delta)
 
-    def _both_from_scratch(self, delta: float) -> Iterator[tuple[str, list[Split]]]:
+    def _both_from_scratch(self, delta: float) -> Iterator[tuple[str, list[Level]]]:
         yield "columns from scratch", self._from_scratch(self.matrix, delta)
-        yield "rows from scratch", transpose_splits(self._from_scratch(self.matrix.T, delta))
+        yield "rows from scratch", transpose_levels(self._from_scratch(self.matrix.T, delta))
 
-    def _from_scratch(self, matrix: Tensor, delta: float) -> list[Split]:
+    def _from_scratch(self, matrix: Tensor, delta: float) -> list[Level]:
         tree = column_tree(matrix, delta, self.generator)
         if tree is None:
             return []
         self.promising = True
-        return self._row_splits(matrix, tree, delta)
+        return self._row_levels(matrix, tree, delta)
 
-    def _known(self, delta: float) -> Iterator[tuple[str, list[Split]]]:
+    def _known(self, delta: float) -> Iterator[tuple[str, list[Level]]]:
         m, n = self.matrix.shape
         for tree in known_trees(n):
-            yield f"{tree.how} columns", self._row_splits(self.matrix, tree, delta)
+            yield f"{tree.how} columns", self._row_levels(self.matrix, tree, delta)
         for tree in known_trees(m):
-            yield f"{tree.how} rows", transpose_splits(self._row_splits(self.matrix.T, tree, delta))
+            yield f"{tree.how} rows", transpose_levels(self._row_levels(self.matrix.T, tree, delta))
 
-    def _regrouped(self, delta: float) -> Iterator[tuple[str, list[Split]]]:
+    def _regrouped(self, delta: float) -> Iterator[tuple[str, list[Level]]]:
         """Let columns and rows fall into place again, now that a tree of the other side is known."""
         m, n = self.matrix.shape
         price = math.inf
         while self.offers and self.price() < price:
             price, best = self.price(), self.offers[0]
-            tree = tree_of_columns(best.splits, n, best.how)
-            yield f"{tree.how}, rows again", self._row_splits(self.matrix, tree, delta)
+            tree = tree_of_columns(best.levels, n, best.how)
+            yield f"{tree.how}, rows again", self._row_levels(self.matrix, tree, delta)
             best = self.offers[0]
-            tree = tree_of_columns(transpose_splits(best.splits), m, best.how)
-            splits = self._row_splits(self.matrix.T, tree, delta)
-            yield f"{tree.how}, columns again", transpose_splits(splits)
+            tree = tree_of_columns(transpose_levels(best.levels), m, best.how)
+            levels = self._row_levels(self.matrix.T, tree, delta)
+            yield f"{tree.how}, columns again", transpose_levels(levels)
 
-    def _row_splits(self, matrix: Tensor, tree: Tree, delta: float) -> list[Split]:
-        return row_splits(matrix, tree, (self.tol, delta), self.generator)
+    def _row_levels(self, matrix: Tensor, tree: Tree, delta: float) -> list[Level]:
+        return row_levels(matrix, tree, (self.tol, delta), self.generator)
 
-    def offer(self, how: str, splits: list[Split]) -> None:
+    def offer(self, how: str, levels: list[Level]) -> None:
         """Keep the levels if they make a chain shorter than dense."""
         m, n = self.matrix.shape
-        found = plan(splits, (m, n))
+        found = plan(levels, (m, n))
         self.reasons.append(f"{how}: {found.num_params} numbers, dense has {m * n}")
         if found.num_params < m * n:
-            self.offers.append(_Offer(how, found, splits))
-            self.offers.sort(key=lambda offer: offer.plan.num_params)
+            self.offers.append(_Offer(how, found, levels))
+            self.offers.sort(key=lambda offer: offer.ordering.num_params)
 
     def price(self) -> float:
         """Numbers of the best plan over those of a butterfly of tile rank 1, roughly."""
         longest = max(self.matrix.shape)
         return (
-            self.offers[0].plan.num_params / (longest * sum(prime_factors(longest)))
+            self.offers[0].ordering.num_params / (longest * sum(prime_factors(longest)))
             if self.offers
             else math.inf
         )
@@ -193,15 +193,17 @@ class _Search:
         """Factorise under the best plan that holds; the error measured there decides."""
         tol = max(self.tol, FLOOR)
         for offer in self.offers:
-            rows, cols = torch.from_numpy(offer.plan.row_perm), torch.from_numpy(offer.plan.col_perm)
+            rows, cols = torch.from_numpy(offer.ordering.row_perm), torch.from_numpy(offer.ordering.col_perm)
             permuted = self.matrix[rows][:, cols]
             try:
-                factors = hierarchical(permuted, offer.plan.pairs, tol=tol, max_params=permuted.numel() - 1)
+                factors = hierarchical(
+                    permuted, offer.ordering.pairs, tol=tol, max_params=permuted.numel() - 1
+                )
             except FitError as error:
                 self.reasons.append(f"{offer.how}: {error}")
             else:
                 return Discovery(
-                    offer.plan.row_perm, offer.plan.col_perm, offer.plan.pairs, factors, offer.how
+                    offer.ordering.row_perm, offer.ordering.col_perm, offer.ordering.pairs, factors, offer.how
                 )
         return NotFound(tuple(self.reasons))
 
@@ -211,8 +213,8 @@ class _Offer:
     """A plan, the levels it was made from, and where they came from."""
 
     how: str
-    plan: Plan
-    splits: list[Split]
+    ordering: Ordering
+    levels: list[Level]
 
 
 def _checked(matrix: Tensor, tol: float) -> Tensor:

@@ -17,7 +17,7 @@ from kmatrix._permutations import Index, digit_reversal, even_odd_reversed, prim
 
 
 @dataclass(frozen=True)
-class Split:
+class Level:
     """One level: row classes against column blocks, such that every tile has at most the given rank.
 
     Attributes:
@@ -41,13 +41,13 @@ class Split:
         return self.cols.size // (int(self.cols.max()) + 1)
 
     @property
-    def T(self) -> Split:
+    def T(self) -> Level:
         """The same tiles of the transposed matrix."""
-        return Split(self.cols, self.rows, self.rank)
+        return Level(self.cols, self.rows, self.rank)
 
 
 @dataclass(frozen=True)
-class Plan:
+class Ordering:
     """Orders and radices under which a matrix is a tile-rank butterfly.
 
     ``W[row_perm][:, col_perm]`` has the tiles of ``pairs`` and ``ranks``.
@@ -67,24 +67,24 @@ class Plan:
     num_params: int
 
 
-def plan(splits: Sequence[Split], shape: tuple[int, int]) -> Plan:
+def plan(levels: Sequence[Level], shape: tuple[int, int]) -> Ordering:
     """Choose the levels that make the cheapest chain, and write out its orders.
 
     A factor between two kept levels ``i < j`` holds ``n / C_i * rank_i * rank_j * B_j`` numbers (``B`` row classes,
     ``C`` columns per block); a shortest path over the levels finds the best subset, with fewest factors among equals.
 
     Args:
-        splits: nested levels, row classes from coarse to fine, column blocks from fine to coarse.
+        levels: nested levels, row classes from coarse to fine, column blocks from fine to coarse.
         shape: ``(m, n)``.
     """
     m, n = shape
-    chosen, num_params = _cheapest([(s.classes, s.width, s.rank) for s in splits], m, n)
-    kept = [splits[i] for i in chosen]
+    chosen, num_params = _cheapest([(s.classes, s.width, s.rank) for s in levels], m, n)
+    kept = [levels[i] for i in chosen]
     heights = [(1, 1), *((s.classes, s.width) for s in kept), (m, n)]
     pairs = tuple((b1 // b0, c1 // c0) for (b0, c0), (b1, c1) in itertools.pairwise(heights))
-    return Plan(
-        row_perm=strided_order([s.rows for s in splits], m),
-        col_perm=contiguous_order([s.cols for s in reversed(splits)], n),
+    return Ordering(
+        row_perm=strided_order([s.rows for s in levels], m),
+        col_perm=contiguous_order([s.cols for s in reversed(levels)], n),
         pairs=pairs,
         ranks=tuple(s.rank for s in kept),
         num_params=num_params,
@@ -110,9 +110,9 @@ def _cheapest(levels: Sequence[tuple[int, int, int]], m: int, n: int) -> tuple[l
     return path[::-1], best[-1][0]
 
 
-def transpose_splits(splits: Sequence[Split]) -> list[Split]:
+def transpose_levels(levels: Sequence[Level]) -> list[Level]:
     """The levels of the transposed matrix, again with row classes from coarse to fine."""
-    return [s.T for s in reversed(splits)]
+    return [s.T for s in reversed(levels)]
 
 
 def strided_order(labels: Sequence[Index], size: int) -> Index:
@@ -198,8 +198,8 @@ def known_trees(n: int, largest_prime: int = 64) -> list[Tree]:
     ]
 
 
-def tree_of_columns(splits: Sequence[Split], n: int, how: str) -> Tree:
+def tree_of_columns(levels: Sequence[Level], n: int, how: str) -> Tree:
     """The tree whose blocks are the column blocks of some nested levels on ``n`` columns."""
-    order = contiguous_order([s.cols for s in reversed(splits)], n)
-    widths = list(dict.fromkeys([n, *(s.width for s in reversed(splits)), 1]))
+    order = contiguous_order([s.cols for s in reversed(levels)], n)
+    widths = list(dict.fromkeys([n, *(s.width for s in reversed(levels)), 1]))
     return Tree(how, order, tuple(wide // narrow for wide, narrow in itertools.pairwise(widths)))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kmatrix._permutations import Index
 from kmatrix.fitting.orders.grouping import Merge, compress, lengths, merge, near, plane_through, random
-from kmatrix.fitting.orders.partitions import Split, Tree, contiguous_order
+from kmatrix.fitting.orders.partitions import Level, Tree, contiguous_order
 
 FLOOR = 1e-12
 """Relative errors below this are rounding in the numbers that were handed in."""
@@ -37,9 +37,9 @@ def cluster_tolerances(tol: float) -> list[float]:
     return [coarse] if coarse == _FINEST else [coarse, max(_FINEST, coarse / 20)]
 
 
-def row_splits(
+def row_levels(
     matrix: Tensor, tree: Tree, slack: tuple[float, float], generator: torch.Generator
-) -> list[Split]:
+) -> list[Level]:
     """The levels at which the rows, in any order, fall into classes with lines or planes on the blocks of a tree.
 
     From the top: rows that span a line or a plane on each of the few largest blocks form small groups; on smaller
@@ -58,16 +58,16 @@ def row_splits(
     blocks_of[tree.order] = np.arange(n)
     bases = matrix[:, torch.from_numpy(tree.order)].reshape(m, 1, 1, n)
     labels = torch.arange(m)
-    splits: list[Split] = []
+    levels: list[Level] = []
     for radix in tree.radices[:-1]:
         bases = _refine(bases, radix)
         width = bases.shape[3]
         thinner, lost = compress(bases, 1)
         if bases.shape[2] > 1 and lost <= allowed:
             bases = thinner
-            splits.append(Split(labels.numpy(), blocks_of // width, 1))
+            levels.append(Level(labels.numpy(), blocks_of // width, 1))
         found = merge(bases, delta, generator)
-        if found is None and not splits and bases.shape[1] > _HOPELESS:
+        if found is None and not levels and bases.shape[1] > _HOPELESS:
             break
         if found is None:
             continue
@@ -76,10 +76,10 @@ def row_splits(
             continue
         bases = merged
         labels = _group_of(found)[labels]
-        splits.append(Split(labels.numpy(), blocks_of // width, found.rank))
+        levels.append(Level(labels.numpy(), blocks_of // width, found.rank))
         if len(bases) == 1:
             break
-    return splits[::-1]
+    return levels[::-1]
 
 
 def column_tree(matrix: Tensor, delta: float, generator: torch.Generator) -> Tree | None:
