@@ -1,7 +1,7 @@
 """Recover fast transforms from their dense entries alone, with no name and no order given.
 
     python benchmarks/recovery.py                       # the whole table, some minutes
-    python benchmarks/recovery.py --sizes 64 1000 --orders natural random-rows
+    python benchmarks/recovery.py --sizes 64 1000 --orders natural "random rows"
 
 Every target is built by numpy or scipy, never by kmatrix; ``fit`` sees the entries and ``tol=1e-10``. Prints a
 table and writes JSON with versions and processor.
@@ -142,6 +142,11 @@ def main() -> None:
     parser.add_argument("--targets", nargs="+")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/recovery.json"))
     args = parser.parse_args()
+    for wanted, made in ((args.orders, orders), (args.targets, targets)):
+        known = {name: None for n in args.sizes for name in made(n)}
+        unknown = [name for name in wanted or () if name not in known]
+        if unknown:
+            parser.error(f"not known at these sizes: {', '.join(unknown)}; there are {', '.join(known)}")
     console = Console(width=170)
     table = Table("target", "n", "order", "error", "params", "exact", "of dense", "seconds", "method")
     rows = []

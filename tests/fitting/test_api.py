@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,6 +38,8 @@ TRANSFORMS: dict[str, Callable[[int], np.ndarray]] = {
 }
 
 
+BY_FFT = {"circulant", "toeplitz"}
+"""Applied by Fourier transforms, which cost more operations than they save at small sizes."""
 EXACT: dict[str, Callable[[int], km.StructuredMatrix]] = {
     "dft": km.transforms.dft,
     "idft": km.transforms.idft,
@@ -58,10 +62,33 @@ def check_recovered(name: str, dense: np.ndarray) -> km.Fit:
     return found
 
 
-@pytest.mark.parametrize("n", [8, 64])
-@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize(
+    ("name", "n"),
+    [(name, 64) for name in TRANSFORMS] + [(name, 8) for name in sorted(TRANSFORMS.keys() - BY_FFT)],
+)
 def test_transforms_are_recovered_from_their_entries(name: str, n: int) -> None:
     check_recovered(name, TRANSFORMS[name](n))
+
+
+@pytest.mark.parametrize("name", sorted(BY_FFT))
+@pytest.mark.parametrize("of", ["params", "flops"])
+def test_no_answer_takes_more_operations_than_dense(name: str, of: Any) -> None:
+    found = km.fit(TRANSFORMS[name](8), tol=TOL, of=of, batches=())
+    assert isinstance(found.matrix.structure, km.Dense)
+    assert "reaches 1e-10 with" in found.reason
+    assert "operations a vector, dense takes 128" in found.reason
+    assert any(a.met and a.note.endswith("not chosen") for a in found.history)
+
+
+def test_a_kronecker_sum_takes_no_more_operations_than_dense() -> None:
+    # Twelve products of 12 x 12 factors hold 3,456 numbers of 20,736, but take 12 * 24 * 144 * 2 operations.
+    dense = sum(np.kron(*RNG.standard_normal((2, 12, 12))) for _ in range(12))
+    found = km.fit(dense, tol=TOL, batches=())
+    assert isinstance(found.matrix.structure, km.Dense)
+    assert max(a.flops or 0 for a in found.history if a.family == "Kronecker") <= 2 * dense.size
+    fewer = km.fit(sum(np.kron(*RNG.standard_normal((2, 12, 12))) for _ in range(5)), tol=TOL, batches=())
+    assert fewer.method.startswith("Kronecker: 5 products of (12, 12) and (12, 12)")
+    assert fewer.certificate.flops <= fewer.certificate.dense_flops
 
 
 @pytest.mark.parametrize("name", TRANSFORMS)
@@ -100,9 +127,9 @@ def test_gaussian_noise_is_refused_with_the_reason(complex_: bool) -> None:
     ("dense", "family"),
     [
         (RNG.standard_normal((40, 3)) @ RNG.standard_normal((3, 30)), "low rank"),
-        (np.kron(RNG.standard_normal((5, 4)), RNG.standard_normal((6, 8))), "Kronecker"),
-        (scipy.linalg.toeplitz(RNG.standard_normal(30), RNG.standard_normal(20)), "Toeplitz"),
-        (scipy.linalg.hankel(RNG.standard_normal(30), RNG.standard_normal(20)), "Hankel"),
+        (np.kron(RNG.standard_normal((5, 4)), RNG.standard_normal((6, 8))), "Kronecker: 1 product of"),
+        (scipy.linalg.toeplitz(RNG.standard_normal(60), RNG.standard_normal(50)), "Toeplitz"),
+        (scipy.linalg.hankel(RNG.standard_normal(60), RNG.standard_normal(50)), "Hankel"),
         (RNG.standard_normal((30, 20)) * (RNG.random((30, 20)) < 0.1), "sparse"),
         (np.diag(RNG.standard_normal(30)), "permutation"),
         (np.eye(30)[RNG.permutation(30)], "permutation"),
@@ -151,7 +178,7 @@ def test_the_same_seed_gives_the_same_answer() -> None:
 
 
 def test_fit_of_flops_prefers_few_operations() -> None:
-    dense = scipy.linalg.circulant(RNG.standard_normal(8))
+    dense = scipy.linalg.circulant(RNG.standard_normal(64))
     by_params, by_flops = km.fit(dense, tol=TOL, batches=()), km.fit(dense, tol=TOL, of="flops", batches=())
     assert by_params.certificate.num_params <= by_flops.certificate.num_params
     assert by_flops.certificate.flops <= by_params.certificate.flops
@@ -183,6 +210,11 @@ def test_a_class_instead_of_a_structure_is_refused() -> None:
         km.fit(np.eye(4), km.Butterfly)  # type: ignore[arg-type]
 
 
+def test_without_a_tolerance_nothing_is_met_or_missed() -> None:
+    assert km.fit(np.eye(4), km.LowRank(2), batches=()).history[0].met is None
+    assert km.fit(np.eye(4), km.LowRank(2), tol=0.1, batches=()).history[0].met is False
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-300, 1e300])
 def test_matrices_at_the_edge_of_the_number_range(value: float) -> None:
     found = km.fit(np.full((6, 6), value), tol=1e-8, batches=())
@@ -207,6 +239,16 @@ def test_an_interruption_keeps_the_best_so_far() -> None:
     search.run([("drawn", _rank_one), ("slow", interrupted), ("never", _rank_one)])
     assert search.interrupted
     assert [a.family for a in search.history] == ["drawn"]
+
+
+def test_a_family_that_keeps_its_best_so_far_ends_the_search() -> None:
+    def stopped(problem: Problem) -> Proposal:
+        return replace(_rank_one(problem), interrupted=True)
+
+    search = Search(Problem(torch.ones(8, 8, dtype=torch.float64), 0.99), torch.float64, lambda f, a: None)
+    search.run([("stopped", stopped), ("never", _rank_one)])
+    assert search.interrupted
+    assert [a.family for a in search.history] == ["stopped"]
 
 
 def test_time_that_is_up_is_said_of_every_family_not_tried() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 import kmatrix as km
+from kmatrix.fitting import named
 from kmatrix.fitting.certificate import relative_error
 from kmatrix.fitting.named import fit_into, polished
-from kmatrix.fitting.problem import Problem, Proposal
+from kmatrix.fitting.problem import Problem, Proposal, TimeUp
 from kmatrix.structures import (
     BPBP,
     OBB,
@@ -26,6 +28,7 @@ from kmatrix.structures import (
     RealPart,
     Scaled,
     Structure,
+    StructuredMatrix,
     Transpose,
 )
 
@@ -65,6 +68,89 @@ def test_members_are_found_without_learning(structure: Structure, shape: tuple[i
     assert error < 1e-10
     assert proposal.note == note
     assert proposal.matrix.structure == structure
+
+
+@pytest.mark.parametrize(
+    ("structure", "note"),
+    [
+        (km.BLAST(2, 2), "a local solution, by alternating least squares"),
+        (km.Kronecker((3, 3)), "a local solution, by alternating least squares"),
+        (km.Kronecker((2, 4)), "nearest member, in closed form"),
+        (km.Sum((km.Sparse(4), km.LowRank(1))), "a local solution, by alternating projections"),
+        (Transpose(km.BLAST(2, 2)), "a local solution, by alternating least squares"),
+    ],
+    ids=str,
+)
+def test_local_solutions_are_called_that(structure: Structure, note: str) -> None:
+    assert fitted(structure, torch.from_numpy(RNG.standard_normal((8, 8))))[1].note == note
+
+
+@pytest.mark.parametrize(
+    "structure",
+    [
+        km.Kaleidoscope(),
+        OBB(),
+        BPBP(),
+        Fastfood(),
+        km.ACDC(),
+        RealPart(km.Kaleidoscope()),
+        km.Product((km.Diagonal(), km.OrthogonalButterfly()), (16,)),
+        km.Sum((OBB(), LowRank(1))),
+    ],
+    ids=str,
+)
+def test_a_zero_target_gets_the_zero_member(structure: Structure) -> None:
+    found = km.fit(np.zeros((16, 16)), structure, batches=())
+    assert found.relative_error == 0.0
+    assert not found.matrix.to_dense().any()
+    assert found.method == "all numbers zero"
+
+
+def test_a_zero_target_where_zero_is_no_member() -> None:
+    found = km.fit(np.zeros((4, 4)), km.OrthogonalButterfly(), batches=())
+    assert found.relative_error == pytest.approx(2.0)  # the norm of any orthogonal matrix
+
+
+def _slow_starts(calls: list[str], error: type[BaseException]) -> Iterator[tuple[StructuredMatrix, str]]:
+    generator = torch.Generator().manual_seed(0)
+    for name in ("first", "second"):
+        calls.append(name)
+        yield OBB().random(8, 8, dtype=torch.float64, generator=generator), name
+    calls.append("third")
+    raise error
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeUp])
+def test_starts_that_are_cut_short_leave_the_best_of_those_made(
+    error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(named, "starts", lambda structure, problem: _slow_starts(calls, error))
+    target = member(OBB(), 8, 8) + OBB().random(8, 8, dtype=torch.float64).to_dense().detach() / 10
+    target = target + next(_slow_starts([], error))[0].to_dense().detach() * 10
+    _, proposal = fitted(OBB(), target)
+    assert calls == ["first", "second", "third"]
+    assert proposal.interrupted
+    assert proposal.note == "first"
+
+
+def test_ctrl_c_before_the_first_start_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(structure: Structure, problem: Problem) -> Iterator[tuple[StructuredMatrix, str]]:
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(named, "starts", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fit_into(OBB(), Problem(torch.eye(8, dtype=torch.float64), 1e-10))
+
+
+def test_no_start_is_made_once_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(named, "starts", lambda structure, problem: _slow_starts(calls, TimeUp))
+    target = next(_slow_starts([], TimeUp))[0].to_dense().detach() + 0.01
+    found = fit_into(OBB(), Problem(target, 1e-10, deadline=time.monotonic() - 1))
+    assert calls == ["first"]
+    assert found.interrupted and found.note == "first"
 
 
 @pytest.mark.parametrize("conjugate", [False, True])

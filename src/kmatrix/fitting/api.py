@@ -49,9 +49,10 @@ def fit(
     """Find a fast structured matrix for a dense target, with a certificate.
 
     With a structure, the closest member that its method finds: the exact minimiser of ``||W - A||_F`` where a
-    closed form exists, a hierarchical factorisation for chains, gradient learning otherwise. Without one, every
-    family is tried from cheap to dear, under a search over row and column orders, and the cheapest whose relative
-    error is at most ``tol`` is returned; if none is cheaper than dense, the answer is ``Dense`` with the reason.
+    closed form exists, a hierarchical factorisation for chains, alternation or gradient learning otherwise. Without
+    one, every family is tried from cheap to dear, under a search over row and column orders, and the cheapest whose
+    relative error is at most ``tol``, and which takes no more operations than dense, is returned; if there is none,
+    the answer is ``Dense`` with the reason.
 
     Args:
         target: an ``(m, n)`` tensor or numpy array (float or complex), a ``.npy``, ``.npz`` or ``.safetensors``
@@ -62,7 +63,7 @@ def fit(
         of: what cheap means: ``"params"``, numbers held (and positions of sparse entries), or ``"flops"``.
         name: which array of a file with several.
         seed: of every random choice; the same seed gives the same result.
-        max_seconds: stop starting new families after this time and return the best so far.
+        max_seconds: stop after this time and return the best so far; decompositions under way are finished.
         batches: batch sizes at which the certificate times the result against dense; ``()`` to skip.
         progress: called with the family being tried, and again with its ``Attempt`` when it ends.
 
@@ -175,7 +176,7 @@ def _named(
     search.progress(name, attempt)
     reason = "the structure was given"
     if proposal.interrupted:
-        reason += ", and learning was cut short"
+        reason += ", and the search for its best member was cut short"
     if tol is not None:
         reason += f" and reaches {tol:g}" if attempt.met else f", but does not reach {tol:g}"
     return Fit(

@@ -6,6 +6,7 @@ Register your own with ``@fit_into.register(MyStructure)``.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import singledispatch
 from typing import cast
 
@@ -17,8 +18,10 @@ from kmatrix.fitting.certificate import relative_error
 from kmatrix.fitting.chains.members import as_pairs
 from kmatrix.fitting.chains.polish import polish
 from kmatrix.fitting.learning.gradient import learn
-from kmatrix.fitting.problem import Declined, Problem, Proposal
-from kmatrix.fitting.projections.nearest import project
+from kmatrix.fitting.learning.harden import harden
+from kmatrix.fitting.learning.race import field_of
+from kmatrix.fitting.problem import Declined, Problem, Proposal, TimeUp, counted
+from kmatrix.fitting.projections.nearest import project, projection_note
 from kmatrix.fitting.starts.by_structure import Start, starts
 from kmatrix.structures import ChainMatrix, Scaled, Structure, StructuredMatrix, Transpose
 from kmatrix.structures.chain import ChainStructure
@@ -36,8 +39,9 @@ _NEARLY = 1e-2  # a start as near as this needs no rivals
 def fit_into(structure: Structure, problem: Problem) -> Proposal:
     """The member of a structure nearest to the target that the best method for it finds.
 
-    Closed forms where they exist; else exact constructions (hierarchical factorisation, peeling, the theorems), and,
-    while these miss the tolerance, gradient learning from the best of them and from random starts.
+    Projections where they exist, in closed form or by alternation; else exact constructions (hierarchical
+    factorisation, peeling, the theorems), and, while these miss the tolerance, gradient learning from the best of
+    them and from random starts.
 
     Args:
         structure: the family; register a rule for your own with ``@fit_into.register(MyStructure)``.
@@ -55,7 +59,7 @@ def fit_into(structure: Structure, problem: Problem) -> Proposal:
         ('peeling', True)
     """
     try:
-        return Proposal(project(structure, problem.dense), "nearest member, in closed form")
+        return Proposal(project(structure, problem.dense), projection_note(structure, *problem.shape))
     except FitError:
         return _constructed_or_learned(structure, problem)
 
@@ -81,16 +85,14 @@ def _like(problem: Problem, dense: Tensor) -> Problem:
 
 def _constructed_or_learned(structure: Structure, problem: Problem) -> Proposal:
     """The first start that meets the tolerance, or what gradient learning makes of the best few."""
-    made: list[tuple[float, Start]] = []
     tol = max(problem.tol, _ROUNDING)
-    for matrix, how in starts(structure, problem):
-        error = _error(problem.dense, matrix)
-        if error <= tol:
-            return Proposal(matrix, how)
-        if error < 1:  # others are worse than the zero matrix
-            made.append((error, (matrix, how)))
-    made.sort(key=lambda entry: entry[0])
+    zero = _zero_member(structure, problem) if problem.norm == 0 else None
+    if zero is not None:
+        return Proposal(zero, "all numbers zero")
+    made, interrupted = _made(structure, problem, tol)
     best = [start for _, start in made[:_TRIED]]
+    if made and (made[0][0] <= tol or interrupted):
+        return Proposal(*best[0], interrupted)
     near = bool(made) and made[0][0] <= _NEARLY
     learned = learn(
         problem.dense,
@@ -102,8 +104,41 @@ def _constructed_or_learned(structure: Structure, problem: Problem) -> Proposal:
         deadline=problem.deadline,
     )
     origin = " and ".join([how for _, how in best] + ["random starts"] * (not near))
-    found = Proposal(learned.matrix, f"{learned.steps} gradient steps from {origin}", learned.interrupted)
+    steps = counted(learned.steps, "gradient step")
+    found = Proposal(learned.matrix, f"{steps} from {origin}", learned.interrupted)
     return found if learned.interrupted else polished(found, problem)
+
+
+def _zero_member(structure: Structure, problem: Problem) -> StructuredMatrix | None:
+    """The zero matrix as the member whose numbers are all zero; ``None`` where that is another matrix."""
+    dtype = field_of(structure, problem.dense)
+    drawn = structure.random(*problem.shape, dtype=dtype, generator=problem.generator())
+    matrix = harden(drawn).double()
+    with torch.no_grad():
+        for parameter in matrix.parameters():
+            parameter.zero_()
+        return None if bool(matrix.to_dense().any()) else matrix
+
+
+def _made(structure: Structure, problem: Problem, tol: float) -> tuple[list[tuple[float, Start]], bool]:
+    """Starts with their errors, best first, and whether making them was cut short; the last made if it is near."""
+    made: list[tuple[float, Start]] = []
+    interrupted = False
+    try:
+        for matrix, how in starts(structure, problem):
+            error = _error(problem.dense, matrix)
+            if error < 1:  # others are worse than the zero matrix
+                made.append((error, (matrix, how)))
+            if error <= tol:
+                break
+            problem.check_time()
+    except (TimeUp, KeyboardInterrupt) as error:
+        # Ctrl-C, which may arrive as TimeUp, has nothing to keep; time that is up leaves one step of learning.
+        if not made and not problem.late:
+            raise KeyboardInterrupt from error
+        interrupted = True
+    made.sort(key=lambda entry: entry[0])
+    return made, interrupted
 
 
 def polished(proposal: Proposal, problem: Problem) -> Proposal:
@@ -120,14 +155,19 @@ def polished(proposal: Proposal, problem: Problem) -> Proposal:
     except Declined:
         return proposal
     weights = [w.detach() for w in matrix.weights]
-    better = polish(
-        problem.dense, weights, [f.pattern for f in factors], sweeps=_SWEEPS, tol=max(problem.tol, _ROUNDING)
-    )
+    tol = max(problem.tol, _ROUNDING)
+    patterns = [f.pattern for f in factors]
+    try:
+        better = polish(problem.dense, weights, patterns, sweeps=_SWEEPS, tol=tol, deadline=problem.deadline)
+    except KeyboardInterrupt:
+        return replace(proposal, interrupted=True)
     if better.errors[-1] >= better.errors[0]:
         return proposal
     made = ChainMatrix.from_weights(cast(ChainStructure, matrix.structure), matrix.shape, better.weights)
     return Proposal(
-        made, f"{proposal.note}, {len(better.errors) - 1} sweeps of least squares", proposal.interrupted
+        made,
+        f"{proposal.note}, {counted(len(better.errors) - 1, 'sweep')} of least squares",
+        proposal.interrupted,
     )
 
 

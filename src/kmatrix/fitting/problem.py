@@ -17,12 +17,22 @@ Measure = Literal["params", "flops"]
 TIME_IS_UP = "time is up"
 
 
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number of things in words.
+
+    Example:
+        >>> counted(1, "product"), counted(2000, "product"), counted(2, "entry", "entries")
+        ('1 product', '2,000 products', '2 entries')
+    """
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
 class Declined(Exception):
     """A family has no member to offer for this problem; the message says why."""
 
 
 class TimeUp(Declined):
-    """A family was not tried, or not to its end, because the time allowed was over."""
+    """Work was not begun, or not brought to its end, because the time allowed was over or somebody stopped it."""
 
 
 @dataclass(frozen=True)
@@ -81,19 +91,39 @@ class Problem:
 
         Fixed permutations are free, as they fold into the passes over a chain.
         """
-        widened = matrix.dtype.is_complex and not self.dense.is_complex()
         if self.of == "flops":
-            return matrix.flops * (4 if widened else 1)
+            return self.operations(matrix)
         positions = sum(part.stored.shape[0] for part in matrix.modules() if isinstance(part, SparseMatrix))
-        return matrix.num_params * (2 if widened else 1) + positions
+        return matrix.num_params * (2 if self._widened(matrix) else 1) + positions
+
+    def operations(self, matrix: StructuredMatrix) -> int:
+        """Operations for one vector, four for one where complex numbers stand for a real target."""
+        return matrix.flops * (4 if self._widened(matrix) else 1)
+
+    def _widened(self, matrix: StructuredMatrix) -> bool:
+        return matrix.dtype.is_complex and not self.dense.is_complex()
+
+    @property
+    def dense_flops(self) -> int:
+        """What the target itself takes for one vector; no answer takes more, however few numbers it holds."""
+        return 2 * self.dense.numel()
+
+    def max_flops(self) -> int:
+        """How many operations a member may take to be of interest."""
+        return self.dense_flops if self.of == "params" else int(self.cheapest - 1)
 
     def max_params(self) -> int:
         """How many numbers a member may hold to be of interest, if each costs at least one multiply and add."""
         return int(self.cheapest - 1) if self.of == "params" else int((self.cheapest - 1) // 2)
 
+    @property
+    def late(self) -> bool:
+        """Whether time is up."""
+        return time.monotonic() > self.deadline
+
     def check_time(self) -> None:
         """Decline if time is up."""
-        if time.monotonic() > self.deadline:
+        if self.late:
             raise TimeUp(TIME_IS_UP)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from kmatrix._errors import ArgumentError, DtypeError
 from kmatrix._permutations import Index, bit_reversal, digit_reversal, is_permutation, prime_factors, stride
 from kmatrix.fitting.orders.discovery import Discovery, NotFound, discover
+from kmatrix.fitting.problem import TimeUp
 from kmatrix.ops import chain_matmul
 
 RNG = np.random.default_rng(11)
@@ -243,3 +244,36 @@ def test_refuses_what_cannot_be_searched(
 ) -> None:
     with pytest.raises(error, match=match):
         discover(matrix, tol)
+
+
+@pytest.mark.parametrize("error", [TimeUp, KeyboardInterrupt])
+def test_what_is_found_when_time_is_up_is_kept(error: type[BaseException]) -> None:
+    n = 45  # odd sizes are not folded, so that the search goes on in hope of a better price
+    target = tensor(TRANSFORMS["dct2"](n)[np.random.default_rng(0).permutation(n)])
+    calls = 0
+
+    def count() -> None:
+        nonlocal calls
+        calls += 1
+
+    full = discover(target, check=count)
+    assert isinstance(full, Discovery) and not full.interrupted
+    assert calls > 10
+
+    def stopped(after: int) -> Discovery | NotFound | None:
+        left = iter(range(after))
+
+        def check() -> None:
+            if next(left, None) is None:
+                raise error("now")
+
+        try:
+            return discover(target, check=check)
+        except error:
+            return None
+
+    ends = [stopped(after) for after in (0, calls - 10, calls - 1)]
+    assert ends[0] is None
+    for end in ends[1:]:
+        assert isinstance(end, Discovery) and end.interrupted
+        assert end.factors.relative_error < 1e-12

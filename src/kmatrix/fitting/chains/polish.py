@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -42,6 +44,7 @@ def polish(
     *,
     sweeps: int = 20,
     tol: float = 0.0,
+    deadline: float = math.inf,
 ) -> Polished:
     r"""Improve all factors of a chain by alternating least squares, the exact minimum for one factor at a time.
 
@@ -57,6 +60,7 @@ def polish(
         patterns: their supports.
         sweeps: most passes over all factors.
         tol: relative Frobenius error at which to stop.
+        deadline: clock time (``time.monotonic``) at which to stop.
 
     Raises:
         ArgumentError: if a weight is tied or not of its pattern's shape, or the chain has another shape than ``W``.
@@ -75,6 +79,8 @@ def polish(
     errors = [float(torch.linalg.vector_norm(residual)) / norm]
     for _ in range(sweeps):
         for i in range(len(factors)):
+            if time.monotonic() > deadline:
+                break
             candidate = factors[i] + _step(residual, factors, i, groups[i])
             trial = [*factors[:i], candidate, *factors[i + 1 :]]
             left_over = matrix - _product(trial, matrix.shape[1], matrix.dtype)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ from kmatrix.fitting.orders.partitions import (
     transpose_levels,
     tree_of_columns,
 )
-from kmatrix.fitting.orders.trees import FLOOR, cluster_tolerances, column_tree, row_levels
+from kmatrix.fitting.orders.trees import FLOOR, Check, cluster_tolerances, column_tree, row_levels
+from kmatrix.fitting.problem import TimeUp
 
 # Prices are numbers per n * (sum of prime factors): 1 is a butterfly of tile rank 1, 2 a folded one of rank 2.
 _GOOD = 2.1
@@ -44,6 +45,7 @@ class Discovery:
         pairs: radices ``(b_i, c_i)`` in order of application.
         factors: the chain, and its error.
         how: the tree that led there, for reports.
+        interrupted: whether the search was cut short; this is then the best so far.
     """
 
     row_perm: Index
@@ -51,6 +53,7 @@ class Discovery:
     pairs: tuple[tuple[int, int], ...]
     factors: HierarchicalResult
     how: str
+    interrupted: bool = False
 
     @property
     def ranks(self) -> tuple[int, ...]:
@@ -74,7 +77,9 @@ class NotFound:
     reasons: tuple[str, ...]
 
 
-def discover(matrix: Tensor, tol: float = 1e-12, *, seed: int = 0) -> Discovery | NotFound:
+def discover(
+    matrix: Tensor, tol: float = 1e-12, *, seed: int = 0, check: Check = lambda: None
+) -> Discovery | NotFound:
     r"""Find orders of rows and columns, radices and tile ranks that make ``W`` a short chain.
 
     A tile-rank butterfly is a tree of columns and a tree of rows such that classes at depth ``i`` of the one have low
@@ -88,6 +93,8 @@ def discover(matrix: Tensor, tol: float = 1e-12, *, seed: int = 0) -> Discovery 
         matrix: ``(m, n)`` float64 or complex128.
         tol: relative Frobenius error of an acceptable chain; below 1e-12 it is taken as that.
         seed: of the random sketches and draws.
+        check: called now and then; with ``TimeUp`` it ends the search, as Ctrl-C does. What was found by then is
+            the answer, marked ``interrupted``; if nothing was, the exception goes on.
 
     Raises:
         DtypeError: if the matrix has another dtype.
@@ -104,11 +111,18 @@ def discover(matrix: Tensor, tol: float = 1e-12, *, seed: int = 0) -> Discovery 
         Zheng, Riccietti, Gribonval, "Efficient identification of butterfly sparse matrix factorizations" (2110.01230)
         for the factorisation once the orders are known.
     """
-    search = _Search(_checked(matrix, tol), tol, torch.Generator().manual_seed(seed))
-    for how, levels in search.candidates():
-        search.offer(how, levels)
-        if search.price() <= _GOOD:
-            break
+    search = _Search(_checked(matrix, tol), tol, torch.Generator().manual_seed(seed), check)
+    try:
+        for how, levels in search.candidates():
+            search.offer(how, levels)
+            if search.price() <= _GOOD:
+                break
+            check()
+    except (TimeUp, KeyboardInterrupt):
+        found = search.conclude()
+        if isinstance(found, NotFound):
+            raise
+        return replace(found, interrupted=True)
     return search.conclude()
 
 
@@ -119,6 +133,7 @@ class _Search:
     matrix: Tensor
     tol: float
     generator: torch.Generator
+    check: Check
     promising: bool = False
     offers: list[_Offer] = field(default_factory=list)
     reasons: list[str] = field(default_factory=list)
@@ -142,7 +157,7 @@ class _Search:
         yield "rows from scratch", transpose_levels(self._from_scratch(self.matrix.T, delta))
 
     def _from_scratch(self, matrix: Tensor, delta: float) -> list[Level]:
-        tree = column_tree(matrix, delta, self.generator)
+        tree = column_tree(matrix, delta, self.generator, self.check)
         if tree is None:
             return []
         self.promising = True
@@ -169,7 +184,7 @@ class _Search:
             yield f"{tree.how}, columns again", transpose_levels(levels)
 
     def _row_levels(self, matrix: Tensor, tree: Tree, delta: float) -> list[Level]:
-        return row_levels(matrix, tree, (self.tol, delta), self.generator)
+        return row_levels(matrix, tree, (self.tol, delta), self.generator, self.check)
 
     def offer(self, how: str, levels: list[Level]) -> None:
         """Keep the levels if they make a chain shorter than dense."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ def tile_butterfly(problem: Problem) -> Proposal:
             f"the tolerance needs about {plans[0][0].num_params:,} numbers under the best known order"
         )
     for radices, row_tree, column_tree in plans[:TRIED]:
+        if problem.late and best is not None:
+            return replace(best, interrupted=True)
         problem.check_time()
         rows, columns = _strided(row_tree), column_tree.order
         permuted = problem.dense[torch.from_numpy(rows)][:, torch.from_numpy(columns)]

@@ -6,7 +6,7 @@ Both walk down from whole rows (or columns) to small tiles, merging what spans a
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ from kmatrix._permutations import Index
 from kmatrix.fitting.orders.grouping import Merge, compress, lengths, merge, near, plane_through, random
 from kmatrix.fitting.orders.partitions import Level, Tree, contiguous_order
 
+Check = Callable[[], None]
+"""Called now and then during long work, which ends with whatever it raises."""
 FLOOR = 1e-12
 """Relative errors below this are rounding in the numbers that were handed in."""
 _DRAWN = 4  # rows drawn at a time: three always lie in a plane with one column's multiples
@@ -38,7 +40,11 @@ def cluster_tolerances(tol: float) -> list[float]:
 
 
 def row_levels(
-    matrix: Tensor, tree: Tree, slack: tuple[float, float], generator: torch.Generator
+    matrix: Tensor,
+    tree: Tree,
+    slack: tuple[float, float],
+    generator: torch.Generator,
+    check: Check = lambda: None,
 ) -> list[Level]:
     """The levels at which the rows, in any order, fall into classes with lines or planes on the blocks of a tree.
 
@@ -50,6 +56,7 @@ def row_levels(
         tree: of the columns.
         slack: relative Frobenius error that may be lost at a level, and the distance up to which directions are one.
         generator: source of the random sketches.
+        check: called now and then; what it raises ends the search.
     """
     tol, delta = slack
     m, n = matrix.shape
@@ -60,6 +67,7 @@ def row_levels(
     labels = torch.arange(m)
     levels: list[Level] = []
     for radix in tree.radices[:-1]:
+        check()
         bases = _refine(bases, radix)
         width = bases.shape[3]
         thinner, lost = compress(bases, 1)
@@ -82,7 +90,9 @@ def row_levels(
     return levels[::-1]
 
 
-def column_tree(matrix: Tensor, delta: float, generator: torch.Generator) -> Tree | None:
+def column_tree(
+    matrix: Tensor, delta: float, generator: torch.Generator, check: Check = lambda: None
+) -> Tree | None:
     """A tree of the columns when neither order is known, or ``None`` if no two columns belong together.
 
     It is enough to follow one shrinking class of rows: a few rows drawn at random are in one class often enough, and
@@ -93,13 +103,14 @@ def column_tree(matrix: Tensor, delta: float, generator: torch.Generator) -> Tre
         matrix: ``(m, n)`` float64 or complex128.
         delta: distance up to which two directions are one.
         generator: source of the draws.
+        check: called now and then; what it raises ends the search.
     """
     bases = matrix.T.reshape(matrix.shape[1], 1, 1, matrix.shape[0])
     labels = torch.arange(matrix.shape[1])
     chain: list[Index] = []
     radices: list[int] = []
     while len(bases) > 1:
-        found, rows = _next_level(bases, delta, generator)
+        found, rows = _next_level(bases, delta, generator, check)
         if found is None:
             break
         bases, _ = compress(_join(bases[..., rows], found), found.rank)
@@ -115,12 +126,15 @@ def column_tree(matrix: Tensor, delta: float, generator: torch.Generator) -> Tre
     return Tree("discovered", contiguous_order(chain[::-1], len(labels)), tuple(reversed(radices)))
 
 
-def _next_level(bases: Tensor, delta: float, generator: torch.Generator) -> tuple[Merge | None, Tensor]:
+def _next_level(
+    bases: Tensor, delta: float, generator: torch.Generator, check: Check
+) -> tuple[Merge | None, Tensor]:
     """Groups of columns that merge on a smaller class of rows, and that class."""
     columns = bases[:, 0]
     for rows in itertools.chain(
-        _line_seeds(columns, delta, generator), _plane_seeds(columns, delta, generator)
+        _line_seeds(columns, delta, generator), _plane_seeds(columns, delta, generator, check)
     ):
+        check()
         found = merge(bases[..., rows], delta, generator)
         if found is not None:
             return found, rows
@@ -159,7 +173,7 @@ def _same_ratio(first: Tensor, others: Tensor, row: Tensor, rows: Tensor, delta:
     return same
 
 
-def _plane_seeds(columns: Tensor, delta: float, generator: torch.Generator) -> Iterator[Tensor]:
+def _plane_seeds(columns: Tensor, delta: float, generator: torch.Generator, check: Check) -> Iterator[Tensor]:
     """Classes of rows on which columns meet in planes, one of each size, from four rows drawn again and again.
 
     Rows that lie in the plane of some columns by accident do not in the plane of others.
@@ -170,6 +184,7 @@ def _plane_seeds(columns: Tensor, delta: float, generator: torch.Generator) -> I
     probes = random(columns, (_DRAWN, 2), generator)
     sizes: set[int] = set()
     for _ in range(min(_DRAWS, 8 * height)):
+        check()
         drawn = torch.randperm(height, generator=generator)[:_DRAWN]
         starts = torch.randint(count, (4,), generator=generator).tolist()
         rows = _rows_of_class(columns, starts[0], drawn, (probes, delta))

@@ -1,4 +1,4 @@
-"""Dense in, nearest member of a structure out, for the families with a closed form: ``project`` and its rules.
+"""Dense in, nearest member of a structure out, for the families with a direct method: ``project`` and its rules.
 
 Everything is computed in double precision and returned in the number type of the target. Families with tied
 diagonals register their rules in ``projections_tied``.
@@ -22,6 +22,7 @@ from kmatrix.fitting.projections.truncation import truncate
 from kmatrix.structures import (
     BLAST,
     ChainMatrix,
+    Dense,
     Kronecker,
     Sparse,
     SparseMatrix,
@@ -36,6 +37,7 @@ from kmatrix.structures.chain import ChainStructure, Factor
 from kmatrix.structures.compose import transpose
 
 Permutations = Sequence[Tensor | Index]
+LEAST_SQUARES = "a local solution, by alternating least squares"
 
 
 @singledispatch
@@ -57,7 +59,7 @@ def project(
         The member, in the number type and on the device of the target.
 
     Raises:
-        FitError: if the family has no closed form.
+        FitError: if the family has neither a closed form nor an alternation.
         ArgumentError: if the target is not a finite matrix of a shape that the structure has.
 
     Example:
@@ -69,6 +71,18 @@ def project(
         True
     """
     raise _refusal(structure, "no closed form")
+
+
+@singledispatch
+def projection_note(structure: Structure, m: int, n: int) -> str:
+    """What ``project`` finds for a target of shape ``(m, n)``: the nearest member, or a local solution, and how.
+
+    Example:
+        >>> import kmatrix as km
+        >>> projection_note(km.LowRank(2), 8, 8), projection_note(km.BLAST(2, 2), 8, 8)
+        ('nearest member, in closed form', 'a local solution, by alternating least squares')
+    """
+    return "nearest member, in closed form"
 
 
 def _refusal(structure: Structure, reason: str) -> FitError:
@@ -234,6 +248,12 @@ def _(structure: Kronecker, target: Tensor, *, generator: torch.Generator | None
     return project_kronecker(target, structure)
 
 
+@projection_note.register(Kronecker)
+def _(structure: Kronecker, m: int, n: int) -> str:
+    (m1, n1), (m2, n2) = structure.shapes(m, n)
+    return projection_note(Dense(), m, n) if (m1 * m2, n1 * n2) == (m, n) else LEAST_SQUARES
+
+
 def project_kronecker(target: Tensor, structure: Kronecker) -> StructuredMatrix:
     """The nearest sum of Kronecker products: an SVD of the matrix with its tiles as rows.
 
@@ -263,6 +283,11 @@ def project_kronecker(target: Tensor, structure: Kronecker) -> StructuredMatrix:
 @project.register(BLAST)
 def _(structure: BLAST, target: Tensor, *, generator: torch.Generator | None = None) -> StructuredMatrix:
     return project_blast(target, structure, generator=generator)
+
+
+@projection_note.register(BLAST)
+def _(structure: BLAST, m: int, n: int) -> str:
+    return LEAST_SQUARES
 
 
 def project_blast(
@@ -307,9 +332,19 @@ def _(structure: Transpose, target: Tensor, *, generator: torch.Generator | None
     return transpose(project(structure.of, turned, generator=generator), conjugate=structure.conjugate)
 
 
+@projection_note.register(Transpose)
+def _(structure: Transpose, m: int, n: int) -> str:
+    return projection_note(structure.of, n, m)
+
+
 @project.register(Sum)
 def _(structure: Sum, target: Tensor, *, generator: torch.Generator | None = None) -> StructuredMatrix:
     return project_sum(target, structure, generator=generator)
+
+
+@projection_note.register(Sum)
+def _(structure: Sum, m: int, n: int) -> str:
+    return "a local solution, by alternating projections"
 
 
 def project_sum(
@@ -327,7 +362,7 @@ def project_sum(
         generator: passed on to the terms.
 
     Raises:
-        FitError: if a term has no closed form.
+        FitError: if a term is not one that ``project`` takes.
     """
     dense = wide(target, structure)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ GROWTH = 1.5
 SPLIT = 1e-7
 
 
-def pursue(dense: Tensor, *, tol: float) -> tuple[Tensor, int]:
+def pursue(dense: Tensor, *, tol: float, check: Callable[[], None] = lambda: None) -> tuple[Tensor, int]:
     """Guess which entries are sparse outliers and what rank the rest has, by minimising ``||L||_* + lambda ||S||_1``.
 
     The inexact augmented Lagrangian with ``lambda = 1 / sqrt(max(m, n))``; exact for a few large entries on top of a
@@ -24,6 +25,7 @@ def pursue(dense: Tensor, *, tol: float) -> tuple[Tensor, int]:
     Args:
         dense: ``(m, n)`` float64 or complex128.
         tol: relative size under which singular values and entries of the split count as zero.
+        check: called now and then; what it raises ends the pursuit.
 
     Returns:
         The mask of the sparse part, and the rank of the other.
@@ -37,6 +39,7 @@ def pursue(dense: Tensor, *, tol: float) -> tuple[Tensor, int]:
     low = sparse = torch.zeros_like(dense)
     rank = 0
     for _ in range(PURSUIT_ROUNDS):
+        check()
         u, s, vh = torch.linalg.svd(dense - sparse + dual / penalty, full_matrices=False)
         shrunk = (s - 1 / penalty).clamp_min(0)
         rank = int((shrunk > tol * norm).sum())

@@ -20,7 +20,7 @@ from kmatrix.fitting.energy import fewest, tails
 from kmatrix.fitting.orders.discovery import NotFound, discover
 from kmatrix.fitting.orders.tiles import tile_butterfly
 from kmatrix.fitting.orders.toeplitz import find_toeplitz_order
-from kmatrix.fitting.problem import Declined, Family, Problem, Proposal
+from kmatrix.fitting.problem import Declined, Family, Problem, Proposal, counted
 from kmatrix.fitting.projections.nearest import project
 from kmatrix.fitting.projections.pursuit import pursue, split
 from kmatrix.structures import (
@@ -53,7 +53,8 @@ def sparse(problem: Problem) -> Proposal:
     kept = min(needed, problem.max_params() // 2)
     if kept < 1 or kept > problem.dense.numel() // 4:
         raise Declined(f"the tolerance needs {needed:,} of {problem.dense.numel():,} entries")
-    note = f"the {kept:,} largest entries" + ("" if kept == needed else f"; the tolerance needs {needed:,}")
+    note = f"the {counted(kept, 'largest entry', 'largest entries')}"
+    note += "" if kept == needed else f"; the tolerance needs {needed:,}"
     return Proposal(project(Sparse(kept), problem.dense), note)
 
 
@@ -153,7 +154,11 @@ def block_circulant(problem: Problem) -> Proposal:
     """Average within each block, for the block sizes that divide both sides; the largest that meets the tolerance."""
     m, n = problem.shape
     common = math.gcd(m, n)
-    sizes = [k for k in range(common, 1, -1) if common % k == 0 and m * n // k <= problem.max_params()]
+
+    def affordable(k: int) -> bool:
+        return m * n // k <= problem.max_params() and BlockCirculant(k).flops(m, n) <= problem.max_flops()
+
+    sizes = [k for k in range(common, 1, -1) if common % k == 0 and affordable(k)]
     if not sizes:
         raise Declined("no block size divides both sides and is cheaper than the best so far")
     for k in sizes:
@@ -169,16 +174,20 @@ def kronecker(problem: Problem) -> Proposal:
     """Sums of Kronecker products, for the splittings of the sides that cost least for each product."""
     m, n = problem.shape
 
-    def numbers(split: tuple[int, int]) -> int:
-        return split[0] * split[1] + (m // split[0]) * (n // split[1])
+    def numbers(left: tuple[int, int]) -> int:
+        return left[0] * left[1] + (m // left[0]) * (n // left[1])
 
     offers: list[tuple[bool, float, int, tuple[int, int], int]] = []
+    interrupted = False
     for m1, n1 in sorted(itertools.product(_divisors(m), _divisors(n)), key=numbers)[:SPLITTINGS]:
         size = numbers((m1, n1))
-        most = problem.max_params() // size
+        most = min(problem.max_params() // size, problem.max_flops() // Kronecker((m1, n1)).flops(m, n))
         # With a 1 x 1 factor the splitting is dense in disguise, with a row and a column it is low rank.
         if (m1, n1) in ((1, 1), (m, n), (1, n), (m, 1)) or most < 1:
             continue
+        if problem.late and offers:
+            interrupted = True
+            break
         problem.check_time()
         rank, error = _kronecker_rank(problem, m1, n1, most)
         met = error <= problem.tol
@@ -187,8 +196,8 @@ def kronecker(problem: Problem) -> Proposal:
         raise Declined("the sides have no splitting that is cheaper than the best so far")
     _, _, _, left, rank = min(offers)
     right = (m // left[0], n // left[1])
-    note = f"{rank} products of {left} and {right}, by SVD of the rearranged matrix"
-    return Proposal(project(Kronecker(left, rank), problem.dense), note)
+    note = f"{counted(rank, 'product')} of {left} and {right}, by SVD of the rearranged matrix"
+    return Proposal(project(Kronecker(left, rank), problem.dense), note, interrupted)
 
 
 def _kronecker_rank(problem: Problem, m1: int, n1: int, most: int) -> tuple[int, float]:
@@ -216,12 +225,13 @@ def _divisors(n: int) -> list[int]:
 
 def butterfly(problem: Problem) -> Proposal:
     """Find row and column orders under which the matrix is a butterfly of tile rank one or two."""
-    found = discover(problem.dense, problem.tol, seed=problem.seed)
+    found = discover(problem.dense, problem.tol, seed=problem.seed, check=problem.check_time)
     if isinstance(found, NotFound):
         ways = dict.fromkeys(reason.partition(":")[0] for reason in found.reasons)
         raise Declined(f"no order found in which it is shorter than dense; looked at: {', '.join(ways)}")
     note = f"{found.how}, tile ranks {list(found.ranks)}"
-    return Proposal(chain_matrix(found.factors, found.row_perm, found.col_perm), note)
+    matrix = chain_matrix(found.factors, found.row_perm, found.col_perm)
+    return Proposal(matrix, note, found.interrupted)
 
 
 def sparse_plus_low_rank(problem: Problem) -> Proposal:
@@ -237,15 +247,12 @@ def sparse_plus_low_rank(problem: Problem) -> Proposal:
     allowed = (problem.tol * problem.norm) ** 2
     if missed > max(0.8 * _left_of_noise(kept / (m * n)) * float(rest.sum()), allowed):
         raise Declined(f"entries do not stand out of what rank {rank} leaves more than they would of noise")
-    mask, rank = pursue(problem.dense, tol=max(problem.tol / 10, PURSUIT_FLOOR))
+    mask, rank = pursue(problem.dense, tol=max(problem.tol / 10, PURSUIT_FLOOR), check=problem.check_time)
+    entries = counted(int(mask.sum()), "entry", "entries")
     needed = 2 * int(mask.sum()) + rank * (m + n)
     if rank < 1 or needed > problem.max_params():
-        raise Declined(
-            f"the split found has {int(mask.sum()):,} entries and rank {rank}, over the best so far"
-        )
-    return Proposal(
-        split(problem.dense, mask, rank, tol=problem.tol), f"{int(mask.sum()):,} entries plus rank {rank}"
-    )
+        raise Declined(f"the split found has {entries} and rank {rank}, over the best so far")
+    return Proposal(split(problem.dense, mask, rank, tol=problem.tol), f"{entries} plus rank {rank}")
 
 
 def _left_of_noise(share: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -37,6 +37,7 @@ class Search:
     winner: StructuredMatrix | None = None
     winning: Attempt | None = None
     interrupted: bool = False
+    too_slow: list[Attempt] = field(default_factory=list)
 
     def run(self, families: Iterable[tuple[str, Family]] = FAMILIES) -> None:
         """Try the families in order; Ctrl-C ends the search and keeps what it has."""
@@ -44,6 +45,9 @@ class Search:
             for name, family in families:
                 self.progress(name, None)
                 self._try(name, family)
+                # A family that caught Ctrl-C itself ends the search too; those that are late are still listed.
+                if self.interrupted and not self.problem.late:
+                    break
         except KeyboardInterrupt:
             self.interrupted = True
 
@@ -51,7 +55,9 @@ class Search:
         start = time.perf_counter()
         try:
             self.problem.check_time()
-            attempt, matrix = self.judge(name, family(self.problem), start)
+            proposal = family(self.problem)
+            self.interrupted |= proposal.interrupted
+            attempt, matrix = self.judge(name, proposal, start)
         except Declined as declined:
             self.interrupted |= isinstance(declined, TimeUp)
             seconds = time.perf_counter() - start
@@ -60,11 +66,21 @@ class Search:
             seconds = time.perf_counter() - start
             note = f"not available: {error}"
             attempt, matrix = Attempt(name, None, None, None, None, seconds, False, note), None
+        if matrix is not None and attempt.met:
+            attempt = self._weigh(attempt, matrix)
         self.history.append(attempt)
         self.progress(name, attempt)
-        if matrix is not None and attempt.met and self.problem.cost(matrix) < self.problem.cheapest:
-            self.problem.cheapest = self.problem.cost(matrix)
+
+    def _weigh(self, attempt: Attempt, matrix: StructuredMatrix) -> Attempt:
+        """Make a member within the tolerance the winner if it is cheaper; no winner takes longer than dense."""
+        problem = self.problem
+        if problem.operations(matrix) > problem.dense_flops:
+            self.too_slow.append(attempt)
+            return replace(attempt, note=f"{attempt.note}; {_slowness(attempt, problem)}: not chosen")
+        if problem.cost(matrix) < problem.cheapest:
+            problem.cheapest = problem.cost(matrix)
             self.winner, self.winning = matrix, attempt
+        return attempt
 
     def judge(self, name: str, proposal: Proposal, start: float) -> tuple[Attempt, StructuredMatrix]:
         """Round a proposal to the answer's dtype and measure what it then reaches."""
@@ -100,6 +116,10 @@ def dense_matrix(target: Tensor) -> StructuredMatrix:
     return ChainMatrix.from_weights(Dense(), (m, n), [target.reshape(1, m, n, 1)])
 
 
+def _slowness(attempt: Attempt, problem: Problem) -> str:
+    return f"takes {attempt.flops:,} operations a vector, dense takes {problem.dense_flops:,}"
+
+
 def why_dense(search: Search) -> str:
     """The reason for answering ``Dense``: how close the affordable families came."""
     problem = search.problem
@@ -112,7 +132,11 @@ def why_dense(search: Search) -> str:
         untried = sum(a.note == TIME_IS_UP for a in search.history)
         text = "cut short before any structure reached the tolerance"
         text += f", {untried} of {len(search.history)} families untried" if untried else ""
-    if cheaper:
+    if search.too_slow:
+        fewest = min(search.too_slow, key=lambda a: a.num_params or 0)
+        text = f"{fewest.family} reaches {problem.tol:g} with {fewest.num_params:,} of {m * n:,} numbers, "
+        text += f"but {_slowness(fewest, problem)}"
+    elif cheaper:
         best = min(cheaper, key=lambda a: a.relative_error or 0.0)
         text += (
             f"; the closest is {best.family} with {best.relative_error:.2g} at {best.num_params:,} numbers"

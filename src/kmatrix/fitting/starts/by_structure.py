@@ -66,7 +66,9 @@ def _(structure: ChainStructure, problem: Problem) -> Iterator[Start]:
 
 @starts.register
 def _(structure: Kaleidoscope, problem: Problem) -> Iterator[Start]:
-    yield from kaleidoscope_starts(structure, problem.dense, tol=problem.tol, seed=problem.seed)
+    yield from kaleidoscope_starts(
+        structure, problem.dense, tol=problem.tol, seed=problem.seed, check=problem.check_time
+    )
 
 
 @starts.register

@@ -17,6 +17,8 @@ from kmatrix.constructions.permutations import permutation_halves
 from kmatrix.fitting.chains.hierarchical import balance_chain, hierarchical
 from kmatrix.fitting.chains.peeling import peel
 from kmatrix.fitting.orders.discovery import Discovery, discover
+from kmatrix.fitting.orders.trees import Check
+from kmatrix.fitting.problem import TIME_IS_UP, TimeUp
 from kmatrix.fitting.starts.fastfood import recognise_fastfood
 from kmatrix.structures import ChainMatrix, Kaleidoscope, StructuredMatrix
 
@@ -24,7 +26,7 @@ Named = Iterator[tuple[KForm, str]]
 
 
 def kaleidoscope_starts(
-    structure: Kaleidoscope, target: Tensor, *, tol: float, seed: int = 0
+    structure: Kaleidoscope, target: Tensor, *, tol: float, seed: int = 0, check: Check = lambda: None
 ) -> Iterator[tuple[StructuredMatrix, str]]:
     """Members near the target, cheapest construction first; those too wide or too large for the structure are left out.
 
@@ -33,9 +35,11 @@ def kaleidoscope_starts(
         target: ``(m, n)`` float64 or complex128; real targets get real members.
         tol: relative error at which an order of rows and columns counts as found.
         seed: of the search for orders.
+        check: called now and then; what it raises ends the making of starts.
     """
     size = structure.layout(*target.shape).cols
-    for form, how in _forms(structure, target, tol, seed):
+    for form, how in _forms(structure, target, tol, seed, check):
+        check()
         if form.width > structure.width or form.size > size:
             continue
         form = form.with_size(size).with_width(structure.width)  # noqa: PLW2901
@@ -49,7 +53,7 @@ def _matrix(structure: Kaleidoscope, target: Tensor, weights: list[Tensor]) -> C
     return ChainMatrix.from_weights(structure, shape, balance_chain([w.to(target.dtype) for w in weights]))
 
 
-def _forms(structure: Kaleidoscope, target: Tensor, tol: float, seed: int) -> Named:
+def _forms(structure: Kaleidoscope, target: Tensor, tol: float, seed: int, check: Check) -> Named:
     m, n = target.shape
     size = padded_size(m, n)
     framed = nn.functional.pad(target, (0, size - n, 0, size - m))
@@ -63,7 +67,7 @@ def _forms(structure: Kaleidoscope, target: Tensor, tol: float, seed: int) -> Na
     if structure.width >= 4:
         yield from _sparse(structure, target, size)
     if structure.width >= 2 and m == n == size:
-        yield from _ordered(framed, tol, seed)
+        yield from _ordered(framed, tol, seed, check)
         yield from _fastfood(framed)
 
 
@@ -124,12 +128,12 @@ def _sparse(structure: Kaleidoscope, target: Tensor, size: int) -> Named:
     yield _of(constructions.sparse(entries.view_as(target))), "the largest entries"
 
 
-def _ordered(framed: Tensor, tol: float, seed: int) -> Named:
+def _ordered(framed: Tensor, tol: float, seed: int, check: Check) -> Named:
     """A butterfly between orders of rows and columns: bit reversal, then whatever ``discover`` finds."""
     size = len(framed)
     natural, reverse = torch.arange(size).numpy(), bit_reversal(size)
     orders = [(natural, reverse, "bit-reversed columns"), (reverse, natural, "bit-reversed rows")]
-    found = discover(framed, tol=tol, seed=seed)
+    found = discover(framed, tol=tol, seed=seed, check=check)
     if isinstance(found, Discovery):
         orders.append((found.row_perm, found.col_perm, found.how))
     for rows, columns, how in orders:
@@ -138,3 +142,5 @@ def _ordered(framed: Tensor, tol: float, seed: int) -> Named:
         pieces.append(butterfly)
         pieces += permutation_halves(inverse(rows), size) if (rows != natural).any() else ()
         yield KForm.of((size, size), pieces), f"a hierarchical factorisation, {how}"
+    if isinstance(found, Discovery) and found.interrupted:
+        raise TimeUp(TIME_IS_UP)
