@@ -62,6 +62,7 @@ from kmatrix.structures import Transpose as Transpose
 from kmatrix.structures import deformable_butterfly as deformable_butterfly
 from kmatrix.structures import product as product
 from kmatrix.structures import sum_of as sum_of
+from kmatrix.structures.explain import explain as explain
 from kmatrix.structures.serialization import describe as describe
 from kmatrix.structures.serialization import load as load
 from kmatrix.structures.serialization import save as save

@@ -14,6 +14,7 @@ from click.testing import Result
 from safetensors.numpy import save_file
 
 import kmatrix as km
+from kmatrix.ops.native_module import native_part
 
 Command = Callable[..., Result]
 
@@ -66,6 +67,8 @@ def test_the_installation_is_described(kmatrix: Command) -> None:
     result = kmatrix("info")
     assert result.exit_code == 0
     for words in (km.__version__, torch.__version__, np.__version__, "processor", "backends", "portable"):
+        assert words in result.stdout
+    for words in ("kernels", native_part().isa or "not built", "wisdom", "threads"):
         assert words in result.stdout
 
 

@@ -18,6 +18,8 @@ import kmatrix as km
 from kmatrix.cli.tables import fact_table
 from kmatrix.fitting.certificate import processor_name
 from kmatrix.ops.dispatch import BACKENDS
+from kmatrix.ops.native_module import build_info, native_part
+from kmatrix.ops.wisdom import answers, wisdom_path
 from kmatrix.report.words import brief
 from kmatrix.structures.serialization import describe
 
@@ -75,9 +77,26 @@ def _installation() -> dict[str, str]:
         "scipy": _version("scipy"),
         "safetensors": _version("safetensors"),
         "processor": processor_name(),
-        "backends": ", ".join(backend.name for backend in BACKENDS)
-        + " (kernels of our own: none in this version)",
+        "backends": ", ".join(backend.name for backend in BACKENDS),
+        "kernels": _kernels(),
+        "wisdom": _wisdom(),
     }
+
+
+def _kernels() -> str:
+    """Which instruction set computes, or why the portable path does."""
+    module, isa, reason = native_part()
+    if module is None:
+        return f"portable: {reason}"
+    compiler = build_info().get("compiler", "an unknown compiler")
+    return f"{isa}, of {', '.join(module.compiled())}; compiled by {compiler}"
+
+
+def _wisdom() -> str:
+    path = wisdom_path()
+    if path is None:
+        return "none: KMATRIX_WISDOM is empty"
+    return f"{path}, {answers()} schedules measured" if path.exists() else f"{path}, not there yet"
 
 
 def _version(package: str) -> str:

@@ -26,6 +26,7 @@ from kmatrix.ops.verdict import Verdict as Verdict
 
 _log = logging.getLogger(__name__)
 _requested: ContextVar[str | None] = ContextVar("kmatrix_backend", default=None)
+_observed: ContextVar[list[Product] | None] = ContextVar("kmatrix_observed", default=None)
 
 
 class Backend(Protocol):
@@ -98,7 +99,7 @@ BACKENDS: tuple[Backend, ...] = (NATIVE, Portable(), Reference())
 
 def native_is_next() -> bool:
     """Whether a product that the native kernels can run will be run by them."""
-    return _requested.get() in (None, NATIVE.name) and BACKENDS[0] is NATIVE
+    return _requested.get() in (None, NATIVE.name) and BACKENDS[0] is NATIVE and _observed.get() is None
 
 
 @contextmanager
@@ -133,6 +134,26 @@ def use_backend(name: str) -> Iterator[None]:
         _requested.reset(token)
 
 
+class Product(NamedTuple):
+    """A product that ran: its vectors, its weights and who multiplied."""
+
+    shape: torch.Size
+    weights: Sequence[Tensor]
+    patterns: Patterns
+    backend: str
+
+
+@contextmanager
+def observing() -> Iterator[list[Product]]:
+    """Collect the products that this thread runs inside the block, gradients included."""
+    products: list[Product] = []
+    token = _observed.set(products)
+    try:
+        yield products
+    finally:
+        _observed.reset(token)
+
+
 def choose(x: Tensor, weights: Sequence[Tensor], patterns: Patterns) -> Backend:
     """The backend asked for by name, else the first that can run.
 
@@ -145,6 +166,9 @@ def choose(x: Tensor, weights: Sequence[Tensor], patterns: Patterns) -> Backend:
             continue
         ok, reason = backend.can_run(x, weights, patterns)
         if ok:
+            products = _observed.get()
+            if products is not None:
+                products.append(Product(x.shape, weights, patterns, backend.name))
             return backend
         if wanted is not None:
             raise unavailable(wanted, reason)

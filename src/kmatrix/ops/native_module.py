@@ -7,11 +7,13 @@ or where it refuses to run, everything works on the portable path.
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import NamedTuple, Protocol, cast
+from importlib import resources
+from typing import Any, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -167,10 +169,20 @@ def native_part() -> NativePart:
         module = cast(NativeModule, importlib.import_module("kmatrix._native"))
         isa = module.default_isa()
     except ImportError as error:
-        return _absent(f"the native kernels are not built ({error})")
+        return _absent(f"the native kernels are not built ({build_info().get('reason', error)})")
     except RuntimeError as error:
         return _absent(f"the native kernels cannot run ({error})")
     return NativePart(module, isa, f"native kernels, {isa}")
+
+
+@lru_cache(maxsize=1)
+def build_info() -> dict[str, Any]:
+    """What the build has left behind: its compiler and instruction sets, or why there are no kernels."""
+    try:
+        info = json.loads(resources.files("kmatrix").joinpath("_build_info.json").read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return info if isinstance(info, dict) else {}
 
 
 def _absent(reason: str) -> NativePart:

@@ -47,7 +47,7 @@ class Tuning(NamedTuple):
         kernel, passes, height = self.schedule
         gain = self.rule_seconds / self.seconds
         return (
-            f"{kernel} kernel, passes of {'+'.join(map(str, passes))} factors, tiles {height} vectors high: "
+            f"{kernel} kernel, passes {'+'.join(map(str, passes))}, tiles {height} vectors high: "
             f"{1e6 * self.seconds:.2f} us, {gain:.2f}x the rule ({self.tried} tried)"
         )
 
@@ -81,7 +81,7 @@ def tune(
 
     Example:
         >>> print(tune([torch.ones(4, 2, 2, 1), torch.ones(2, 2, 2, 2)], batch=64))  # doctest: +SKIP
-        tiles kernel, passes of 2 factors, tiles 2 vectors high: 1.30 us, 1.02x the rule (5 tried)
+        tiles kernel, passes 2, tiles 2 vectors high: 1.30 us, 1.02x the rule (5 tried)
     """
     if not weights:
         raise ArgumentError(
@@ -107,7 +107,7 @@ def tune_chain(weights: Sequence[Tensor], patterns: Patterns, batch: int, second
     trials = [
         _Trial(description, weights, schedule, batch) for schedule in _candidates(rule, description, batch)
     ]
-    times = _race(trials, seconds)
+    times = race(trials, seconds)
     fastest = min(range(len(trials)), key=times.__getitem__)
     winner, rule_time = trials[fastest].schedule, times[0]
     key = question(patterns, description.dtype, group, threads())
@@ -197,7 +197,7 @@ class _Trial:
             self.chain.forward(*self.source.place, *self.target.place, self.source.batch, threads())
 
 
-def _race(trials: Sequence[Callable[[], None]], seconds: float) -> list[float]:
+def race(trials: Sequence[Callable[[], object]], seconds: float) -> list[float]:
     """Time of one run of each: the median of rounds taken turn by turn, so that noise hits all alike."""
     repeats = []
     for trial in trials:

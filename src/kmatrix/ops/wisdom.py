@@ -81,6 +81,11 @@ def remember(key: str, schedule: Schedule, measured: Mapping[str, float]) -> Pat
     return path
 
 
+def answers() -> int:
+    """How many answers are known."""
+    return len(_known())
+
+
 def forget() -> None:
     """Drop what this process has read, so that the file is read again."""
     _known.cache_clear()

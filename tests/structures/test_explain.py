@@ -1,0 +1,74 @@
+"""``km.explain``: who multiplies, why the others do not, and what each takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import kmatrix as km
+from kmatrix._errors import ArgumentError, DtypeError
+from kmatrix.ops import chain_matmul, use_backend
+from kmatrix.ops.dispatch import BACKENDS, observing
+from kmatrix.ops.native_module import native_part
+
+BEST = "native" if native_part().module else "portable"
+
+
+def test_a_chain_matrix() -> None:
+    told = km.explain(km.Butterfly().random(16, 16), batch=4, seconds=0.02)
+    assert told.backend == BEST
+    assert [c.name for c in told.candidates] == [*[b.name for b in BACKENDS], "dense"]
+    for candidate in told.candidates:
+        assert candidate.reason
+        assert (candidate.seconds is None) == (candidate.name == "native" and BEST != "native")
+    assert told.dense_seconds == told.candidates[-1].seconds
+    assert len(told.products) == 1
+    assert "4 factors, 16 -> 16" in told.products[0]
+    title, *rows = str(told).splitlines()
+    assert title.startswith("Butterfly, 16 x 16, float32, batch 4")
+    assert len(rows) == len(BACKENDS) + 2
+    assert [row.startswith("*") for row in rows].count(True) == 1
+
+
+def test_weights_of_a_chain() -> None:
+    weights = [torch.randn(1, 3, 5, 1, dtype=torch.complex128, requires_grad=True)]
+    told = km.explain(weights, batch=2, seconds=0.01)
+    assert told.what.startswith("chain, 3 x 5, complex128, batch 2")
+    assert told.backend == BEST
+    tied = [torch.randn(1, 2, 2, 1)] * 2
+    told = km.explain(tied, [(2, 2, 2, 1), (1, 2, 2, 2)], seconds=0.01)
+    assert "2 factors, 4 -> 4" in told.products[0]
+
+
+def test_several_products_and_none() -> None:
+    A = km.Butterfly().random(8, 8)
+    assert len(km.explain(A @ A, seconds=0.01).products) == 2
+    told = km.explain(km.Circulant().random(4, 4), seconds=0.01)
+    assert told.backend is None
+    assert told.products == ()
+    assert [c.name for c in told.candidates if c.seconds is not None] == ["itself", "dense"]
+
+
+def test_a_request_is_part_of_the_answer() -> None:
+    with use_backend("reference"):
+        assert km.explain(km.Butterfly().random(8, 8), seconds=0.01).backend == "reference"
+
+
+def test_refusals() -> None:
+    for nothing in ("text", [], 3):
+        with pytest.raises(DtypeError, match="not a matrix"):
+            km.explain(nothing)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError):
+        km.explain([torch.randn(1, 3, 5, 1)], batch=0)
+    with pytest.raises(ArgumentError):
+        km.explain([torch.randn(3, 5)])
+
+
+def test_observing_ends_with_its_block() -> None:
+    x, w = torch.randn(2, 4), [torch.randn(2, 2, 2, 1, requires_grad=True)]
+    with observing() as products:
+        for _ in range(3):
+            chain_matmul(x, w).sum().backward()
+    chain_matmul(x, w)
+    assert [p.backend for p in products] == [BEST] * 6
+    assert products[0].shape == (2, 4)
