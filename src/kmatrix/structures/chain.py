@@ -230,24 +230,34 @@ class ChainMatrix(AbstractChainMatrix):
 
     @property
     def _stored(self) -> tuple[Tensor, ...]:
-        # Going through a ParameterList costs more than some products. Read past it, unless something that it
-        # knows of (a parametrization, pruning) stands for a parameter; the compiler sees through the list.
-        kept = self.factors
+        # A ParameterList takes longer than a small product. Read past it, unless something else stands for a
+        # parameter (a parametrization, a pruned weight); the compiler sees through the list.
         if not torch.compiler.is_compiling():
-            named = kept._parameters
+            named = cast("dict[str, Tensor]", self._modules["factors"]._parameters)  # type: ignore[union-attr]
             if tuple(named) == self._names:
-                return tuple(cast("dict[str, Tensor]", named).values())
-        return tuple(kept)
+                return tuple(named.values())
+        return tuple(self.factors)
+
+    @property
+    def _first(self) -> Tensor | None:
+        """The first stored weight, None if there is none."""
+        if not torch.compiler.is_compiling():
+            first = self._modules["factors"]._parameters.get("0")  # type: ignore[union-attr]
+            if first is not None:
+                return first
+        return cast(Tensor, self.factors[0]) if self._names else None
 
     @property
     def dtype(self) -> torch.dtype:
         # Not the buffer where there are weights: load_state_dict(assign=True) replaces only those.
-        stored = self._stored[0] if self._names else self.get_buffer("_like")
+        first = self._first
+        stored = self.get_buffer("_like") if first is None else first
         return stored_dtype(type(self.structure).__name__, stored, self._is_complex)
 
     @property
     def device(self) -> torch.device:
-        return (self._stored[0] if self._names else self.permutation(0)).device
+        first = self._first
+        return (self.permutation(0) if first is None else first).device
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Normal numbers of the spectral scale, std = min(1, sqrt(fan_out / fan_in)) / sqrt(fan_in)."""
