@@ -43,6 +43,8 @@ def times(ratio: float) -> str:
 def break_even_map(results: Results) -> str:
     """A table for each number type: times dense by size and batch."""
     parts = [f"How many times less time than dense of the same number type. {where(results)}\n"]
+    if results.curve:
+        parts.insert(0, "![Time against n, with the bounds of this processor](figures/speed.svg)\n")
     for dtype in dict.fromkeys(p.dtype for p in results.map):
         cells = {(p.n, p.batch): times(p.speed) for p in results.map if p.dtype == dtype}
         sizes, batches = (sorted({key[k] for key in cells}) for k in (0, 1))
