@@ -14,8 +14,8 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
-from kmatrix.benchmark.contenders import Contender, Problem, rounding
-from kmatrix.ops.definition import Pattern, reference_chain_matmul
+from kmatrix.benchmark.contenders import Contender, Problem, chain_truth, rounding
+from kmatrix.ops.definition import Pattern
 
 
 def scipy_transform(problem: Problem, apply: Callable[[Any], Any], dtype: torch.dtype) -> Contender:
@@ -53,14 +53,13 @@ def _quietly() -> Iterator[None]:
 
 
 def _columns(problem: Problem) -> tuple[list[Tensor], Callable[[], list[Tensor]], float]:
-    weights, patterns = problem.chain(problem.dtype)
-    inputs = problem.inputs()
+    _, patterns = problem.chain(problem.dtype)
 
     def expected() -> list[Tensor]:
-        return [reference_chain_matmul(inputs[0].double(), [w.double() for w in weights], patterns).mT]
+        return [chain_truth(problem, problem.dtype).mT]
 
     tolerance = rounding(problem.dtype, 4 * sum(p.c for p in patterns))
-    return [x.mT.contiguous() for x in inputs], expected, tolerance
+    return [x.mT.contiguous() for x in problem.inputs()], expected, tolerance
 
 
 def _lazylinop(problem: Problem) -> dict[str, Contender]:
