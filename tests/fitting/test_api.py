@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -62,22 +61,16 @@ def check_recovered(name: str, dense: np.ndarray) -> km.Fit:
     return found
 
 
-@pytest.mark.parametrize(
-    ("name", "n"),
-    [(name, 64) for name in TRANSFORMS] + [(name, 8) for name in sorted(TRANSFORMS.keys() - BY_FFT)],
-)
+@pytest.mark.parametrize("n", [8, 64])
+@pytest.mark.parametrize("name", TRANSFORMS)
 def test_transforms_are_recovered_from_their_entries(name: str, n: int) -> None:
     check_recovered(name, TRANSFORMS[name](n))
 
 
 @pytest.mark.parametrize("name", sorted(BY_FFT))
-@pytest.mark.parametrize("of", ["params", "flops"])
-def test_no_answer_takes_more_operations_than_dense(name: str, of: Any) -> None:
-    found = km.fit(TRANSFORMS[name](8), tol=TOL, of=of, batches=())
+def test_fewest_operations_of_a_small_matrix_are_dense(name: str) -> None:
+    found = km.fit(TRANSFORMS[name](8), tol=TOL, of="flops", batches=())
     assert isinstance(found.matrix.structure, km.Dense)
-    assert "reaches 1e-10 with" in found.reason
-    assert "operations a vector, dense takes 128" in found.reason
-    assert any(a.met and a.note.endswith("not chosen") for a in found.history)
 
 
 def test_a_kronecker_sum_takes_no_more_operations_than_dense() -> None:

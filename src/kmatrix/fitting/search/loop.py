@@ -14,7 +14,14 @@ from kmatrix.fitting.certificate import relative_error
 from kmatrix.fitting.problem import TIME_IS_UP, Declined, Family, Problem, Proposal, TimeUp
 from kmatrix.fitting.result import Attempt, Progress
 from kmatrix.fitting.search.families import FAMILIES
-from kmatrix.structures import Dense, StructuredMatrix, scaled
+from kmatrix.structures import (
+    BlockCirculantMatrix,
+    CirculantMatrix,
+    Dense,
+    StructuredMatrix,
+    ToeplitzMatrix,
+    scaled,
+)
 from kmatrix.structures.chain import ChainMatrix
 
 
@@ -72,9 +79,13 @@ class Search:
         self.progress(name, attempt)
 
     def _weigh(self, attempt: Attempt, matrix: StructuredMatrix) -> Attempt:
-        """Make a member within the tolerance the winner if it is cheaper; no winner takes longer than dense."""
+        """Make a member within the tolerance the winner if it is cheaper.
+
+        Factors whose product takes longer than dense win nothing. A matrix with tied diagonals does: its few
+        numbers are what was asked for, and at small sizes no Fourier transform keeps up with dense.
+        """
         problem = self.problem
-        if problem.operations(matrix) > problem.dense_flops:
+        if problem.operations(matrix) > problem.dense_flops and not _by_fft(matrix):
             self.too_slow.append(attempt)
             return replace(attempt, note=f"{attempt.note}; {_slowness(attempt, problem)}: not chosen")
         if problem.cost(matrix) < problem.cheapest:
@@ -114,6 +125,11 @@ def dense_matrix(target: Tensor) -> StructuredMatrix:
     """The target itself as a matrix: the answer when nothing cheaper will do."""
     m, n = target.shape
     return ChainMatrix.from_weights(Dense(), (m, n), [target.reshape(1, m, n, 1)])
+
+
+def _by_fft(matrix: StructuredMatrix) -> bool:
+    kinds = (CirculantMatrix, BlockCirculantMatrix, ToeplitzMatrix)
+    return any(isinstance(part, kinds) for part in matrix.modules())
 
 
 def _slowness(attempt: Attempt, problem: Problem) -> str:
