@@ -1,11 +1,10 @@
 // A fingerprint of memory, at the speed at which it is read: it tells whether weights are still what they were.
 //
-// Sixteen lanes each take every sixteenth word. A lane steps by multiply-with-carry,
-//     h <- A * low(h ^ word) + high(h ^ word)        (32-bit halves of a 64-bit number),
-// which multiplies by 2^-32 modulo the prime M = A * 2^32 - 1. So the words enter like coefficients of a polynomial: no
-// two positions count alike, and two states that differ stay different (but for a difference of exactly M). It needs
-// one 32-bit multiplication without carries, which every vector unit has. At the end of a part its length enters, so
-// that a boundary that moves is a change as well.
+// Sixteen lanes each take every sixteenth word. A lane steps by
+//     h <- P * low(h ^ word) + Q * high(h ^ word)    (32-bit halves of a 64-bit number, modulo 2^64),
+// so that a change is multiplied once for every word that follows it: no two positions count alike. Both halves are
+// multiplied, because a change that only moves is undone by the same change of a later word. It needs products of 32
+// bits, which every vector unit has. At the end of a part its length enters, so that a boundary that moves is a change.
 #include <cstring>
 
 #if defined(__x86_64__)
@@ -19,37 +18,40 @@ namespace {
 constexpr int lanes = 16;
 constexpr int64_t stripe = lanes * 8;
 constexpr uint64_t golden = 0x9e3779b97f4a7c15;  // 2^64 over the golden ratio
-constexpr uint64_t multiplier = 0xf1bbc7f6;  // M and (M - 1) / 2 are prime: its powers do not repeat
+
+// P and Q are the bits of sqrt(15) and of e behind the point. Changes x and y of the two halves cancel where
+// P*x + Q*y = 0 modulo 2^64. That always happens at x = Q, y = -P; for this pair nowhere nearer.
+constexpr uint64_t factor_low = 0xdf7bd629, factor_high = 0xb7e15163;
 
 uint64_t step(uint64_t h, uint64_t word) {
     h ^= word;
-    return multiplier * uint32_t(h) + (h >> 32);
+    return factor_low * uint32_t(h) + factor_high * (h >> 32);
 }
 
 #if defined(__x86_64__)
 
 // The same twice, by the width of the vectors. The wide one may only run after its bit was asked for.
 __attribute__((target("avx2"))) void absorb_wide(uint64_t *state, const unsigned char *from, int64_t count) {
-    const __m256i factor = _mm256_set1_epi64x(int64_t(multiplier));
+    const __m256i p = _mm256_set1_epi64x(factor_low), q = _mm256_set1_epi64x(factor_high);
     __m256i h[lanes / 4];
     for (int i = 0; i < lanes / 4; i++) h[i] = _mm256_loadu_si256((const __m256i *)state + i);
     for (; count > 0; count--, from += stripe)
         for (int i = 0; i < lanes / 4; i++) {
             const __m256i mixed = _mm256_xor_si256(h[i], _mm256_loadu_si256((const __m256i *)from + i));
-            h[i] = _mm256_add_epi64(_mm256_mul_epu32(mixed, factor), _mm256_srli_epi64(mixed, 32));
+            h[i] = _mm256_add_epi64(_mm256_mul_epu32(mixed, p), _mm256_mul_epu32(_mm256_srli_epi64(mixed, 32), q));
         }
     for (int i = 0; i < lanes / 4; i++) _mm256_storeu_si256((__m256i *)state + i, h[i]);
 }
 
 void absorb_stripes(uint64_t *state, const unsigned char *from, int64_t count) {
     if (__builtin_cpu_supports("avx2")) return absorb_wide(state, from, count);
-    const __m128i factor = _mm_set1_epi64x(int64_t(multiplier));
+    const __m128i p = _mm_set1_epi64x(factor_low), q = _mm_set1_epi64x(factor_high);
     __m128i h[lanes / 2];
     for (int i = 0; i < lanes / 2; i++) h[i] = _mm_loadu_si128((const __m128i *)state + i);
     for (; count > 0; count--, from += stripe)
         for (int i = 0; i < lanes / 2; i++) {
             const __m128i mixed = _mm_xor_si128(h[i], _mm_loadu_si128((const __m128i *)from + i));
-            h[i] = _mm_add_epi64(_mm_mul_epu32(mixed, factor), _mm_srli_epi64(mixed, 32));
+            h[i] = _mm_add_epi64(_mm_mul_epu32(mixed, p), _mm_mul_epu32(_mm_srli_epi64(mixed, 32), q));
         }
     for (int i = 0; i < lanes / 2; i++) _mm_storeu_si128((__m128i *)state + i, h[i]);
 }
