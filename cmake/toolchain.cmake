@@ -18,6 +18,7 @@ endif()
 include(CheckLanguage)
 check_language(CXX)  # tries to compile and link, in a project of its own
 if(NOT CMAKE_CXX_COMPILER)
+    unset(CMAKE_CXX_COMPILER CACHE)  # look again next time
     set(no_native "no working C++ compiler was found")
     return()
 endif()

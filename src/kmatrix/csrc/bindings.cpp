@@ -53,6 +53,9 @@ struct scratch_memory {
     std::vector<int64_t> part_bytes;
 
     void *at_least(int64_t wanted) {
+#if defined(__SANITIZE_ADDRESS__)
+        bytes = 0;  // exactly as much as was asked for, so that a step beyond is seen
+#endif
         if (wanted > bytes) {
             memory.reset();
             bytes = 0;
@@ -69,6 +72,9 @@ struct scratch_memory {
     }
 };
 thread_local scratch_memory scratch;
+
+// In a forked child the threads of OpenMP are gone, and asking for them would wait forever.
+bool forked = false;
 
 // Lets other Python threads run while it lives, if there is enough work to pay for the lock.
 class unlocked {
@@ -320,6 +326,7 @@ class Chain {
         if (batch < 0) throw nb::value_error("Chain: batch: below 0");
         if (threads < 1) throw nb::value_error("Chain: threads: below 1");
         if (threads > most_threads) threads = most_threads;
+        if (forked) threads = 1;
         if (with_packed && !packed) throw std::runtime_error("Chain: no weights yet; call pack first");
         const bool release = batch >= worth_releasing || batch * work >= worth_releasing;
         return {chain, with_packed ? packed : nullptr, bias, release};
@@ -375,6 +382,9 @@ uint64_t fingerprint(const nb::sequence &pointers, const nb::sequence &nbytes) {
 #include "calls.h"
 
 NB_MODULE(_native, m) {
+#if !defined(_WIN32)
+    pthread_atfork(nullptr, nullptr, [] { forked = true; });
+#endif
     nb::set_leak_warnings(false);  // torch keeps references past the end of the interpreter
     m.def("compiled", &compiled);
     m.def("default_isa", [] { return kernels_of("")->isa; });
