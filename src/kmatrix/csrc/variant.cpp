@@ -27,6 +27,7 @@ namespace KM_JOIN(km_, KM_ISA) {
 
 #include "packing.h"
 #include "passes.h"
+#include "rows.h"
 #include "simd.h"
 #include "tile_backward.h"
 #include "tile_forward.h"
@@ -75,6 +76,22 @@ struct forward_run {
     }
 };
 
+struct rows_scratch_run {
+    const km_chain *chain;
+    template <class S, class T, int C> int64_t operator()() const { return rows::scratch_bytes<S, T, C>(chain); }
+};
+
+struct rows_run {
+    const km_chain *chain;
+    km_matrix x, y;
+    int64_t batch;
+    void *scratch;
+    int32_t threads;
+    template <class S, class T, int C> void operator()() const {
+        rows::multiply<S, T, C>(chain, x, y, batch, scratch, threads);
+    }
+};
+
 struct backward_scratch_run {
     const km_chain *chain;
     template <class S, class T, int C> int64_t operator()() const {
@@ -105,6 +122,14 @@ static void forward(const km_chain *chain, const void *packed, km_matrix x, km_m
     with_types(chain->dtype, forward_run{chain, packed, x, y, batch, scratch, threads});
 }
 
+static int rows_can_run(const km_chain *) { return 1; }
+static int64_t rows_scratch_bytes(const km_chain *chain) { return with_types(chain->dtype, rows_scratch_run{chain}); }
+
+static void rows_forward(const km_chain *chain, km_matrix x, km_matrix y, int64_t batch, void *scratch,
+                         int32_t threads) {
+    with_types(chain->dtype, rows_run{chain, x, y, batch, scratch, threads});
+}
+
 static int64_t backward_scratch_bytes(const km_chain *chain) {
     return with_types(chain->dtype, backward_scratch_run{chain});
 }
@@ -128,9 +153,9 @@ const km_kernels KM_JOIN(km_kernels_, KM_ISA) = {
     KM_JOIN(km_, KM_ISA)::pack,
     KM_JOIN(km_, KM_ISA)::scratch_bytes,
     KM_JOIN(km_, KM_ISA)::forward,
-    nullptr,
-    nullptr,
-    nullptr,
+    KM_JOIN(km_, KM_ISA)::rows_can_run,
+    KM_JOIN(km_, KM_ISA)::rows_scratch_bytes,
+    KM_JOIN(km_, KM_ISA)::rows_forward,
     KM_JOIN(km_, KM_ISA)::backward_scratch_bytes,
     KM_JOIN(km_, KM_ISA)::backward,
 };
