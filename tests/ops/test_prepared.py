@@ -299,7 +299,6 @@ def test_chain_apply(example, dtype: torch.dtype, batch: int, trained: bool) -> 
             want = want[:, ends.get("take", slice(None))][:, : ends.get("rows")] + ends.get("bias", 0)
             for _ in range(3):
                 got = chain_apply(x, weights, patterns, **ends)
-                assert got.is_contiguous()
                 assert got.requires_grad == trained
                 torch.testing.assert_close(got, want)
 

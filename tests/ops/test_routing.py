@@ -10,7 +10,7 @@ from torch.autograd import forward_ad
 from torch.func import grad, jvp, vmap
 from torch.utils.flop_counter import FlopCounterMode
 
-from kmatrix.ops.routing import Route, dispatch_modes, route
+from kmatrix.ops.routing import Route, dispatch_modes, nothing_watches, route
 
 X = torch.ones(2)
 W = [torch.ones(1)]
@@ -20,6 +20,8 @@ def test_private_names_still_exist() -> None:
     assert torch._C._are_functorch_transforms_active() is False
     assert forward_ad._current_level == -1
     assert torch._C._get_tracing_state() is None
+    assert torch._C._is_tracing() is False
+    assert torch._C._is_any_autocast_enabled() is False
     assert torch._C._len_torch_dispatch_stack() == 0
     assert torch._C._functorch.is_legacy_batchedtensor(X) is False
     assert not torch._C._functorch.get_interpreter_stack()
@@ -83,6 +85,24 @@ def seen_inside(transform) -> Route:
 )
 def test_transforms(transform, expected: Route) -> None:
     assert seen_inside(transform) is expected
+
+
+def test_whether_anything_watches() -> None:
+    assert nothing_watches()
+    with torch.autocast("cpu"):
+        assert not nothing_watches()
+    with FlopCounterMode(display=False):
+        assert not nothing_watches()
+    with forward_ad.dual_level():
+        assert not nothing_watches()
+    seen: list[bool] = []
+    vmap(lambda x: seen.append(nothing_watches()) or x)(X[None])
+    grad(lambda x: seen.append(nothing_watches()) or x.sum())(X)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(lambda x: seen.append(nothing_watches()) or x + 1, (X,))
+    assert seen[:3] == [False] * 3  # then trace checks itself by ordinary calls
+    assert nothing_watches()
 
 
 def test_forward_mode_and_tracing() -> None:

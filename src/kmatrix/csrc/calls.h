@@ -123,25 +123,38 @@ class Remembered {
     nb::object object;
 };
 
-// A batch of vectors as the kernels read it; false if it lies neither in rows nor in columns.
-bool vectors_of(PyObject *tensor, int32_t dtype, int64_t length, dl_tensor *found, int64_t *row, int64_t *column,
-                int64_t *batch) {
-    if (!describe(tensor, found) || !is_of(*found, dtype) || found->ndim < 1) return false;
-    const int last = found->ndim - 1;
-    if (found->shape[last] != length) return false;
-    *column = length == 1 ? 1 : found->strides[last];
-    *batch = 1;
+// A batch of vectors as the kernels read it, and the memory between its first and its last number.
+struct vectors {
+    const char *start, *end;
+    int64_t row, column, batch;
+    bool apart, is_complex;  // whether no two of its numbers share a place
+};
+
+bool meet(const vectors &one, const vectors &other) { return one.start < other.end && other.start < one.end; }
+
+// False if the vectors lie neither in rows nor in columns.
+bool vectors_of(PyObject *tensor, int32_t dtype, int64_t length, vectors *found) {
+    dl_tensor now;
+    if (!describe(tensor, &now) || !is_of(now, dtype) || now.ndim < 1) return false;
+    const int last = now.ndim - 1;
+    if (now.shape[last] != length) return false;
+    int64_t row = 0, column = length == 1 ? 1 : now.strides[last], batch = 1;
     for (int i = last - 1; i >= 0; i--) {
-        const int64_t size = found->shape[i];
+        const int64_t size = now.shape[i];
         if (size == 1) continue;
-        if (*batch == 1)
-            *row = found->strides[i];
-        else if (found->strides[i] != *row * *batch)
+        if (batch == 1)
+            row = now.strides[i];
+        else if (now.strides[i] != row * batch)
             return false;
-        *batch *= size;
+        batch *= size;
     }
-    if (*batch == 1) *row = *column == 1 ? length : 1;
-    return *batch > 0 && (*row == 1 || *column == 1);
+    if (batch == 1) row = column == 1 ? length : 1;
+    if (batch < 1 || (row != 1 && column != 1)) return false;
+    const char *start = (const char *)now.data;
+    const int64_t numbers = 1 + (batch - 1) * row + (length - 1) * column;
+    const bool apart = column == 1 ? batch == 1 || row >= length : column >= batch;
+    *found = {start, start + numbers * now.bits / 8, row, column, batch, apart, now.code == DL_COMPLEX};
+    return true;
 }
 
 // A product that Python has prepared and run once: the chain, and what its tensors looked like.
@@ -158,16 +171,21 @@ class Call {
         for (size_t i = packed ? 0 : weights; i < remembered.size(); i++) bytes.push_back(remembered[i].bytes);
     }
 
-    // y = the product, if everything is as it was but for the numbers of x and of weights that are not packed.
-    bool run(nb::handle x, nb::handle tensors, nb::handle others, nb::handle y, int64_t threads, bool grad_enabled) {
+    enum { NEW = 0, DONE = 1, WATCHED = 2 };
+
+    // y = the product, if everything is as it was but for the numbers of x and of weights that are not packed. Where
+    // only autograd stands in the way, it says so.
+    int run(nb::handle x, nb::handle tensors, nb::handle others, nb::handle y, int64_t threads, bool grad_enabled) {
         size_t count = 0;
-        if (!same_all(tensors.ptr(), &count, grad_enabled) || !same_all(others.ptr(), &count, grad_enabled)) return false;
-        if (count != remembered.size() || (grad_enabled && watched(x.ptr()))) return false;
+        if (!same_all(tensors.ptr(), &count) || !same_all(others.ptr(), &count)) return NEW;
+        if (count != remembered.size()) return NEW;
+        if (grad_enabled && (any_watched(tensors.ptr()) || any_watched(others.ptr()) || watched(x.ptr())))
+            return fits(x.ptr()) ? WATCHED : NEW;
         if (!bytes.empty()) {
             const size_t first = remembered.size() - bytes.size();
-            if (km_fingerprint(places.data() + first, bytes.data(), int32_t(bytes.size())) != stamp) return false;
+            if (km_fingerprint(places.data() + first, bytes.data(), int32_t(bytes.size())) != stamp) return NEW;
         }
-        return multiply(x.ptr(), y.ptr(), threads);
+        return multiply(x.ptr(), y.ptr(), threads) ? DONE : NEW;
     }
 
     // The same for weights that nobody else can change: those at the addresses of the last `run` or `fix`.
@@ -181,30 +199,42 @@ class Call {
     }
 
   private:
-    bool same_all(PyObject *tensors, size_t *count, bool grad_enabled) {
+    template <class Ask> static bool each_until(PyObject *tensors, const Ask &ask) {
         const bool list = PyList_CheckExact(tensors);
-        if (!list && !PyTuple_CheckExact(tensors)) return false;
-        const Py_ssize_t size = list ? PyList_Size(tensors) : PyTuple_Size(tensors);
-        for (Py_ssize_t i = 0; i < size; i++, ++*count) {
-            PyObject *tensor = list ? PyList_GetItem(tensors, i) : PyTuple_GetItem(tensors, i);
-            if (*count >= remembered.size() || !(places[*count] = remembered[*count].same(tensor))) return false;
-            if (grad_enabled && watched(tensor)) return false;
-        }
-        return true;
+        const Py_ssize_t size = list ? PyList_Size(tensors) : PyTuple_CheckExact(tensors) ? PyTuple_Size(tensors) : -1;
+        for (Py_ssize_t i = 0; i < size; i++)
+            if (ask(list ? PyList_GetItem(tensors, i) : PyTuple_GetItem(tensors, i))) return true;
+        return size < 0;
+    }
+
+    bool same_all(PyObject *tensors, size_t *count) {
+        return !each_until(tensors, [&](PyObject *tensor) {
+            const size_t i = (*count)++;
+            return i >= remembered.size() || !(places[i] = remembered[i].same(tensor));
+        });
+    }
+
+    static bool any_watched(PyObject *tensors) { return each_until(tensors, watched); }
+
+    bool fits(PyObject *x) const {
+        dl_tensor from;
+        return describe(x, &from) && is_of(from, chain->dtype()) && from.ndim && from.shape[from.ndim - 1] == chain->n_in();
     }
 
     bool multiply(PyObject *x, PyObject *y, int64_t threads) const {
-        dl_tensor from, to;
-        int64_t row, column, batch, to_row, to_column, to_batch;
+        vectors from, to;
         const int32_t dtype = chain->dtype();
-        if (!vectors_of(x, dtype, chain->n_in(), &from, &row, &column, &batch) || lazily_negated(x)) return false;
-        if (from.code == DL_COMPLEX && lazily_conjugated(x)) return false;
-        if (!vectors_of(y, dtype, chain->n_out(), &to, &to_row, &to_column, &to_batch) || batch != to_batch) return false;
-        const uintptr_t source = (uintptr_t)from.data, target = (uintptr_t)to.data;
+        if (!vectors_of(x, dtype, chain->n_in(), &from) || lazily_negated(x)) return false;
+        if (from.is_complex && lazily_conjugated(x)) return false;
+        if (!vectors_of(y, dtype, chain->n_out(), &to) || from.batch != to.batch || !to.apart || meet(from, to)) return false;
+        for (size_t i = 0; i < remembered.size(); i++)
+            if (to.start < (const char *)places[i] + remembered[i].bytes && (const char *)places[i] < to.end) return false;
         if (packed)
-            chain->forward(source, row, column, target, to_row, to_column, batch, threads);
+            chain->forward((uintptr_t)from.start, from.row, from.column, (uintptr_t)to.start, to.row, to.column, to.batch,
+                           threads);
         else
-            chain->rows_at(places.data(), source, row, column, target, to_row, to_column, batch, threads);
+            chain->rows_at(places.data(), (uintptr_t)from.start, from.row, from.column, (uintptr_t)to.start, to.row,
+                           to.column, to.batch, threads);
         return true;
     }
 

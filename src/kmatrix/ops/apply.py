@@ -42,7 +42,7 @@ def chain_apply(
         bias: one number for each output that is kept.
 
     Returns:
-        The result, contiguous; differentiable, compiled and transformed as ``chain_matmul`` is.
+        The result; differentiable, compiled and transformed as ``chain_matmul`` is.
 
     Example:
         >>> swap, p = torch.tensor([1, 0]), Pattern(1, 2, 2, 1)
@@ -53,9 +53,9 @@ def chain_apply(
     # Which of them are given, and a size that none of them tells.
     kind = 8 * (patterns[-1].rows if rows is None else rows)
     kind += (gather is None) + 2 * (take is None) + 4 * (bias is None)
-    if not torch.compiler.is_compiling():
+    if not torch.compiler.is_dynamo_compiling():
         again = repeated(x, weights, patterns, others, kind)
-        if again is not None:
+        if isinstance(again, Tensor):
             return again
         ends = _foldable(x, weights, patterns, gather, take, rows, bias)
         if ends is not None and not ends.trivial:
@@ -69,7 +69,7 @@ def chain_apply(
     y = chain_matmul(x if gather is None else x[..., gather], weights, patterns)
     y = y if take is None else y[..., take]
     y = y if rows is None or rows == y.shape[-1] else y[..., :rows]
-    return (y if bias is None else y + bias).contiguous()
+    return y if bias is None else y + bias
 
 
 def _foldable(

@@ -58,7 +58,7 @@ class _ChainProduct(torch.autograd.Function):
         ctx.patterns = patterns
         ctx.save_for_backward(x, *weights)
         again = repeated(x, weights, patterns)
-        if again is not None:
+        if isinstance(again, Tensor):
             return again
         record(x, weights, patterns, patterns)
         return dispatch.run(x, weights, patterns)

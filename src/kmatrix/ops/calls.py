@@ -22,9 +22,9 @@ from kmatrix.ops.ends import Ends
 from kmatrix.ops.native import ready_chain, schedule_of
 from kmatrix.ops.native_cache import PACKED
 from kmatrix.ops.native_layout import described, vectors
-from kmatrix.ops.native_module import CallType, native_part, threads
+from kmatrix.ops.native_module import DONE, WATCHED, CallType, native_part
 from kmatrix.ops.native_plan import UNCACHED_BATCH
-from kmatrix.ops.routing import is_plain, nothing_watches
+from kmatrix.ops.routing import nothing_watches
 
 _MOST = 512  # records; all are dropped when there are more
 _NOTHING: tuple[Tensor, ...] = ()
@@ -40,7 +40,7 @@ class _Record(NamedTuple):
     shape: tuple[int, ...]
     strides: tuple[int, ...]
     dtype: torch.dtype
-    run: Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], Tensor, int, bool], bool]
+    run: Callable[[Tensor, Sequence[Tensor], Sequence[Tensor], Tensor, int, bool], int]
 
     def is_for(self, patterns: Any) -> bool:
         """Whether these patterns mean the same chain."""
@@ -51,6 +51,10 @@ class _Record(NamedTuple):
         except TypeError:
             return False
 
+
+# Looked up once, as in routing; the native part itself uses one thread after a fork.
+_threads = torch.get_num_threads
+_grad_enabled = torch.is_grad_enabled
 
 _records: dict[object, _Record] = {}
 _seen: set[object] = set()
@@ -76,23 +80,25 @@ def repeated(
     patterns: object,
     others: tuple[Tensor, ...] = _NOTHING,
     kind: int = -1,
-) -> Tensor | None:
+    out: Tensor | None = None,
+) -> Tensor | Patterns | None:
     """The product, if a call like this one was recorded and nothing about it is unusual; else None.
 
-    ``others`` are further tensors that the chain was made from, and ``kind`` tells how.
+    ``others`` are further tensors that the chain was made from, and ``kind`` tells how. If all is as it was
+    but autograd watches, the patterns come back: nothing needs to be checked again. ``out`` has been checked.
     """
-    if not is_plain(x):
-        return None
     try:
-        record = _records.get((x.shape, id(weights[0]), id(weights[-1]), len(others), kind))
-    except (IndexError, TypeError, KeyError):
+        known = _records.get((x.shape, id(weights[0]), id(weights[-1]), len(others), kind))
+    except (AttributeError, IndexError, TypeError, KeyError):
         return None
-    if record is None or not (record.patterns is patterns or record.is_for(patterns)):
+    if known is None:
         return None
-    if not (nothing_watches() and native_is_next()):
+    given, chain, _, shape, strides, dtype, run = known
+    if not (given is patterns or known.is_for(patterns)) or not nothing_watches() or not native_is_next():
         return None
-    y = empty(record.shape, record.strides, record.dtype)
-    return y if record.run(x, weights, others, y, threads(), torch.is_grad_enabled()) else None
+    y = empty(shape, strides, dtype) if out is None else out
+    found = run(x, weights, others, y, _threads(), _grad_enabled())
+    return y if found == DONE else chain if found == WATCHED else None
 
 
 def record(

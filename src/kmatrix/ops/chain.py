@@ -16,10 +16,11 @@ from kmatrix.ops.definition import Pattern as Pattern
 from kmatrix.ops.definition import Patterns, check_sizes, check_weights, reference_chain_matmul
 from kmatrix.ops.flops import announce_formulas
 from kmatrix.ops.library import lower_precision
-from kmatrix.ops.output import multiply_into
+from kmatrix.ops.output import multiply_into, repeat_into
 from kmatrix.ops.routing import Route, is_autocast, route
 
 _WHERE = "chain_matmul"
+_compiling = torch.compiler.is_dynamo_compiling  # whether the bytecode is traced; other traces are modes
 
 
 def chain_matmul(
@@ -70,16 +71,20 @@ def chain_matmul(
         factorizations (2019), for butterflies; Gonon et al., Fast inference with Kronecker-sparse matrices
         (arXiv:2405.15013), for general patterns.
     """
-    if out is None and not torch.compiler.is_compiling():
-        again = repeated(x, weights, patterns)
-        if again is not None:
-            return again
+    if not _compiling():
+        if out is not None:
+            if repeat_into(out, x, weights, patterns):
+                return out
+        else:
+            again = repeated(x, weights, patterns)
+            if again is not None:
+                return again if isinstance(again, Tensor) else multiply_watched(x, weights, again)
     chain = _checked_chain(x, weights, patterns)
     if is_autocast(x):
         x, *weights = lower_precision(x.device.type, [x, *weights])
     _check_numbers(x, weights)
     if out is not None:
-        return multiply_into(out, x, weights, chain)
+        return multiply_into(out, x, weights, chain, patterns)
     if not chain:
         return x.clone(memory_format=torch.contiguous_format)
     how = route(x, weights)

@@ -99,7 +99,11 @@ BACKENDS: tuple[Backend, ...] = (NATIVE, Portable(), Reference())
 
 def native_is_next() -> bool:
     """Whether a product that the native kernels can run will be run by them."""
-    return _requested.get() in (None, NATIVE.name) and BACKENDS[0] is NATIVE and _observed.get() is None
+    return (
+        (_requested.get() is None or _requested.get() == NATIVE.name)
+        and _observed.get() is None
+        and BACKENDS[0] is NATIVE
+    )
 
 
 @contextmanager

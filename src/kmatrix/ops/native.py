@@ -107,10 +107,9 @@ def gradients(
     grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, need_x: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
     """Gradients of ``x`` (if needed) and of every weight; the batch is not empty."""
-    shapes = [w.shape for w in weights]
-    # A weight that is expanded and not tied has a gradient for each of its numbers.
-    weights = [w if w.numel() == 1 or 0 not in _strides_of_many(w) else w.contiguous() for w in weights]
     weights, description = described(weights, patterns)
+    if description.expanded:  # a weight that is expanded and not tied has a gradient for each of its numbers
+        weights, description = described([w.contiguous() for w in weights], patterns)
     source, upstream = vectors(x), vectors(grad)
     schedule = schedule_of(description, source.batch)
     pointers = [w.data_ptr() for w in weights]
@@ -122,23 +121,20 @@ def gradients(
     grad_x = torch.empty(x.shape, dtype=x.dtype) if need_x else None
     target = (0, 0, 1) if grad_x is None else (grad_x.data_ptr(), x.shape[-1], 1)
     wide = torch.float32 if x.dtype in HALF else x.dtype
-    grad_weights = [torch.empty(shape, dtype=wide) for shape in shapes]
+    grad_weights = [torch.empty(w.shape, dtype=wide) for w in weights]
     places = [g.data_ptr() for g in grad_weights]
     chain.backward(*upstream.place, *source.place, *target, places, source.batch, threads())
-    return grad_x, [g.to(x.dtype) for g in grad_weights]
-
-
-def _strides_of_many(w: Tensor) -> list[int]:
-    return [stride for size, stride in zip(w.shape, w.stride(), strict=True) if size > 1]
+    return grad_x, ([g.to(x.dtype) for g in grad_weights] if x.dtype in HALF else grad_weights)
 
 
 def schedule_of(description: Description, batch: int) -> Schedule:
     """What was learned by measuring, else the rule."""
-    return _schedule(description.patterns, description.dtype, batch_class(batch), threads())
+    return _schedule(description, batch_class(batch), threads())
 
 
 @lru_cache(maxsize=1024)
-def _schedule(patterns: Patterns, dtype: torch.dtype, batch: int, workers: int) -> Schedule:
+def _schedule(description: Description, batch: int, workers: int) -> Schedule:
+    patterns, dtype = description.patterns, description.dtype
     return learned_schedule(patterns, dtype, batch, workers) or default_schedule(patterns, dtype, batch)
 
 
@@ -154,7 +150,7 @@ def new_chain(description: Description, schedule: Schedule, ends: Ends | None = 
     return module.Chain(
         description.code,
         description.flat_patterns,
-        list(description.strides),
+        description.strides,
         list(schedule.passes),
         schedule.tile_vectors,
         description.n_in if ends is None else ends.n_in,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -12,9 +13,10 @@ from torch import Tensor
 from kmatrix.ops.definition import Patterns, flatten_patterns
 from kmatrix.ops.native_module import DTYPE_CODES
 
-_SPARSE = (
-    2  # a weight that spans more than so many times its numbers is copied: fingerprints read the whole span
-)
+Layouts = tuple[tuple[int, ...], ...]  # shape and strides of each weight
+
+# A weight that spans more than so many times its numbers is copied: fingerprints read the whole span.
+_SPARSE = 2
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -46,53 +48,58 @@ def vectors(x: Tensor) -> Vectors:
     return Vectors(flat, batch, row, col)
 
 
-class Description(NamedTuple):
-    """What the kernels must know of weights besides their addresses; equal for equal layouts."""
+class Description:
+    """What the kernels must know of weights besides their addresses.
 
-    dtype: torch.dtype
-    patterns: Patterns
-    strides: tuple[int, ...]  # four for each weight, 0 along axes of size 1
-    nbytes: tuple[int, ...]  # what each weight spans in memory
+    One object for equal layouts, so that it is found in tables by identity: hashing its contents would take
+    longer than a small product.
 
-    @property
-    def code(self) -> int:
-        return DTYPE_CODES[self.dtype]
+    Attributes:
+        dtype: number type.
+        patterns: of the factors.
+        strides: four for each weight, 0 along axes of size 1.
+        nbytes: what each weight spans in memory.
+        expanded: whether some weight repeats its numbers along an axis.
+    """
 
-    @property
-    def flat_patterns(self) -> list[int]:
-        return flatten_patterns(self.patterns)
-
-    @property
-    def n_in(self) -> int:
-        return self.patterns[0].cols
-
-    @property
-    def n_out(self) -> int:
-        return self.patterns[-1].rows
+    def __init__(self, dtype: torch.dtype, patterns: Patterns, layouts: Layouts) -> None:
+        self.dtype, self.patterns = dtype, patterns
+        self.strides: list[int] = []
+        for layout in layouts:
+            self.strides += [0 if size == 1 else s for size, s in zip(layout[:4], layout[4:], strict=True)]
+        self.nbytes = [_span(layout[:4], layout[4:]) * dtype.itemsize for layout in layouts]
+        self.expanded = any(
+            size > 1 and s == 0 for layout in layouts for size, s in zip(layout[:4], layout[4:], strict=True)
+        )
+        self.code = DTYPE_CODES[dtype]
+        self.flat_patterns = flatten_patterns(patterns)
+        self.n_in, self.n_out = patterns[0].cols, patterns[-1].rows
 
 
 def described(weights: Sequence[Tensor], patterns: Patterns) -> tuple[list[Tensor], Description]:
     """The weights, copied where they lie scattered, and their description."""
-    kept = [w if _is_dense(w.shape, w.stride()) else w.contiguous() for w in weights]
-    shapes = tuple([(*w.shape, *w.stride()) for w in kept])
-    return kept, _description(kept[0].dtype, patterns, shapes)
+    layouts = tuple([(*w.shape, *w.stride()) for w in weights])
+    kept = list(weights)
+    for i in _scattered(layouts):
+        kept[i] = kept[i].contiguous()
+        layouts = (*layouts[:i], (*kept[i].shape, *kept[i].stride()), *layouts[i + 1 :])
+    return kept, _description(kept[0].dtype, patterns, layouts)
 
 
 @lru_cache(maxsize=1024)
-def _description(dtype: torch.dtype, patterns: Patterns, layouts: tuple[tuple[int, ...], ...]) -> Description:
-    strides: list[int] = []
-    for layout in layouts:
-        strides += [0 if size == 1 else stride for size, stride in zip(layout[:4], layout[4:], strict=True)]
-    spans = [_span(layout[:4], layout[4:]) * dtype.itemsize for layout in layouts]
-    return Description(dtype, patterns, tuple(strides), tuple(spans))
+def _scattered(layouts: Layouts) -> tuple[int, ...]:
+    """Which weights span far more memory than they have numbers."""
+    sizes = [(math.prod(layout[:4]), _span(layout[:4], layout[4:])) for layout in layouts]
+    return tuple([i for i, (numbers, span) in enumerate(sizes) if span > _SPARSE * numbers])
+
+
+@lru_cache(maxsize=1024)
+def _description(dtype: torch.dtype, patterns: Patterns, layouts: Layouts) -> Description:
+    return Description(dtype, patterns, layouts)
 
 
 def _span(shape: Sequence[int], strides: Sequence[int]) -> int:
     return 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
-
-
-def _is_dense(shape: torch.Size, strides: tuple[int, ...]) -> bool:
-    return _span(shape, strides) <= _SPARSE * shape.numel()
 
 
 def overlap(first: Tensor, second: Tensor) -> bool:

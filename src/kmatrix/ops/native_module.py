@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
@@ -102,6 +101,9 @@ class ChainType(Protocol):
         """Whether these factors may form one pass."""
 
 
+DONE, WATCHED = 1, 2  # what NativeCall.run says; 0 is neither
+
+
 class NativeCall(Protocol):
     """A product that ran, and what its tensors looked like."""
 
@@ -113,8 +115,8 @@ class NativeCall(Protocol):
         y: Tensor,
         threads: int,
         grad: bool,
-    ) -> bool:
-        """Run it again into ``y``, or decline because something about the tensors is new or autograd watches."""
+    ) -> int:
+        """``DONE``: it ran again, into ``y``; ``WATCHED``: it could, but for autograd; else something is new."""
 
     def fix(self, pointers: Sequence[int]) -> None:
         """The weights lie at these addresses and nobody changes them."""
@@ -190,18 +192,6 @@ def _absent(reason: str) -> NativePart:
     return NativePart(None, "", reason)
 
 
-_forked = False
-
-
-def _after_fork() -> None:
-    global _forked  # noqa: PLW0603  (a fact about this process)
-    _forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
 def threads() -> int:
-    """How many threads a product may use: torch's setting, and one after a fork, which OpenMP does not survive."""
-    return 1 if _forked else torch.get_num_threads()
+    """How many threads a product may use; after a fork, which OpenMP does not survive, the kernels take one."""
+    return torch.get_num_threads()

@@ -1,8 +1,9 @@
 """How the native kernels run a chain: which factors share a pass, how many rows a tile holds, which kernel.
 
-A pass reads and writes the tile once, so the rule takes the fewest passes, and of those the most even ones. A
-tile stays in the cache of one core together with its copy. A few rows do not pay for packing: they take the
-kernel that reads the weights where they are.
+A pass reads and writes the tile once, so the rule takes the fewest passes, and of those the one with the widest
+first: 4+4+2 is up to a quarter faster than 3+3+4. A tile stays in the cache of one core together with its
+copy. A few rows do not pay for packing: they take the kernel that reads
+the weights where they are.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from kmatrix.ops.native_module import DTYPE_CODES, native_part
 
 Kernel = Literal["rows", "tiles"]
 
-FEW_ROWS = 4  # up to so many vectors the weights are read where they are
 TILE_BYTES = 2**18  # of a tile and its copy: what a core keeps close
-MOST_VECTORS = 4  # of rows in a tile; more gains nothing
+MOST_VECTORS = 2  # of rows in a tile; more gains nothing
+LONG = 512  # from this length on, chains of 2x2 blocks run as fast without packing ...
+IN_CACHE = 2**18  # ... as long as all vectors together are no more numbers than this
 UNCACHED_BATCH = 1024  # from here on packing the weights is about a hundredth of the work
 
 
@@ -40,33 +42,45 @@ def batch_class(batch: int) -> int:
 @lru_cache(maxsize=1024)
 def default_schedule(patterns: Patterns, dtype: torch.dtype, batch: int) -> Schedule:
     """The rule; ``batch`` is a batch class."""
-    kernel: Kernel = "rows" if batch <= FEW_ROWS else "tiles"
+    kernel: Kernel = "rows" if _suits_rows(patterns, dtype, batch) else "tiles"
     return Schedule(kernel, best_passes(patterns, dtype), _tile_vectors(patterns, dtype, batch))
 
 
 @lru_cache(maxsize=1024)
 def best_passes(patterns: Patterns, dtype: torch.dtype) -> tuple[int, ...]:
-    """The fewest passes the kernels can make of these factors, as even as possible.
+    """The fewest passes the kernels can make of these factors, the widest first.
 
-    The shortest path over "factors done", an edge being a run that fuses; ties go to the smaller sum of
-    squares.
+    The shortest path over "factors done", an edge being a run that fuses; of two equally short ones the one
+    whose passes come first in descending order.
     """
     module = native_part().module
     if module is None:
         return (1,) * len(patterns)
     code, flat, k = DTYPE_CODES[dtype], flatten_patterns(patterns), len(patterns)
-    best: list[tuple[int, int, tuple[int, ...]]] = [(0, 0, ())]
-    best += [(k + 1, 0, ())] * k
+    best: list[tuple[int, tuple[int, ...]]] = [
+        (0, ()),
+        *[(k + 1, ())] * k,
+    ]  # number of passes, negative widths
     for start in range(k):
-        passes, squares, path = best[start]
+        passes, path = best[start]
         for count in range(1, k - start + 1):
             if count > 1 and not module.Chain.can_fuse(code, flat, start, count):
-                if count > 2:
-                    break
-                continue
-            reached = (passes + 1, squares + count * count, (*path, count))
-            best[start + count] = min(best[start + count], reached)
-    return best[-1][2]
+                break
+            best[start + count] = min(best[start + count], (passes + 1, (*path, -count)))
+    return tuple([-width for width in best[-1][1]])
+
+
+def _suits_rows(patterns: Patterns, dtype: torch.dtype, batch: int) -> bool:
+    """Whether the weights are best read where they are.
+
+    A tile is never less than a register of rows, so half of that many are faster one by one. Long chains of
+    2x2 blocks in float32 or float64 gain nothing from packing until the vectors leave the cache.
+    """
+    if 2 * batch <= _lanes(dtype):
+        return True
+    length = max(patterns[0].cols, patterns[-1].rows)
+    small = all(p.b == p.c == 2 for p in patterns)
+    return small and dtype == torch.float32 and length >= LONG and length * batch <= IN_CACHE
 
 
 def tile_heights(dtype: torch.dtype, batch: int) -> list[int]:

@@ -10,6 +10,7 @@ from torch.autograd.graph import increment_version
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops import dispatch, native
+from kmatrix.ops.calls import record, repeated
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.ends import Ends
 from kmatrix.ops.native_layout import overlap
@@ -18,8 +19,20 @@ from kmatrix.ops.routing import Route, is_plain, route
 _WHERE = "chain_matmul"
 
 
-def multiply_into(out: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns) -> Tensor:
-    """The product in ``out``; the other arguments have been checked."""
+def repeat_into(out: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: object) -> bool:
+    """Whether the product is in ``out``, because a call like this one was recorded."""
+    if not (is_plain(out) and isinstance(x, Tensor) and x.ndim and out.shape[:-1] == x.shape[:-1]):
+        return False
+    if not is_writable(out, out.shape) or repeated(x, weights, patterns, out=out) is not out:
+        return False
+    mark_written(out)
+    return True
+
+
+def multiply_into(
+    out: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, given: object
+) -> Tensor:
+    """The product in ``out``; the other arguments have been checked, the patterns as they were given included."""
     how = route(x, [*weights, out])
     if how is not Route.DIRECT:
         way_out = "leave out= away, or call under torch.no_grad() and outside of transforms"
@@ -27,6 +40,7 @@ def multiply_into(out: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: P
     check_out(_WHERE, out, (*x.shape[:-1], patterns[-1].rows if patterns else x.shape[-1]), x)
     if not patterns:
         return out.copy_(x)
+    record(x, weights, given, patterns)
     return run_into(out, x, weights, patterns, None)
 
 
@@ -44,6 +58,16 @@ def run_into(
         return out.copy_(native.multiply(x, weights, patterns, ends))
     assert ends is None or ends.trivial  # only the native kernels fold them
     return out.copy_(backend.run(x, weights, patterns))
+
+
+def is_writable(out: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether a tensor has this shape and no lazy bits or rules of autograd in the way: the quick question.
+
+    The native part asks the rest: type, memory, and whether its entries lie apart and away from the input.
+    """
+    if out.shape != shape or out.requires_grad or out.is_neg() or out.is_conj():
+        return False
+    return not out.is_inference() or torch.is_inference_mode_enabled()
 
 
 def mark_written(out: Tensor) -> None:

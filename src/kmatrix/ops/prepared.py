@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops import dispatch
@@ -18,7 +18,7 @@ from kmatrix.ops.native import new_chain, schedule_of
 from kmatrix.ops.native_layout import Description, described, overlap, vectors
 from kmatrix.ops.native_module import native_part, threads
 from kmatrix.ops.native_plan import Schedule
-from kmatrix.ops.output import check_out, mark_written
+from kmatrix.ops.output import check_out, is_writable, mark_written
 from kmatrix.ops.routing import Route, is_plain, route
 from kmatrix.ops.tuning import tune_chain
 
@@ -120,21 +120,26 @@ class PreparedChain:
             ArgumentError: if a shape or device does not fit, or a transform is active.
             DtypeError: if a number type does not fit.
         """
-        if out is not None:
-            return self._slow(x, out)
         try:
             run, shape, strides = self._calls[x.shape]
             watched = x.requires_grad
         except (KeyError, AttributeError, TypeError):
-            return self._first(x)
-        y = empty(shape, strides, self.dtype)
-        return y if not watched and run(x, y, threads()) else self._slow(x, None)
+            return self._first(x, out)
+        if watched:
+            return self._slow(x, out)
+        if out is None:
+            y = empty(shape, strides, self.dtype)
+            return y if run(x, y, get_num_threads()) else self._slow(x, None)
+        if is_writable(out, shape) and run(x, out, get_num_threads()):
+            mark_written(out)
+            return out
+        return self._slow(x, out)
 
     def __repr__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
         return f"PreparedChain({self.n_in} -> {self.n_out}, {len(self._patterns)} factors, {name})"
 
-    def _first(self, x: Tensor) -> Tensor:
+    def _first(self, x: Tensor, out: Tensor | None) -> Tensor:
         """The way of a shape that is new: check it and find its kernel."""
         self._check(x)
         if self._is_native and x.numel():
@@ -143,7 +148,7 @@ class PreparedChain:
             shape = (*x.shape[:-1], self.n_out)
             run = self._kernel(x.shape[:-1].numel())
             self._calls[x.shape] = run, shape, torch.empty(shape, device="meta").stride()
-        return self._slow(x, None)
+        return self._slow(x, out)
 
     def _slow(self, x: Tensor, out: Tensor | None) -> Tensor:
         self._check(x)

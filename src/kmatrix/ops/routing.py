@@ -27,11 +27,11 @@ class Route(Enum):
 AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
 _PLAIN = (Tensor, torch.nn.Parameter)
 
-# Looked up once: this is asked before every product.
+# Looked up once: these are asked before every product.
 _transforms_active = torch._C._are_functorch_transforms_active
-_tracing_state = torch._C._get_tracing_state
+_tracing = torch._C._is_tracing
 _modes_active = torch._C._len_torch_dispatch_stack
-_autocast = torch.is_autocast_enabled
+_autocast_on = torch._C._is_any_autocast_enabled
 
 
 def is_plain(x: object) -> bool:
@@ -77,13 +77,13 @@ def route(x: Tensor, weights: Sequence[Tensor]) -> Route:
 
 
 def nothing_watches() -> bool:
-    """Whether no transform, trace, mode or autocast of the CPU is on; what single tensors say is another matter."""
+    """Whether no transform, trace, mode or autocast is on; what single tensors say is another matter."""
     return not (
         _transforms_active()
         or forward_ad._current_level >= 0
-        or _tracing_state() is not None
+        or _tracing()
         or _modes_active()
-        or _autocast("cpu")
+        or _autocast_on()
     )
 
 
