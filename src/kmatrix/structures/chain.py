@@ -7,7 +7,7 @@ a member. Stages are listed in order of application: the first hits the vector f
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from kmatrix import _permutations
 from kmatrix._errors import ArgumentError, DtypeError, complaint
-from kmatrix.ops import chain_matmul
+from kmatrix.ops import Pattern
+from kmatrix.ops.apply import chain_apply
 from kmatrix.structures.base import (
     Structure,
     StructuredMatrix,
@@ -112,28 +113,59 @@ class AbstractChainMatrix(StructuredMatrix):
                 )
 
     def _matmul(self, x: Tensor) -> Tensor:
-        weights, patterns = self.weights, self.layout.patterns
-        if self.layout.cols > self.shape[1]:
-            x = nn.functional.pad(x, (0, self.layout.cols - self.shape[1]))
-        for run in self.layout.runs:
-            if isinstance(run, int):
-                x = x[..., self.permutation(run)]
-            else:
-                part = slice(*run)
-                x = chain_matmul(x, weights[part], patterns[part])
-        return x[..., : self.shape[0]] if self.layout.rows > self.shape[0] else x
+        layout = self.layout
+        return _through(x, layout.runs, self.weights, layout.patterns, self.permutation, self.shape[0])
 
     def _rmatmul(self, x: Tensor) -> Tensor:
         weights, patterns = transposed_chain(self.weights, self.layout.patterns)
-        if self.layout.rows > self.shape[0]:
-            x = nn.functional.pad(x, (0, self.layout.rows - self.shape[0]))
-        for run in reversed(self.layout.runs):
-            if isinstance(run, int):
-                x = x[..., torch.argsort(self.permutation(run))]
-            else:
-                part = slice(len(weights) - run[1], len(weights) - run[0])
-                x = chain_matmul(x, weights[part], patterns[part])
-        return x[..., : self.shape[1]] if self.layout.cols > self.shape[1] else x
+        k = len(weights)
+        runs = [r if isinstance(r, int) else (k - r[1], k - r[0]) for r in reversed(self.layout.runs)]
+        return _through(x, runs, weights, patterns, self._inverse, self.shape[1])
+
+    def _inverse(self, k: int) -> Tensor:
+        return torch.argsort(self.permutation(k))
+
+
+def _through(
+    x: Tensor,
+    runs: Sequence[tuple[int, int] | int],
+    weights: tuple[Tensor, ...],
+    patterns: tuple[Pattern, ...],
+    index: Callable[[int], Tensor],
+    rows: int,
+) -> Tensor:
+    """Send vectors through runs of factors and permutations, padded with zeros before and cropped behind.
+
+    A run takes the permutation before it along, and the last one that behind it as well: the product does
+    them while it reads and writes.
+    """
+    gather: Tensor | None = None
+    for i, run in enumerate(runs):
+        if isinstance(run, int):
+            if i and i == len(runs) - 1 and not isinstance(runs[i - 1], int):
+                break  # done with the run before
+            x = x if gather is None else _selected(x, gather)
+            gather = index(run)
+            continue
+        behind = runs[i + 1] if i == len(runs) - 2 else None
+        part = slice(*run)
+        x = chain_apply(
+            x,
+            weights[part],
+            patterns[part],
+            gather=gather,
+            take=index(behind) if isinstance(behind, int) else None,
+            rows=rows if i == len(runs) - 1 or isinstance(behind, int) else None,
+        )
+        gather = None
+    x = x if gather is None else _selected(x, gather)
+    return x if x.shape[-1] == rows else x[..., :rows]
+
+
+def _selected(x: Tensor, index: Tensor) -> Tensor:
+    """The permuted vectors, padded with zeros first if they are too short."""
+    missing = index.shape[0] - x.shape[-1]
+    return (nn.functional.pad(x, (0, missing)) if missing else x)[..., index]
 
 
 class ChainMatrix(AbstractChainMatrix):
