@@ -21,7 +21,8 @@ template <class T, int C> static int64_t sums_of_block(const packed_pass *pass) 
 
 // Adds sum over rows of g[i] conj(x[j]) for the square of weights from (i, j) on; past the edge the last line repeats.
 template <class T, int C>
-KM_INLINE void square_sums(const T *g, const T *x, int64_t stride, int64_t rows, int64_t columns, T *sums, int64_t width) {
+KM_INLINE void square_sums(const T *g, const T *x, int64_t stride, int64_t rows, int64_t columns, T *sums,
+                           int64_t width) {
     constexpr int n = square_columns<C>();
     vec<T> sum[square_numbers] = {};
     const T *g_line[square_rows], *x_line[n];
@@ -124,17 +125,20 @@ static void gradients_of_block(const packed_pass *pass, const T *weights, T *in,
 
 template <class T, int C>
 static void unpack_block(const km_factor *f, const packed_pass *pass, const T *sums, T *to) {
-    constexpr int columns = square_columns<C>();
-    for (int64_t g = 0; g < pass->copies_a; g++)
+    constexpr int most = square_columns<C>();
+    const int64_t next = pass->copies_d * C;
+    for (int64_t g = 0; g < pass->copies_a; g++, to += f->b * f->c * next)
         for (int64_t k = 0; k < pass->copies_d; k++)
             for (int64_t i = 0; i < f->b; i += square_rows)
-                for (int64_t j = 0; j < f->c; j += columns, sums += square_numbers)
-                    for (int64_t q = 0; q < square_rows * columns; q++) {
-                        const int64_t row = i + q / columns, column = j + q % columns;
-                        if (row >= f->b || column >= f->c) continue;
-                        T *at = to + (((g * f->b + row) * f->c + column) * pass->copies_d + k) * C;
-                        for (int p = 0; p < C; p++) at[p] = sums[q * C + p];
+                for (int64_t j = 0; j < f->c; j += most, sums += square_numbers) {
+                    const int64_t rows = f->b - i < square_rows ? f->b - i : square_rows;
+                    const int64_t columns = f->c - j < most ? f->c - j : most;
+                    for (int64_t r = 0; r < rows; r++) {
+                        T *at = to + ((i + r) * f->c + j) * next + k * C;
+                        for (int64_t q = 0; q < columns; q++, at += next)
+                            for (int p = 0; p < C; p++) at[p] = sums[(r * most + q) * C + p];
                     }
+                }
 }
 
 #endif

@@ -64,6 +64,20 @@ KM_INLINE int first_of_four(int quad, int low, int high) {
     return low < high ? feature_of(feature_of(quad, low), high) : feature_of(feature_of(quad, high), low);
 }
 
+// Four features on which two stages work, and where the weights of their four blocks are: those of the first stage,
+// which pairs bit `low`, come first, then those of the second.
+struct four_features {
+    int64_t feature[4], w01, w23, w02, w13;
+
+    KM_INLINE four_features(int quad, int low, int high, int pairs) {
+        const int first = first_of_four(quad, low, high);
+        feature[0] = first, feature[1] = first | 1 << low;
+        feature[2] = first | 1 << high, feature[3] = first | 1 << low | 1 << high;
+        w01 = 4 * pair_of(first, low), w23 = 4 * pair_of(first | 1 << high, low);
+        w02 = 4 * (pairs + pair_of(first, high)), w13 = 4 * (pairs + pair_of(first | 1 << low, high));
+    }
+};
+
 // sum += g * conj(x)
 template <class T, int C> KM_INLINE void add_product(const vec<T> *g, const vec<T> *x, vec<T> *sum) {
     sum[0] += g[0] * x[0];
@@ -112,8 +126,8 @@ template <class T, int C> KM_INLINE void store_feature(T *line, int64_t width, c
 }
 
 template <class T, int C>
-KM_INLINE void one_stage_back(int log_radix, int bit, const T *w, lines<const T> in, lines<const T> above, lines<T> below,
-                              T *sums, int64_t width) {
+KM_INLINE void one_stage_back(int log_radix, int bit, const T *w, lines<const T> in, lines<const T> above,
+                              lines<T> below, T *sums, int64_t width) {
     constexpr int at_once = pairs_at_once<T, C>(), numbers = at_once * 4 * C;
     const int pairs = 1 << (log_radix - 1);
     for (int pair = 0; pair < pairs; sums += numbers) {
@@ -143,25 +157,23 @@ KM_INLINE void two_stages_back(int log_radix, int low, int high, const T *w, lin
                                lines<T> below, T *sums, int64_t width) {
     const int pairs = 1 << (log_radix - 1);
     for (int quad = 0; quad < pairs / 2; quad++, sums += 16) {
-        const int first = first_of_four(quad, low, high);
-        const int64_t at[4] = {first, first | 1 << low, first | 1 << high, first | 1 << low | 1 << high};
-        const T *w01 = w + 4 * pair_of(int(at[0]), low), *w23 = w + 4 * pair_of(int(at[2]), low);
-        const T *w02 = w + 4 * (pairs + pair_of(int(at[0]), high)), *w13 = w + 4 * (pairs + pair_of(int(at[1]), high));
+        const four_features at(quad, low, high, pairs);
+        const T *w01 = w + at.w01, *w23 = w + at.w23, *w02 = w + at.w02, *w13 = w + at.w13;
         vec<T> sum[16] = {};
         for (int64_t r = 0; r < width; r += simd<T>::lanes) {
             vec<T> x[4], y[4], g[4];
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) x[i] = y[i] = load(in.data + at[i] * in.step + r);
+            for (int i = 0; i < 4; i++) x[i] = y[i] = load(in.data + at.feature[i] * in.step + r);
             butterfly<T, 1, GENERAL>(w01, y, y + 1);
             butterfly<T, 1, GENERAL>(w23, y + 2, y + 3);
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) g[i] = load(above.data + at[i] * above.step + r);
+            for (int i = 0; i < 4; i++) g[i] = load(above.data + at.feature[i] * above.step + r);
             butterfly_back<T, 1>(w02, y, y + 2, g, g + 2, sum + 8);
             butterfly_back<T, 1>(w13, y + 1, y + 3, g + 1, g + 3, sum + 12);
             butterfly_back<T, 1>(w01, x, x + 1, g, g + 1, sum);
             butterfly_back<T, 1>(w23, x + 2, x + 3, g + 2, g + 3, sum + 4);
 #pragma GCC unroll 4
-            for (int i = 0; i < 4; i++) store(below.data + at[i] * below.step + r, g[i]);
+            for (int i = 0; i < 4; i++) store(below.data + at.feature[i] * below.step + r, g[i]);
         }
         add_lane_sums<T, 16>(sum, sums);
     }
@@ -183,63 +195,135 @@ template <class T, int C> static void write_out_weights(const packed_pass *pass,
         }
 }
 
-// Runs the features of one group through the stages and keeps the inputs of all steps but the first.
-template <class T, int C, int K>
-KM_INLINE void keep_steps(const packed_pass *pass, const step_back *steps, int n_steps, const T *w, lines<const T> in,
-                          T *kept, int64_t width) {
-    constexpr int features = 1 << K;
-    for (int64_t r = 0; r < width; r += simd<T>::lanes) {
-        vec<T> x[features * C];
-#pragma GCC unroll 16
-        for (int i = 0; i < features; i++) load_feature<T, C>(in.data + i * in.step + r, width, x + i * C);
-        const T *at = w;
-        for (int n = 1; n < n_steps; n++) {
-            for (int s = steps[n - 1].first; s < steps[n].first; s++)
-                at = stage<T, C, K>(pass->shift[s], pass->form[s], at, x);
-            T *to = kept + (n - 1) * features * C * width + r;
-#pragma GCC unroll 16
-            for (int i = 0; i < features; i++) store_feature<T, C>(to + i * C * width, width, x + i * C);
+// One 2x2 block whose weights are in registers, in place.
+template <class T, int C> struct block_in_registers {
+    vec<T> w[4 * C];
+
+    KM_INLINE explicit block_in_registers(const T *numbers) {
+        for (int i = 0; i < 4 * C; i++) w[i] = splat(numbers[i]);
+    }
+    KM_INLINE void operator()(vec<T> *x, vec<T> *y) const {
+        vec<T> low[C], high[C];
+        product(w, x, y, low);
+        product(w + 2 * C, x, y, high);
+        for (int p = 0; p < C; p++) x[p] = low[p], y[p] = high[p];
+    }
+
+  private:
+    static KM_INLINE void product(const vec<T> *w, const vec<T> *x, const vec<T> *y, vec<T> *out) {
+        if constexpr (C == 1) {
+            out[0] = w[0] * x[0] + w[1] * y[0];
+        } else {
+            out[0] = w[0] * x[0] - w[1] * x[1] + w[2] * y[0] - w[3] * y[1];
+            out[1] = w[0] * x[1] + w[1] * x[0] + w[2] * y[1] + w[3] * y[0];
+        }
+    }
+};
+
+// What leaves one stage of a group, from what enters it.
+template <class T, int C>
+KM_INLINE void one_stage_forward(int log_radix, int bit, const T *w, lines<const T> in, lines<T> out, int64_t width) {
+    for (int pair = 0; pair < 1 << (log_radix - 1); pair++, w += 4 * C) {
+        const int64_t low = feature_of(pair, bit), high = low | 1 << bit;
+        const block_in_registers<T, C> block(w);
+        for (int64_t r = 0; r < width; r += simd<T>::lanes) {
+            vec<T> x[C], y[C];
+            load_feature<T, C>(in.data + low * in.step + r, width, x);
+            load_feature<T, C>(in.data + high * in.step + r, width, y);
+            block(x, y);
+            store_feature<T, C>(out.data + low * out.step + r, width, x);
+            store_feature<T, C>(out.data + high * out.step + r, width, y);
         }
     }
 }
 
+template <class T>
+KM_INLINE void two_stages_forward(int log_radix, int low, int high, const T *w, lines<const T> in, lines<T> out,
+                                  int64_t width) {
+    const int pairs = 1 << (log_radix - 1);
+    for (int quad = 0; quad < pairs / 2; quad++) {
+        const four_features at(quad, low, high, pairs);
+        const block_in_registers<T, 1> b01(w + at.w01), b23(w + at.w23), b02(w + at.w02), b13(w + at.w13);
+        for (int64_t r = 0; r < width; r += simd<T>::lanes) {
+            vec<T> x[4];
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) x[i] = load(in.data + at.feature[i] * in.step + r);
+            b01(x, x + 1);
+            b23(x + 2, x + 3);
+            b02(x, x + 2);
+            b13(x + 1, x + 3);
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; i++) store(out.data + at.feature[i] * out.step + r, x[i]);
+        }
+    }
+}
+
+// One group of a pass on its way back: the inputs of all steps but the first are computed again and kept.
+template <class T, int C> struct group_back {
+    const packed_pass *pass;
+    T *own;  // the gradient between two steps, then what enters every step but the first
+    int64_t width;
+    int64_t n_steps, group_sums;
+    step_back steps[max_stages];
+
+    group_back(const packed_pass *of, T *room, int64_t rows) : pass(of), own(room), width(rows) {
+        n_steps = steps_of<C>(pass, steps);
+        group_sums = sums_of_group<T, C>(pass);
+    }
+
+    int64_t line() const { return C * width; }
+    lines<T> kept(int64_t step) const { return {own + (step << pass->log_radix) * line(), line()}; }
+    static lines<const T> read(lines<T> of) { return {of.data, of.step}; }
+    const T *weights(const T *w, const step_back &step) const { return w + (step.first * 2 * C << pass->log_radix); }
+
+    KM_INLINE void forward(const T *w, lines<const T> in) const {
+        for (int64_t n = 0; n + 1 < n_steps; n++) {
+            const step_back &step = steps[n];
+            const lines<const T> from = n ? read(kept(n)) : in;
+            if constexpr (stages_together<C>() == 2)
+                if (step.stages == 2) {
+                    two_stages_forward<T>(pass->log_radix, step.low, step.high, weights(w, step), from, kept(n + 1), width);
+                    continue;
+                }
+            one_stage_forward<T, C>(pass->log_radix, step.low, weights(w, step), from, kept(n + 1), width);
+        }
+    }
+
+    KM_INLINE void back(const T *w, lines<const T> in, lines<T> grad, T *sums) const {
+        sums += group_sums;
+        for (int64_t n = n_steps - 1; n >= 0; n--) {
+            const step_back &step = steps[n];
+            const lines<const T> from = n ? read(kept(n)) : in, above = read(n + 1 < n_steps ? kept(0) : grad);
+            const lines<T> below = n ? kept(0) : grad;
+            sums -= sums_of_step<T, C>(step.stages, pass->log_radix);
+            if constexpr (stages_together<C>() == 2)
+                if (step.stages == 2) {
+                    two_stages_back<T>(pass->log_radix, step.low, step.high, weights(w, step), from, above, below, sums,
+                                       width);
+                    continue;
+                }
+            one_stage_back<T, C>(pass->log_radix, step.low, weights(w, step), from, above, below, sums, width);
+        }
+    }
+};
+
 // `in` is what entered the pass, `grad` the gradient of what left it, which becomes that of what entered; `own` has
 // room for the features of a group once for each step.
-template <class T, int C, int K>
+template <class T, int C>
 static void gradients_of_stages(const packed_pass *pass, const T *w, const T *in, T *grad, T *own, T *sums,
                                 int64_t width) {
-    constexpr int features = 1 << K;
+    const group_back<T, C> group(pass, own, width);
     const int64_t line = C * width, distance = pass->d * line;
-    step_back steps[max_stages];
-    const int n_steps = steps_of<C>(pass, steps);
-    T *kept = own + features * line;
-    alignas(64) T written_out[max_stages * features * 2 * C];
+    alignas(64) T written_out[max_stages * (2 << max_log_radix) * C];
     bool general = true;
     for (int s = 0; s < pass->count; s++) general = general && pass->form[s] == GENERAL;
     for (int64_t o = 0; o < pass->a; o++)
-        for (int64_t e = 0; e < pass->d; e++, w += pass->group * C) {
-            const int64_t first = o * features * distance + e * line;
-            const lines<const T> entered = {in + first, distance};
-            keep_steps<T, C, K>(pass, steps, n_steps, w, entered, kept, width);
+        for (int64_t e = 0; e < pass->d; e++, w += pass->group * C, sums += group.group_sums) {
+            const int64_t first = (o * distance << pass->log_radix) + e * line;
             if (!general) write_out_weights<T, C>(pass, w, written_out);
             const T *numbers = general ? w : written_out;
-            T *end = sums += sums_of_group<T, C>(pass);
-            for (int n = n_steps - 1; n >= 0; n--) {
-                const step_back step = steps[n];
-                const lines<const T> input = n ? lines<const T>{kept + (n - 1) * features * line, line} : entered;
-                const lines<T> user = {grad + first, distance}, inside = {own, line};
-                const lines<T> from = n == n_steps - 1 ? user : inside, below = n ? inside : user;
-                const lines<const T> above = {from.data, from.step};
-                const T *weights = numbers + step.first * features * 2 * C;
-                end -= sums_of_step<T, C>(step.stages, K);
-                if constexpr (stages_together<C>() == 2 && K > 1) {
-                    if (step.stages == 2) {
-                        two_stages_back<T>(K, step.low, step.high, weights, input, above, below, end, width);
-                        continue;
-                    }
-                }
-                one_stage_back<T, C>(K, step.low, weights, input, above, below, end, width);
-            }
+            group.forward(numbers, {in + first, distance});
+            group.back(numbers, {in + first, distance}, {grad + first, distance}, sums);
         }
 }
 
@@ -282,23 +366,53 @@ static void list_sums(const km_chain *chain, const packed_pass *pass, sum_places
     }
 }
 
+// The gradients of an untied factor: every sum has a place of its own.
+template <class T, int C>
+KM_INLINE void put_sums(const packed_pass *pass, const km_factor *f, int64_t in_group, const T *sums, int64_t group,
+                        T *to) {
+    for (int64_t o = 0; o < pass->a; o++, to += in_group * 4 * f->d * C)
+        for (int64_t e = 0; e < pass->d; e++, sums += group)
+            for (int q = 0; q < 4; q++)
+                for (int p = 0; p < C; p++) to[(q * f->d + e) * C + p] = sums[q * C + p];
+}
+
+// Those of a factor tied over a or d: many sums for one place, added in double precision.
+template <class T, int C>
+static void add_tied_sums(const packed_pass *pass, const km_factor *f, int64_t in_group, const T *sums, int64_t group,
+                          T *to) {
+    const int64_t diagonals = f->sd ? f->d : 1;
+    const int64_t places_a = f->sa ? pass->a : 1, places_d = f->sd ? pass->d : 1;
+    for (int64_t o = 0; o < places_a; o++)
+        for (int64_t e = 0; e < places_d; e++) {
+            double sum[4 * C] = {};
+            for (int64_t i = o; i < pass->a; i += places_a)
+                for (int64_t j = e; j < pass->d; j += places_d)
+                    for (int q = 0; q < 4 * C; q++) sum[q] += sums[(i * pass->d + j) * group + q];
+            T *at = to + (o * in_group * 4 * diagonals + e) * C;
+            for (int q = 0; q < 4; q++)
+                for (int p = 0; p < C; p++) at[q * diagonals * C + p] += T(sum[q * C + p]);
+        }
+}
+
 template <class T, int C>
 static void unpack_stages(const km_chain *chain, const packed_pass *pass, const T *sums, void *const *grad_weights) {
     sum_places places;
     list_sums<T, C>(chain, pass, &places);
     const int64_t group = sums_of_group<T, C>(pass);
+    const auto tied = [](const km_factor *f) { return (f->a > 1 && !f->sa) || (f->d > 1 && !f->sd); };
+    for (int i = pass->first; i < pass->first + pass->count; i++) {
+        const km_factor *f = chain->factors + i;
+        const int64_t numbers = (f->sa ? f->a : 1) * 4 * (f->sd ? f->d : 1) * C;
+        if (tied(f)) __builtin_memset(grad_weights[i], 0, size_t(numbers) * sizeof(T));
+    }
     for (int i = 0; i < places.count; i++) {
         const auto at = places.block[i];
-        const km_factor *f = chain->factors + pass->first + at.stage;
-        const int64_t diagonals = f->sd ? f->d : 1, in_group = 1 << (pass->log_radix - 1 - pass->shift[at.stage]);
-        for (int64_t o = 0; o < pass->a; o++) {
-            const T *from = sums + o * pass->d * group + at.sums;
-            T *to = (T *)grad_weights[pass->first + at.stage];
-            to += (at.to + (f->sa ? o * in_group * 4 * diagonals : 0)) * C;
-            for (int64_t e = 0; e < pass->d; e++, from += group, to += f->sd ? C : 0)
-                for (int q = 0; q < 4; q++)
-                    for (int p = 0; p < C; p++) to[q * diagonals * C + p] += from[q * C + p];
-        }
+        const int32_t factor = pass->first + at.stage;
+        const km_factor *f = chain->factors + factor;
+        const int64_t in_group = int64_t(1) << (pass->log_radix - 1 - pass->shift[at.stage]);
+        T *to = (T *)grad_weights[factor] + at.to * C;
+        if (tied(f)) add_tied_sums<T, C>(pass, f, in_group, sums + at.sums, group, to);
+        else put_sums<T, C>(pass, f, in_group, sums + at.sums, group, to);
     }
 }
 

@@ -30,9 +30,11 @@ template <class T> KM_INLINE vec<T> lane_sums(const vec<T> *v) {
     if constexpr (q == 2) {
         return interleave<2, 1, false>(part[0], part[1], every{}) + interleave<2, 1, true>(part[0], part[1], every{});
     } else {
-        const vec<T> a = interleave<4, 1, false>(part[0], part[1], every{}) + interleave<4, 1, true>(part[0], part[1], every{});
-        const vec<T> b = interleave<4, 1, false>(part[2], part[3], every{}) + interleave<4, 1, true>(part[2], part[3], every{});
-        return interleave<4, 2, false>(a, b, every{}) + interleave<4, 2, true>(a, b, every{});
+        const auto pairs = [](vec<T> x, vec<T> y) {
+            return interleave<4, 1, false>(x, y, every{}) + interleave<4, 1, true>(x, y, every{});
+        };
+        const vec<T> low = pairs(part[0], part[1]), high = pairs(part[2], part[3]);
+        return interleave<4, 2, false>(low, high, every{}) + interleave<4, 2, true>(low, high, every{});
     }
 }
 

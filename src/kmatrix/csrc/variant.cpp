@@ -95,7 +95,7 @@ struct rows_run {
 struct backward_scratch_run {
     const km_chain *chain;
     template <class S, class T, int C> int64_t operator()() const {
-        return plan_backward<T, C>(chain).end * int64_t(sizeof(T));
+        return plan_backward<T, C>(chain, INT64_MAX, 1).end * int64_t(sizeof(T));  // of the highest tile
     }
 };
 
