@@ -73,6 +73,20 @@ def test_tiles_are_no_higher_than_the_batch() -> None:
 
 
 @needs_native
+def test_few_rows_read_the_weights_where_they_are() -> None:
+    lanes = native_part().module.limits()[0] // 4
+    butterfly = tuple(Pattern(512 >> k, 2, 2, 1 << k) for k in range(10))
+    blocks = (Pattern(32, 32, 32, 1), Pattern(1, 32, 32, 32))
+    for chain in (butterfly, blocks, UP):
+        assert default_schedule(chain, F32, lanes // 2).kernel == "rows"
+    assert default_schedule(blocks, F32, 2 * lanes).kernel == "tiles"
+    assert default_schedule(butterfly, F32, 256).kernel == "rows"
+    assert default_schedule(butterfly, F32, 256, selects=True).kernel == "tiles"
+    assert default_schedule(butterfly, F32, 4096).kernel == "tiles"
+    assert default_schedule(butterfly, torch.float64, 256).kernel == "tiles"
+
+
+@needs_native
 def test_what_is_learned_is_kept_and_used(file: Path) -> None:
     weights = [torch.randn(p) for p in UP]
     found = tune(weights, batch=40, seconds=0.05)

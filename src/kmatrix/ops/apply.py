@@ -49,6 +49,9 @@ def chain_apply(
         >>> chain_apply(torch.tensor([1.0, 2.0]), [torch.eye(2).view(p)], (p,), gather=swap)
         tensor([2., 1.])
     """
+    if gather is None and take is None and bias is None and rows in (None, patterns[-1].rows):
+        if x.ndim and x.shape[-1] == patterns[0].cols:
+            return chain_matmul(x, weights, patterns)
     others = tuple([t for t in (gather, take, bias) if t is not None])
     # Which of them are given, and a size that none of them tells.
     kind = 8 * (patterns[-1].rows if rows is None else rows)
@@ -63,7 +66,7 @@ def chain_apply(
             x, *weights = dispatch.resolved([x, *weights])
             if isinstance(dispatch.choose(x, weights, patterns), native.Native):
                 return native.multiply(x, weights, patterns, ends)
-    cols = patterns[0][0] * patterns[0][2] * patterns[0][3]
+    cols = patterns[0].cols
     if x.shape[-1] < cols:
         x = functional.pad(x, (0, cols - x.shape[-1]))
     y = chain_matmul(x if gather is None else x[..., gather], weights, patterns)

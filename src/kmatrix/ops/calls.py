@@ -126,7 +126,9 @@ def record(
     batch = x.shape[:-1].numel()
     if batch >= UNCACHED_BATCH or any(one is not other for one, other in zip(kept, weights, strict=True)):
         return
-    ready = ready_chain(description, schedule_of(description, batch), [w.data_ptr() for w in kept], ends)
+    ready = ready_chain(
+        description, schedule_of(description, batch, ends), [w.data_ptr() for w in kept], ends
+    )
     try:
         call = new_call(ready.chain, [*weights, *others], len(weights), ready.packed, ready.stamp)
     except ValueError:  # a tensor that is described to nobody, such as one that is lazily negated

@@ -95,7 +95,7 @@ def run_kernel(
 ) -> None:
     """Multiply from one place in memory to another, by the kernel that the schedule names."""
     pointers = [w.data_ptr() for w in weights]
-    schedule = schedule_of(description, source.batch)
+    schedule = schedule_of(description, source.batch, ends)
     chain, packed, _ = ready_chain(description, schedule, pointers, ends, keep=source.batch < UNCACHED_BATCH)
     if packed:
         chain.forward(*source.place, *target.place, source.batch, threads())
@@ -127,14 +127,17 @@ def gradients(
     return grad_x, ([g.to(x.dtype) for g in grad_weights] if x.dtype in HALF else grad_weights)
 
 
-def schedule_of(description: Description, batch: int) -> Schedule:
+def schedule_of(description: Description, batch: int, ends: Ends | None = None) -> Schedule:
     """What was learned by measuring, else the rule."""
-    return _schedule(description, batch_class(batch), threads())
+    selects = ends is not None and not (ends.gather is None and ends.take is None)
+    return _schedule(description, batch_class(batch), threads(), selects)
 
 
 @lru_cache(maxsize=1024)
-def _schedule(description: Description, batch: int, workers: int) -> Schedule:
+def _schedule(description: Description, batch: int, workers: int, selects: bool) -> Schedule:
     patterns, dtype = description.patterns, description.dtype
+    if selects:  # which is not what was measured
+        return default_schedule(patterns, dtype, batch, selects)
     return learned_schedule(patterns, dtype, batch, workers) or default_schedule(patterns, dtype, batch)
 
 

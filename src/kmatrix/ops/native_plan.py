@@ -40,9 +40,9 @@ def batch_class(batch: int) -> int:
 
 
 @lru_cache(maxsize=1024)
-def default_schedule(patterns: Patterns, dtype: torch.dtype, batch: int) -> Schedule:
-    """The rule; ``batch`` is a batch class."""
-    kernel: Kernel = "rows" if _suits_rows(patterns, dtype, batch) else "tiles"
+def default_schedule(patterns: Patterns, dtype: torch.dtype, batch: int, selects: bool = False) -> Schedule:
+    """The rule; ``batch`` is a batch class, and ``selects`` says whether index arrays are folded in."""
+    kernel: Kernel = "rows" if _suits_rows(patterns, dtype, batch, selects) else "tiles"
     return Schedule(kernel, best_passes(patterns, dtype), _tile_vectors(patterns, dtype, batch))
 
 
@@ -70,14 +70,14 @@ def best_passes(patterns: Patterns, dtype: torch.dtype) -> tuple[int, ...]:
     return tuple([-width for width in best[-1][1]])
 
 
-def _suits_rows(patterns: Patterns, dtype: torch.dtype, batch: int) -> bool:
+def _suits_rows(patterns: Patterns, dtype: torch.dtype, batch: int, selects: bool) -> bool:
     """Whether the weights are best read where they are.
 
     A tile is never less than a register of rows, so half of that many are faster one by one. Long chains of
-    2x2 blocks in float32 or float64 gain nothing from packing until the vectors leave the cache.
+    2x2 blocks in float32 gain nothing from packing until the vectors leave the cache, but tiles select faster.
     """
-    if 2 * batch <= _lanes(dtype):
-        return True
+    if 2 * batch <= _lanes(dtype) or selects:
+        return 2 * batch <= _lanes(dtype)
     length = max(patterns[0].cols, patterns[-1].rows)
     small = all(p.b == p.c == 2 for p in patterns)
     return small and dtype == torch.float32 and length >= LONG and length * batch <= IN_CACHE

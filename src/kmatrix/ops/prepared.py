@@ -201,7 +201,7 @@ class PreparedChain:
     def _kernel(self, batch: int) -> _Kernel:
         """What runs a batch of this size: made once for each schedule."""
         _, description = described(self._weights, self._patterns)
-        schedule = schedule_of(description, batch)
+        schedule = schedule_of(description, batch, self._ends)
         with self._lock:
             known = self._kernels.get(schedule)
             if known is None:
