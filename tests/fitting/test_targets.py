@@ -83,8 +83,9 @@ def test_files(tmp_path: Path) -> None:
         (np.array([[object()]]), km.DtypeError, "object"),
         ([[1.0, 2.0]], km.DtypeError, "list"),
         (None, km.DtypeError, "NoneType"),
-        (np.ones(3), km.ArgumentError, "non-empty matrix"),
-        (np.ones((2, 2, 2)), km.ArgumentError, "non-empty matrix"),
+        (np.ones(3), km.ArgumentError, "1 dimension, needs 2"),
+        (np.ma.masked_array(W, W > 0), km.DtypeError, r"W\.filled\(0\)"),
+        (np.ones((2, 2, 2)), km.ArgumentError, "3 dimensions, needs 2"),
         (np.ones((0, 3)), km.ArgumentError, "non-empty matrix"),
         (np.array([[1.0, np.nan]]), km.ArgumentError, "1 of 2 entries"),
         (np.array([[np.inf, np.nan]]), km.ArgumentError, "2 of 2 entries"),
@@ -111,8 +112,19 @@ def test_unreadable_files(tmp_path: Path, suffix: str, content: bytes) -> None:
 
 def test_pickled_arrays_are_never_loaded(tmp_path: Path) -> None:
     np.save(tmp_path / "w.npy", np.array([[object()]], dtype=object), allow_pickle=True)
-    with pytest.raises(km.FileFormatError, match="cannot be read"):
-        as_target(tmp_path / "w.npy")
+    np.savez(tmp_path / "w.npz", w=np.array([[object()]], dtype=object))
+    for name in ("w.npy", "w.npz"):
+        with pytest.raises(km.FileFormatError, match="holds pickled objects, which are never loaded"):
+            as_target(tmp_path / name)
+
+
+def test_a_file_holds_as_many_bytes_as_its_header_promises(tmp_path: Path) -> None:
+    np.save(tmp_path / "w.npy", W)
+    whole = (tmp_path / "w.npy").read_bytes()
+    for content, held in ((whole[:-8], 184), (whole + bytes(8), 200)):
+        (tmp_path / "w.npy").write_bytes(content)
+        with pytest.raises(km.FileFormatError, match=f"promises 192 bytes, the file holds {held}"):
+            as_target(tmp_path / "w.npy")
 
 
 def test_a_header_that_claims_too_much_is_refused_before_memory_is_spent(tmp_path: Path) -> None:
@@ -129,3 +141,34 @@ def test_an_operator_too_large_to_learn_is_refused() -> None:
     operator = LinearOperator((2**15, 2**15), matvec=lambda x: x, dtype=np.float64)
     with pytest.raises(km.ArgumentError, match="fit it in blocks"):
         as_target(operator)
+
+
+@pytest.mark.parametrize("matmat", [None, lambda x: (W + 0j) @ x], ids=["matvec alone", "matmat"])
+def test_imaginary_parts_are_not_dropped(matmat: object) -> None:
+    operator = LinearOperator(
+        W.shape, matvec=lambda x: (W + 1j) @ x.reshape(-1), matmat=matmat, dtype=np.float64
+    )
+    with pytest.raises(km.DtypeError, match="its products are complex"):
+        as_target(operator)
+
+
+@pytest.mark.parametrize(
+    ("shape", "matvec"),
+    [
+        ((6, 4), lambda x: W @ x.reshape(-1) + 1),
+        ((6, 4), lambda x: np.abs(W @ x.reshape(-1))),
+        # The transform of columns of length one is the column itself.
+        ((8, 8), lambda x: np.fft.fft(x).real),
+    ],
+    ids=["offset", "absolute values", "wrong axis for columns"],
+)
+def test_what_is_not_linear_is_refused(shape: tuple[int, int], matvec: object) -> None:
+    with pytest.raises(km.ArgumentError, match="not those of a linear operator"):
+        as_target(LinearOperator(shape, matvec=matvec, dtype=np.float64))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.complex64])
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1.0, 1e30])
+def test_linear_operators_of_any_scale_are_taken(dtype: type, scale: float) -> None:
+    dense = (RNG.standard_normal((300, 290)) * scale).astype(dtype)
+    np.testing.assert_array_equal(as_target(aslinearoperator(dense)).dense.numpy(), dense)

@@ -5,7 +5,7 @@ Everything becomes a ``Target``: the dense entries in double precision, and what
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from kmatrix._checks import DTYPES
-from kmatrix._errors import ArgumentError, DtypeError, FileFormatError, KMatrixError, complaint
+from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix.fitting.files import MAX_NUMBERS as MAX_NUMBERS
+from kmatrix.fitting.files import read_file
 from kmatrix.structures import StructuredMatrix
 
-# 2**27 numbers are 1 GiB in float64: an operator or file above this is refused before anything is allocated.
-MAX_NUMBERS = 2**27
 MATVEC_BLOCK = 256
+CHECKS = 2
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,18 @@ def as_target(target: object, *, name: str | None = None) -> Target:
         FileFormatError: if a file cannot be read as what its suffix says.
     """
     if isinstance(target, str | Path):
-        return _from_file(Path(target), name)
+        found = read_file(Path(target), name, check_matrix)
+        source = Path(target).name
+        read = _from_array(found, source) if isinstance(found, np.ndarray) else _from_tensor(found, source)
+        return Target(read.dense, read.dtype, str(target))
     if name is not None:
         way_out = "leave name out, or pass the path of a file"
         raise ArgumentError(complaint("fit", "name", repr(name), "only files hold named arrays", way_out))
     if isinstance(target, Tensor):
         return _from_tensor(target.detach(), "tensor")
+    if isinstance(target, np.ma.MaskedArray):
+        way_out = "fill them first, for example W.filled(0)"
+        raise DtypeError(complaint("fit", "target", "MaskedArray", "masked entries have no value", way_out))
     if isinstance(target, np.ndarray):
         return _from_array(target, "array")
     if isinstance(target, StructuredMatrix):
@@ -80,9 +87,13 @@ def as_target(target: object, *, name: str | None = None) -> Target:
     raise DtypeError(complaint("fit", "target", type(target).__name__, "not a matrix", way_out))
 
 
-def _check_matrix(shape: tuple[int, ...], source: str) -> None:
-    if len(shape) != 2 or 0 in shape:
-        way_out = "pass a matrix with at least one row and one column"
+def check_matrix(shape: tuple[int, ...], source: str) -> None:
+    """Raise unless this is the shape of a matrix of a size that can be fitted."""
+    way_out = "pass a matrix with at least one row and one column"
+    if len(shape) != 2:
+        reason = f"{len(shape)} dimension{'' if len(shape) == 1 else 's'}, needs 2"
+        raise ArgumentError(complaint("fit", f"{source}.shape", shape, reason, way_out))
+    if 0 in shape:
         raise ArgumentError(complaint("fit", f"{source}.shape", shape, "not a non-empty matrix", way_out))
     if shape[0] * shape[1] > MAX_NUMBERS:
         reason = f"more than {MAX_NUMBERS} entries"
@@ -95,7 +106,7 @@ def _from_tensor(tensor: Tensor, source: str) -> Target:
         raise DtypeError(
             complaint("fit", f"{source}.dtype", tensor.dtype, "not floating or complex", way_out)
         )
-    _check_matrix(tuple(tensor.shape), source)
+    check_matrix(tuple(tensor.shape), source)
     if tensor.is_meta:
         raise ArgumentError(
             complaint("fit", f"{source}.device", "meta", "it holds no numbers", "load them first")
@@ -120,7 +131,7 @@ def _from_array(array: npt.NDArray[Any], source: str) -> Target:
         raise DtypeError(complaint("fit", f"{source}.dtype", array.dtype, "not floating or complex", way_out))
     if array.dtype.itemsize > (16 if array.dtype.kind == "c" else 8):
         array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-    _check_matrix(array.shape, source)
+    check_matrix(array.shape, source)
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     return _from_tensor(torch.from_numpy(native), source)
 
@@ -128,7 +139,7 @@ def _from_array(array: npt.NDArray[Any], source: str) -> Target:
 def _from_operator(operator: Any) -> Target:
     """Learn the entries of an operator from its products with the unit vectors, a block at a time."""
     m, n = operator.shape
-    _check_matrix((m, n), "operator")
+    check_matrix((m, n), "operator")
     dtype = np.dtype(operator.dtype if operator.dtype is not None else np.float64)
     if dtype.kind not in "fc":
         dtype = np.dtype(np.float64)
@@ -137,86 +148,39 @@ def _from_operator(operator: Any) -> Target:
         stop = min(start + MATVEC_BLOCK, n)
         block = np.zeros((n, stop - start), dtype=dtype)
         block[np.arange(start, stop), np.arange(stop - start)] = 1
-        dense[:, start:stop] = operator.matmat(block)
+        dense[:, start:stop] = _of_declared_kind(operator.matmat(block), dtype)
     read = _from_array(dense, "operator")
+    _check_linear(operator, dense, dtype)
     return Target(read.dense, torch.from_numpy(np.empty(0, dtype=dtype)).dtype, "operator", matvecs=n)
 
 
-def _from_file(path: Path, name: str | None) -> Target:
-    readers: dict[str, Callable[[Path, str | None], npt.NDArray[Any] | Tensor]]
-    readers = {".npy": _read_npy, ".npz": _read_npz, ".safetensors": _read_safetensors}
-    if path.suffix not in readers:
-        way_out = "save it as .npy, .npz or .safetensors"
-        raise FileFormatError(complaint("fit", "target", path, f"unknown suffix {path.suffix!r}", way_out))
-    if not path.is_file():
-        raise ArgumentError(complaint("fit", "target", path, "no such file", "check the path"))
-    try:
-        found = readers[path.suffix](path, name)
-    except KMatrixError:
-        raise
-    except Exception as error:  # numpy, zipfile and tokenize raise almost anything on a damaged file
-        reason = f"cannot be read: {error}"
-        raise FileFormatError(complaint("fit", "target", path, reason, "save the matrix again")) from error
-    read = _from_array(found, path.name) if isinstance(found, np.ndarray) else _from_tensor(found, path.name)
-    return Target(read.dense, read.dtype, str(path))
+def _of_declared_kind(products: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    """Products as they are, or an error where storing them as numbers of ``dtype`` would lose imaginary parts."""
+    products = np.asarray(products)
+    if products.dtype.kind == "c" and dtype.kind != "c":
+        way_out = "declare the operator with dtype=np.complex128, or return the real part"
+        raise DtypeError(complaint("fit", "operator.dtype", dtype, "its products are complex", way_out))
+    return products
 
 
-def _read_npy(path: Path, name: str | None) -> npt.NDArray[Any]:
-    if name is not None:
-        raise ArgumentError(
-            complaint("fit", "name", repr(name), "a .npy file holds one array", "leave name out")
-        )
-    with path.open("rb") as file:
-        if file.read(6) != b"\x93NUMPY":
-            reason = "not an .npy file"
-            raise FileFormatError(complaint("fit", "target", path, reason, "save it with numpy.save"))
-    # Mapping reads the header alone, so that a hostile shape is seen before memory is spent.
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
-    _check_matrix(array.shape, path.name)
-    return np.array(array)
+def _check_linear(operator: Any, dense: npt.NDArray[Any], dtype: np.dtype[Any]) -> None:
+    """Compare products with random vectors, one alone and a block, with those of the entries that were learnt.
 
-
-def _choose(path: Path, names: list[str], name: str | None) -> str:
-    if name is None and len(names) == 1:
-        return names[0]
-    if name not in names:
-        shown = ", ".join(sorted(names)[:8]) or "none"
-        raise ArgumentError(
-            complaint("fit", "name", name, f"{path.name} holds: {shown}", "name one of these")
-        )
-    return name
-
-
-def _read_npz(path: Path, name: str | None) -> npt.NDArray[Any]:
-    from zipfile import BadZipFile, ZipFile
-
-    try:
-        with ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-            chosen = _choose(path, list(members), name)
-            # 16 bytes a number: the claim of the archive, checked before numpy believes it.
-            if members[chosen].file_size > 16 * MAX_NUMBERS + 4096:
-                raise ArgumentError(
-                    complaint("fit", "target", path, f"{chosen} claims too many bytes", "fit it in blocks")
-                )
-        with np.load(path, allow_pickle=False) as archive_arrays:
-            return np.asarray(archive_arrays[chosen])
-    except BadZipFile as error:
-        raise FileFormatError(
-            complaint("fit", "target", path, f"not an .npz archive: {error}", "save it again")
-        ) from error
-
-
-def _read_safetensors(path: Path, name: str | None) -> Tensor:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(str(path), framework="pt") as archive:
-            chosen = _choose(path, list(archive.keys()), name)
-            _check_matrix(tuple(archive.get_slice(chosen).get_shape()), f"{path.name}[{chosen}]")
-            tensor: Tensor = archive.get_tensor(chosen)
-            return tensor
-    except SafetensorError as error:
-        raise FileFormatError(
-            complaint("fit", "target", path, f"not a safetensors file: {error}", "save it again")
-        ) from error
+    The entries say nothing of an operator that is not linear, nor of one whose ``matvec`` treats the ``(n, 1)``
+    columns that scipy passes unlike vectors.
+    """
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((dense.shape[1], CHECKS + 1))
+    if dtype.kind == "c":
+        x = x + 1j * rng.standard_normal(x.shape)
+    x = x.astype(dtype)
+    one = _of_declared_kind(operator.matvec(x[:, 0].copy()), dtype)
+    block = _of_declared_kind(operator.matmat(x[:, 1:].copy()), dtype)
+    # As large as the products are on average. Iterative solvers may be good to half the digits only.
+    allowed = math.sqrt(float(np.finfo(dtype).eps)) * float(np.linalg.norm(dense)) * math.sqrt(x.shape[1])
+    gaps = np.linalg.norm(np.column_stack([one, block]) - dense @ x, axis=0)
+    if not (gaps <= allowed).all():
+        worst = float(gaps.max() / (np.linalg.norm(dense) or 1.0))
+        reason = f"its products are not those of a linear operator, they differ by {worst:.1e}"
+        way_out = "check that matvec is linear, without offset, and takes (n,) and (n, 1) alike"
+        raise ArgumentError(complaint("fit", "operator", tuple(operator.shape), reason, way_out))

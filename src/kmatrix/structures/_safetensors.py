@@ -18,6 +18,7 @@ from torch import Tensor
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_AXES = 8
 MAX_SIZE = 2**53
+OTHERS = {b"\x93NUMPY": "an .npy file", b"PK\x03\x04": "a zip archive, as .npz and .pt are"}
 DAMAGED = "use a file that km.save wrote, whole"
 
 _NAMES = {
@@ -105,6 +106,9 @@ def read_header(file: BinaryIO, size: int) -> Header:
         Unreadable: if anything in it is not as ``pack`` writes it.
     """
     prefix = file.read(8)
+    for magic, kind in OTHERS.items():
+        if prefix.startswith(magic):
+            raise Unreadable(f"{kind}, not a safetensors file")
     length = int.from_bytes(prefix, "little")
     if len(prefix) < 8 or length > size - 8:
         raise Unreadable(f"{size} bytes are too few for a safetensors file")
