@@ -76,7 +76,7 @@ sanitize: setup  ## the tests of the native part with address and undefined-beha
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
 	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
 	PYTHONPATH=$(CURDIR)/cmake/sanitize KMATRIX_NATIVE_FOLDER=$(CURDIR)/build/sanitize/module \
-		$(BIN)/python -m pytest -p no:cacheprovider tests/ops/test_native*.py
+		$(BIN)/python -m pytest -p no:cacheprovider tests/ops/test_native*.py tests/ops/test_prepared.py
 
 clean:  ## remove caches and build products (not .venv)
 	find cmake/editable -mindepth 1 ! -name CMakeLists.txt -delete
