@@ -40,7 +40,7 @@ def main() -> None:
     from kmatrix import _native
 
     assert "site-packages" in str(km.__file__), f"not the installed wheel: {km.__file__}"
-    print(f"kmatrix {km.__version__}, Python {sys.version.split()[0]}, torch {torch.__version__}")
+    print(f"kmatrix {km.__version__}, Python {sys.version.split()[0]}, torch {torch.__version__}", flush=True)
     best = _native.compiled().index(_native.default_isa())
     for isa in _native.compiled()[best:]:
         command = [sys.executable, "-I", __file__, "one"]

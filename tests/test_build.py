@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from collections import Counter
 from importlib import resources
 from pathlib import Path
@@ -40,6 +41,22 @@ def test_build_info_tells_the_truth() -> None:
         assert info["reason"]
         with pytest.raises(ImportError):
             from kmatrix import _native
+
+
+def test_the_source_archive_holds_what_a_build_needs_and_nothing_built(tmp_path: Path) -> None:
+    pytest.importorskip("scikit_build_core")
+    if not (ROOT / "CMakeLists.txt").exists():
+        pytest.skip("needs the source tree")
+    code = "import sys; from scikit_build_core.build import build_sdist; build_sdist(sys.argv[1])"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"CMakeLists.txt", "cmake/native.cmake", "cmake/probe.cpp", "LICENSE", "NOTICE"} <= names
+    package = {"csrc/variant.cpp", "csrc/kmatrix.h", "csrc/bindings.cpp", "data/kemar_hrir.npz", "py.typed"}
+    assert {f"src/kmatrix/{name}" for name in package} <= names
+    built = re.compile(r"^(\.venv|build|dist)/|\.(so|o|a|pyc)$|_build_info\.json|CMakeCache")
+    assert not [name for name in names if built.search(name)]
 
 
 # ---- instruction sets ----
