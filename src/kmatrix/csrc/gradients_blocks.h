@@ -8,8 +8,8 @@
 
 // Weights whose gradients stay in registers together.
 constexpr int square_rows = 4;
-template <int C> KM_INLINE constexpr int square_columns() { return 4 / C; }
-constexpr int square_numbers = 16;
+constexpr int square_numbers = KM_VECTOR_BYTES == 64 ? 16 : 8;
+template <int C> KM_INLINE constexpr int square_columns() { return square_numbers / square_rows / C; }
 
 template <int C> static int64_t squares_of(const packed_pass *pass) {
     return ((pass->b + square_rows - 1) / square_rows) * ((pass->c + square_columns<C>() - 1) / square_columns<C>());

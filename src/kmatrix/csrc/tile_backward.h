@@ -5,6 +5,7 @@
 
 #include "gradients_blocks.h"
 #include "gradients_stages.h"
+#include "gradients_unpack.h"
 #include "tile_ends.h"
 
 // What the scratch of one thread holds, in numbers of the arithmetic from its start.
@@ -69,17 +70,6 @@ static backward_scratch plan_backward(const km_chain *chain, int64_t batch, int6
 
 // ---- one tile ----
 
-// Rows on their way into the first pass leave a copy in lines.
-template <class T, int C, class Rows> struct rows_kept {
-    Rows rows;
-    in_lines<T, C> kept;
-
-    template <int FEATURES> KM_INLINE void load_group(int64_t group, int64_t r, vec<T> *x) const {
-        rows.template load_group<FEATURES>(group, r, x);
-        kept.template store_group<FEATURES>(group, r, x);
-    }
-};
-
 // What enters the next pass.
 template <class T, int C>
 static void pass_forward(const packed_pass *pass, const T *w, T *in, T *out, int64_t width) {
@@ -111,27 +101,12 @@ template <class S, class T, int C> struct backward_call {
         return (const T *)((const char *)head + head->weights) + pass->offset;
     }
 
-    // Brings rows of x into the tile, if possible through the first pass at once; returns the first pass still to run,
-    // and moves `in` to what enters it.
-    const packed_pass *enter(int64_t start, int64_t count, T **in, T *columns) const {
-        typedef in_rows<S, T, C> rows;
-        const packed_pass *first = head->passes;
-        if (chain->gather || head->n_passes == 1 || count < width() || !rows::fits(first, x)) {
-            load_features<S, T, C>(chain, plan.vectors, x, start, count, *in, columns);
-            return first;
-        }
-        const rows from = {(S *)x.data + start * x.row_stride * C, x.row_stride, count, nullptr};
-        const rows_kept<T, C, rows> both = {from, {*in, width(), 1}};
-        *in += first->features_in * C * width();
-        run_any_stages<T, C>(first, weights(first), both, in_lines<T, C>{*in, width(), 1}, width());
-        return first + 1;
-    }
-
     void tile(int64_t start, int64_t count, T *scratch) const {
         const int64_t line = C * width();
         const packed_pass *last = head->passes + head->n_passes - 1;
         T *in = scratch + plan.kept, *above = scratch + plan.grad, *columns = scratch + plan.columns;
-        for (const packed_pass *pass = enter(start, count, &in, columns); pass != last; pass++) {
+        load_features<S, T, C>(chain, plan.vectors, x, start, count, in, columns);
+        for (const packed_pass *pass = head->passes; pass != last; pass++) {
             T *out = in + pass->features_in * line;
             pass_forward<T, C>(pass, weights(pass), in, out, width());
             in = out;
