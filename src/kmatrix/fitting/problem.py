@@ -54,6 +54,9 @@ class Problem:
         of: what cheap means, ``"params"`` or ``"flops"``.
         seed: of every random choice.
         deadline: clock time (``time.monotonic``) after which families should decline.
+        cheapest: what the cheapest answer so far costs.
+        settled: whether that answer is a fast transform to rounding. Families then look at a sample first, and
+            decline where it says that they have nothing cheaper.
     """
 
     dense: Tensor
@@ -62,6 +65,7 @@ class Problem:
     seed: int = 0
     deadline: float = float("inf")
     cheapest: float = field(init=False)
+    settled: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         m, n = self.shape

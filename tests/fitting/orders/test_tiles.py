@@ -12,7 +12,8 @@ import torch
 import kmatrix as km
 from kmatrix._permutations import digit_reversal, even_odd_reversed, prime_factors
 from kmatrix.fitting.chains.hierarchical import hierarchical
-from kmatrix.fitting.orders.radices import plan_radices, tile_rank
+from kmatrix.fitting.orders import tiles as tiles_module
+from kmatrix.fitting.orders.radices import least_numbers, plan_radices, tile_rank
 from kmatrix.fitting.orders.tiles import tile_butterfly
 from kmatrix.fitting.problem import Declined, Problem
 
@@ -81,3 +82,36 @@ def test_noise_and_sizes_without_tiles_are_declined() -> None:
         tile_butterfly(Problem(torch.ones(2, 9, dtype=torch.float64), 1e-3))
     with pytest.raises(Declined, match="prime factor"):
         tile_butterfly(Problem(torch.ones(67, 67, dtype=torch.float64), 1e-3))
+
+
+@pytest.mark.parametrize("n", [64, 60, 45])
+def test_no_butterfly_of_full_rank_holds_fewer_numbers_than_one_of_tile_rank_one(n: int) -> None:
+    radices = prime_factors(n)
+    assert least_numbers(radices, radices, rank=n) == n * sum(radices)
+    assert least_numbers(radices, radices) < n * sum(radices)  # a matrix of rank one
+
+
+@pytest.mark.parametrize("tiles", [1, 2, 4])
+def test_the_least_numbers_are_no_more_than_a_plan_holds(tiles: int) -> None:
+    dense = km.BlockTensorTrain(8, tiles).random(64, 64, dtype=torch.float64, generator=generator())
+    plan = plan_radices(
+        dense.to_dense().detach(), (2,) * 6, (2,) * 6, tol=1e-10, generator=generator()
+    ).num_params
+    assert least_numbers((2,) * 6, (2,) * 6, at=(3, 3), tiles=tiles) <= plan
+
+
+def test_what_cannot_be_cheaper_than_a_transform_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    n = 64
+    problem = Problem(torch.from_numpy(np.fft.fft(np.eye(n))), 1e-10)
+    found = tile_butterfly(problem)
+    problem.cheapest, problem.settled = found.matrix.num_params, True
+    monkeypatch.setattr(tiles_module, "tile_rank", None)  # no tile is looked at
+    with pytest.raises(Declined, match="chains of full rank"):
+        tile_butterfly(problem)
+
+
+def test_a_cheaper_one_is_found_beside_a_settled_answer() -> None:
+    dense = torch.from_numpy(np.kron(np.eye(8), np.fft.fft(np.eye(8))))
+    problem = Problem(dense, 1e-10)
+    problem.cheapest, problem.settled = 64 * 24, True
+    assert problem.cost(tile_butterfly(problem).matrix) < 64 * 24

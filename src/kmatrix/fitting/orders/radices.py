@@ -7,7 +7,7 @@ the tiles at each grid point says what every step costs, and dynamic programming
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -54,15 +54,70 @@ def plan_radices(
         tol: relative Frobenius error to plan for.
         generator: picks the sampled tiles and sketches.
     """
-    n = matrix.shape[1]
-    written = [math.prod(row_radices[:i]) for i in range(len(row_radices) + 1)]
-    read = [math.prod(column_radices[:j]) for j in range(len(column_radices) + 1)]
+    written, read = _running(row_radices), _running(column_radices)
+    energies = _tile_energies(matrix, written, read)
     ranks = {
-        (i, j): tile_rank(matrix, s, block, tol=tol, generator=generator)
+        (i, j): tile_rank(matrix, s, block, tol=tol, generator=generator, energies=energies[i, j])
         for i, s in enumerate(written)
         for j, block in enumerate(read)
     }
-    ranks[0, 0] = ranks[len(row_radices), len(column_radices)] = 1
+    return _cheapest(written, read, ranks)
+
+
+def least_numbers(
+    row_radices: Sequence[int],
+    column_radices: Sequence[int],
+    *,
+    rank: float = 0,
+    at: tuple[int, int] = (0, 0),
+    tiles: int = 1,
+) -> int:
+    """Numbers that the cheapest chain holds at least, from two ranks.
+
+    What passes from one factor to the next has at least as many components as the matrix has rank. Tiles with more
+    rows and columns than others have at least their rank, those with a share of either at least that share of it.
+
+    Args:
+        row_radices: as for ``plan_radices``.
+        column_radices: as for ``plan_radices``.
+        rank: of the matrix.
+        at: digits of the row written and of the column read where the rank of tiles is known.
+        tiles: that rank.
+    """
+    written, read = _running(row_radices), _running(column_radices)
+
+    def least(i: int, j: int) -> int:
+        passed = written[i] * (read[-1] // read[j])
+        shares = max(1, written[i] // written[at[0]]) * max(1, read[at[1]] // read[j])
+        return max(1, -(-tiles // shares), math.ceil(rank / passed))
+
+    ranks = {(i, j): least(i, j) for i in range(len(written)) for j in range(len(read))}
+    return _cheapest(written, read, ranks).num_params
+
+
+def _running(radices: Sequence[int]) -> list[int]:
+    return [math.prod(radices[:i]) for i in range(len(radices) + 1)]
+
+
+def _tile_energies(
+    matrix: Tensor, written: Sequence[int], read: Sequence[int]
+) -> dict[tuple[int, int], Tensor]:
+    """Squared norms of all tiles of every grid point, ``(classes, blocks)`` each, from one pass over the matrix."""
+    sums = matrix.real.square() + matrix.imag.square() if matrix.is_complex() else matrix.square()
+    energies = {}
+    for j, block in enumerate(read):
+        sums = sums.reshape(len(sums), matrix.shape[1] // block, -1).sum(-1)
+        classes = sums
+        for i in reversed(range(len(written))):
+            classes = classes.reshape(-1, written[i], sums.shape[1]).sum(0)
+            energies[i, j] = classes
+    return energies
+
+
+def _cheapest(written: Sequence[int], read: Sequence[int], ranks: Mapping[tuple[int, int], int]) -> RadixPlan:
+    """The cheapest path from no digit to all of them, by dynamic programming."""
+    n, end = read[-1], (len(written) - 1, len(read) - 1)
+    ranks = {**ranks, (0, 0): 1, end: 1}
 
     def cost(start: tuple[int, int], stop: tuple[int, int]) -> int:
         (i, j), (k, q) = start, stop
@@ -79,20 +134,31 @@ def plan_radices(
             if start < stop and start[1] <= stop[1] and start in best
         ]
         best[stop] = min(ways)
-    num_params, path = best[len(row_radices), len(column_radices)]
+    num_params, path = best[end]
     pairs = tuple((written[k] // written[i], read[q] // read[j]) for (i, j), (k, q) in pairwise(path))
     return RadixPlan(pairs, num_params)
 
 
-def tile_rank(matrix: Tensor, classes: int, block: int, *, tol: float, generator: torch.Generator) -> int:
-    """Rank that tiles (rows of one residue modulo ``classes``) x (``block`` neighbouring columns) need on average."""
+def tile_rank(
+    matrix: Tensor,
+    classes: int,
+    block: int,
+    *,
+    tol: float,
+    generator: torch.Generator,
+    energies: Tensor | None = None,
+) -> int:
+    """Rank that tiles (rows of one residue modulo ``classes``) x (``block`` neighbouring columns) need on average.
+
+    ``energies`` are the squared norms of the tiles, ``(classes, blocks)``, where they are known.
+    """
     m, n = matrix.shape
     tall, blocks = m // classes, n // block
     limit = min(tall, block)
     if limit == 1:
         return 1
     grid = matrix.reshape(tall, classes, blocks, block)
-    energies = grid.abs().square().sum((0, 3)).flatten()
+    energies = (grid.abs().square().sum((0, 3)) if energies is None else energies).flatten()
     chosen, weights = _sample(energies, generator)
     tiles = torch.stack([grid[:, int(t) // blocks, int(t) % blocks] for t in chosen])
     tiles = _sketch(_sketch(tiles.mT, generator).mT, generator)

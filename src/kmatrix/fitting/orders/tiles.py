@@ -17,10 +17,12 @@ from kmatrix._permutations import Index, digit_reversal
 from kmatrix.fitting.chains.hierarchical import hierarchical
 from kmatrix.fitting.chains.members import chain_matrix
 from kmatrix.fitting.orders.partitions import Tree, known_trees
-from kmatrix.fitting.orders.radices import RadixPlan, plan_radices, tile_rank
+from kmatrix.fitting.orders.radices import RadixPlan, least_numbers, plan_radices, tile_rank
 from kmatrix.fitting.problem import Declined, Problem, Proposal
 
 TRIED = 3
+POWER_STEPS = 8
+DOUBT = 0.9  # a few steps see somewhat less than the largest singular value
 HOPELESS = 1.5  # plans are estimates: one this far above the cheapest answer is not worth factorising
 
 
@@ -32,12 +34,15 @@ def tile_butterfly(problem: Problem) -> Proposal:
     row_trees, column_trees = known_trees(m), known_trees(n)
     if not row_trees or not column_trees:
         raise Declined(f"{m} or {n} has a prime factor over 64: no tiles of equal size")
+    limit = problem.max_params()
+    least = least_numbers(row_trees[0].radices, column_trees[0].radices[::-1], rank=_rank(problem))
+    if least > limit:
+        raise Declined(f"chains of full rank hold {least:,} numbers or more, the best so far has fewer")
     plans = _plans(problem, row_trees, column_trees)
     if not plans:
-        raise Declined("tiles have full rank under every known order")
+        raise Declined("tiles have full rank, or one that costs too much, under every known order")
     best: Proposal | None = None
-    limit = problem.max_params()
-    if plans[0][0].num_params > HOPELESS * limit:
+    if plans[0][0].num_params > _hopeless(problem):
         raise Declined(
             f"the tolerance needs about {plans[0][0].num_params:,} numbers under the best known order"
         )
@@ -59,6 +64,27 @@ def tile_butterfly(problem: Problem) -> Proposal:
     return best
 
 
+def _hopeless(problem: Problem) -> float:
+    """Numbers above which a plan is not worth factorising."""
+    return problem.max_params() * (1.0 if problem.settled else HOPELESS)
+
+
+def _rank(problem: Problem) -> float:
+    """A rank that no matrix within the tolerance falls short of by much, where an answer is settled; else nothing.
+
+    No matrix has less rank than ``(||W||_F / ||W||_2)^2``, and orthogonal ones, such as most transforms, have no more.
+    """
+    if not problem.settled or problem.norm == 0:
+        return 0.0
+    dense, largest = problem.dense, 0.0
+    x = torch.randn(dense.shape[1], dtype=dense.dtype, generator=problem.generator())
+    for _ in range(POWER_STEPS):
+        y = dense @ (x / torch.linalg.vector_norm(x))
+        largest = max(largest, float(torch.linalg.vector_norm(y)))
+        x = dense.mH @ (y / torch.linalg.vector_norm(y))
+    return DOUBT * (problem.norm / largest) ** 2
+
+
 def _strided(tree: Tree) -> Index:
     """The order in which the tree's blocks are residues instead of runs, root first."""
     return tree.order[digit_reversal(tree.radices)]
@@ -71,10 +97,11 @@ def _plans(
     generator = problem.generator()
     scored = []
     for row_tree, column_tree in itertools.product(row_trees, column_trees):
+        problem.check_time()
         permuted = problem.dense[torch.from_numpy(_strided(row_tree))][:, torch.from_numpy(column_tree.order)]
-        scored.append(
-            (_middle(permuted, row_tree, column_tree, problem.tol, generator), row_tree, column_tree)
-        )
+        share, least = _middle(permuted, row_tree, column_tree, problem.tol, generator)
+        if least <= _hopeless(problem):
+            scored.append((share, row_tree, column_tree))
     scored.sort(key=lambda entry: entry[0])
     m, n = problem.shape
     plans = []
@@ -92,13 +119,16 @@ def _plans(
 
 def _middle(
     matrix: Tensor, row_tree: Tree, column_tree: Tree, tol: float, generator: torch.Generator
-) -> float:
-    """Rank of the squarest tiles as a share of full rank: a quick look before radices are planned."""
+) -> tuple[float, int]:
+    """Rank of the squarest tiles as a share of full rank, and the numbers a chain then holds at least: a quick look."""
     m, n = matrix.shape
     written = [math.prod(row_tree.radices[:i]) for i in range(len(row_tree.radices) + 1)]
     read = [math.prod(column_tree.radices[j:]) for j in range(len(column_tree.radices) + 1)]
     classes = min(written, key=lambda s: abs(math.log(s * s / m)))
     block = min(read, key=lambda s: abs(math.log(s * s / n)))
     if min(m // classes, block) < 2:
-        return 0.5
-    return tile_rank(matrix, classes, block, tol=tol, generator=generator) / min(m // classes, block)
+        return 0.5, 0
+    rank = tile_rank(matrix, classes, block, tol=tol, generator=generator)
+    at = (written.index(classes), read[::-1].index(block))
+    least = least_numbers(row_tree.radices, column_tree.radices[::-1], at=at, tiles=rank)
+    return rank / min(m // classes, block), least

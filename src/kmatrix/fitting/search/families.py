@@ -23,6 +23,7 @@ from kmatrix.fitting.orders.toeplitz import find_toeplitz_order
 from kmatrix.fitting.problem import Declined, Family, Problem, Proposal, counted
 from kmatrix.fitting.projections.nearest import project
 from kmatrix.fitting.projections.pursuit import pursue, split
+from kmatrix.fitting.search import samples
 from kmatrix.structures import (
     BlockCirculant,
     ChainMatrix,
@@ -51,7 +52,7 @@ def sparse(problem: Problem) -> Proposal:
     needed = fewest(tails(energies), (problem.tol * problem.norm) ** 2)
     # Every entry costs its value and its position.
     kept = min(needed, problem.max_params() // 2)
-    if kept < 1 or kept > problem.dense.numel() // 4:
+    if kept < 1 or kept > problem.dense.numel() // 4 or (problem.settled and kept < needed):
         raise Declined(f"the tolerance needs {needed:,} of {problem.dense.numel():,} entries")
     note = f"the {counted(kept, 'largest entry', 'largest entries')}"
     note += "" if kept == needed else f"; the tolerance needs {needed:,}"
@@ -161,6 +162,10 @@ def block_circulant(problem: Problem) -> Proposal:
     sizes = [k for k in range(common, 1, -1) if common % k == 0 and affordable(k)]
     if not sizes:
         raise Declined("no block size divides both sides and is cheaper than the best so far")
+    if problem.settled:
+        sizes = [k for k in sizes if not samples.breaks_wrapped_diagonals(problem, k)]
+        if not sizes:
+            raise Declined("the wrapped diagonals are not constant in blocks of any size")
     for k in sizes:
         matrix = project(BlockCirculant(k), problem.dense)
         with torch.no_grad():
@@ -189,9 +194,13 @@ def kronecker(problem: Problem) -> Proposal:
             interrupted = True
             break
         problem.check_time()
+        if problem.settled and samples.kronecker_rank(problem, m1, n1) > most:
+            continue
         rank, error = _kronecker_rank(problem, m1, n1, most)
         met = error <= problem.tol
         offers.append((not met, 0.0 if met else error, rank * size, (m1, n1), rank))
+    if not offers and problem.settled:
+        raise Declined("a sample says that every splitting costs more than the best so far")
     if not offers:
         raise Declined("the sides have no splitting that is cheaper than the best so far")
     _, _, _, left, rank = min(offers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
@@ -23,6 +24,11 @@ from kmatrix.structures import (
     scaled,
 )
 from kmatrix.structures.chain import ChainMatrix
+
+EXACT = 100
+"""Roundings within which a member counts as exact."""
+FEW = 4
+"""Numbers of a fast transform of size ``n``, over ``n log2 n``."""
 
 
 @dataclass
@@ -91,6 +97,7 @@ class Search:
         if problem.cost(matrix) < problem.cheapest:
             problem.cheapest = problem.cost(matrix)
             self.winner, self.winning = matrix, attempt
+            problem.settled = _is_transform(attempt, matrix, self.dtype)
         return attempt
 
     def judge(self, name: str, proposal: Proposal, start: float) -> tuple[Attempt, StructuredMatrix]:
@@ -125,6 +132,13 @@ def dense_matrix(target: Tensor) -> StructuredMatrix:
     """The target itself as a matrix: the answer when nothing cheaper will do."""
     m, n = target.shape
     return ChainMatrix.from_weights(Dense(), (m, n), [target.reshape(1, m, n, 1)])
+
+
+def _is_transform(attempt: Attempt, matrix: StructuredMatrix, dtype: torch.dtype) -> bool:
+    """Whether a member is exact to rounding and holds about as few numbers as fast transforms do."""
+    longest = max(matrix.shape)
+    exact = attempt.relative_error is not None and attempt.relative_error <= EXACT * torch.finfo(dtype).eps
+    return exact and matrix.num_params <= FEW * longest * math.log2(longest)
 
 
 def _by_fft(matrix: StructuredMatrix) -> bool:
