@@ -79,7 +79,7 @@ sanitize: setup  ## the tests of the native part with address and undefined-beha
 		$(BIN)/python -m pytest -p no:cacheprovider tests/ops/test_native*.py tests/ops/test_prepared.py
 
 clean:  ## remove caches and build products (not .venv)
-	find cmake/editable -mindepth 1 ! -name CMakeLists.txt -delete
+	find cmake/editable -mindepth 1 -maxdepth 1 ! -name CMakeLists.txt -exec rm -rf {} +
 	rm -rf src/kmatrix/_native.*.so src/kmatrix/_build_info.json
 	rm -rf build dist out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf
