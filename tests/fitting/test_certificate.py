@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import kmatrix as km
+from kmatrix.fitting import Timing
+from kmatrix.fitting import certificate as certificate_module
 from kmatrix.fitting.certificate import _dense_norm, certify, relative_error, spectral_norm
 
 
@@ -122,9 +124,41 @@ def test_a_certificate_is_plain_json() -> None:
     certificate = certify(matrix.to_dense().detach(), matrix, batches=(2,))
     read = json.loads(json.dumps(certificate.to_json()))
     assert read["relative_error"] == certificate.relative_error
+    assert read["timings"][0]["verdict"] == certificate.timings[0].verdict
+    assert read["interrupted"] is False
     assert read["timings"][0]["speedup"] == pytest.approx(certificate.timings[0].speedup)
 
 
 def test_the_clock_can_be_left_alone() -> None:
     matrix = km.Butterfly().random(4, 4, dtype=torch.float64)
     assert certify(matrix.to_dense().detach(), matrix, batches=()).timings == ()
+
+
+@pytest.mark.parametrize(
+    ("ratios", "is_dense", "verdict"),
+    [
+        ((1.1, 1.2, 1.3), False, "faster than"),
+        ((0.9, 1.2, 1.3), False, "about as fast as"),
+        ((0.9, 0.95, 1.0), False, "about as fast as"),
+        ((0.7, 0.8, 0.9), False, "NOT faster than"),
+        ((1.1, 1.2, 1.3), True, "about as fast as"),
+        ((0.7, 0.8, 0.9), True, "NOT faster than"),
+    ],
+)
+def test_rounds_that_disagree_give_no_verdict_and_dense_is_never_faster(
+    ratios: tuple[float, ...], is_dense: bool, verdict: str
+) -> None:
+    assert Timing(1, 1.0, 1.0, ratios, is_dense).verdict == verdict
+
+
+def test_times_are_judged_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The clock gets slower from round to round, but dense takes three times as long in each of them.
+    monkeypatch.setattr(certificate_module, "_loops", lambda run, seconds: 1)
+    monkeypatch.setattr(certificate_module, "_clock", lambda run, count: next(times))
+    for structure, says in ((km.LowRank(2), "faster than"), (km.Dense(), "about as fast as")):
+        times = iter(scale * t for scale in range(1, 16) for t in ((3.0, 1.0) if scale % 2 else (1.0, 3.0)))
+        matrix = structure.random(8, 8)
+        timing = certificate_module.time_against_dense(matrix, matrix.to_dense().detach(), 1)
+        assert timing.speedup == 3.0
+        assert timing.ratios == (3.0, 3.0, 3.0)
+        assert timing.verdict == says

@@ -91,7 +91,7 @@ def certificate_table(c: Certificate) -> Table:
     for what, count, dense in shares:
         table.add_row(what, f"{count:,} of {dense:,} ({count / dense:.2%} of dense)")
     for t in c.timings:
-        style = "green" if t.speedup > 1 else "yellow"
+        style = "green" if t.verdict == "faster than" else "yellow"
         table.add_row(f"time, batch {t.batch}", f"[{style}]{t.speedup:.2f}x dense: {judged(t)}[/{style}]")
     return table
 

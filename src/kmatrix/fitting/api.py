@@ -147,7 +147,7 @@ def _conclude(search: Search, read: Target, start: float, batches: Sequence[int]
             reason += ", among those tried before it was cut short"
     return Fit(
         matrix=matrix,
-        certificate=_certified(read.dense, matrix, batches, search.problem.seed),
+        certificate=_certified(read.dense, matrix, batches, search),
         method=method,
         history=tuple(search.history),
         seconds=time.perf_counter() - start,
@@ -170,6 +170,7 @@ def _named(
     search.progress(name, None)
     began = time.perf_counter()
     proposal = fit_into(structure, search.problem)
+    search.interrupted = proposal.interrupted
     attempt, matrix = search.judge(name, proposal, began)
     if tol is None:
         attempt = replace(attempt, met=None)
@@ -181,7 +182,7 @@ def _named(
         reason += f" and reaches {tol:g}" if attempt.met else f", but does not reach {tol:g}"
     return Fit(
         matrix=matrix,
-        certificate=_certified(read.dense, matrix, batches, search.problem.seed),
+        certificate=_certified(read.dense, matrix, batches, search),
         method=attempt.note,
         history=(attempt,),
         seconds=time.perf_counter() - start,
@@ -190,9 +191,13 @@ def _named(
     )
 
 
-def _certified(target: Tensor, matrix: StructuredMatrix, batches: Sequence[int], seed: int) -> Certificate:
+def _certified(
+    target: Tensor, matrix: StructuredMatrix, batches: Sequence[int], search: Search
+) -> Certificate:
     """The certificate; Ctrl-C while the clock runs leaves the times out instead of losing the matrix."""
+    seed = search.problem.seed
     try:
-        return certify(target, matrix, batches=batches, seed=seed)
+        found = certify(target, matrix, batches=batches, seed=seed)
     except KeyboardInterrupt:
-        return certify(target, matrix, batches=(), seed=seed)
+        found = certify(target, matrix, batches=(), seed=seed)
+    return replace(found, interrupted=search.interrupted)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix.fitting.targets import as_target
-from kmatrix.structures import StructuredMatrix
+from kmatrix.structures import Dense, StructuredMatrix
 
 FAILURE_PROBABILITY = 1e-6
 POWER_STEPS = 40
@@ -41,16 +41,37 @@ class SpectralEstimate:
 
 @dataclass(frozen=True)
 class Timing:
-    """Median seconds of one product with ``batch`` vectors, dense and structured measured turn by turn."""
+    """Median seconds of one product with ``batch`` vectors, dense and structured measured turn by turn.
+
+    Attributes:
+        batch: how many vectors.
+        dense_seconds: for the dense product.
+        matrix_seconds: for the structured one.
+        ratios: quartiles of dense over structured, each pair of times from one round; those of the medians if empty.
+        is_dense: whether the matrix is itself dense, which is never called faster than dense.
+    """
 
     batch: int
     dense_seconds: float
     matrix_seconds: float
+    ratios: tuple[float, ...] = ()
+    is_dense: bool = False
 
     @property
     def speedup(self) -> float:
         """How many times less time than dense: above 1 is faster."""
-        return self.dense_seconds / self.matrix_seconds
+        return self.ratios[1] if self.ratios else self.dense_seconds / self.matrix_seconds
+
+    @property
+    def verdict(self) -> str:
+        """``"faster than"``, ``"about as fast as"`` or ``"NOT faster than"``: what the rounds agree on.
+
+        In the middle half of the rounds, the quartiles included, all or none must have been faster to say so.
+        """
+        low, high = (self.ratios[0], self.ratios[-1]) if self.ratios else (self.speedup, self.speedup)
+        if low > 1:
+            return "about as fast as" if self.is_dense else "faster than"
+        return "NOT faster than" if high < 1 else "about as fast as"
 
 
 @dataclass(frozen=True)
@@ -66,6 +87,7 @@ class Certificate:
         dtype: number type of the matrix.
         timings: measured time against dense on this machine, or empty if not measured.
         machine: where it was measured: processor, threads, torch version.
+        interrupted: whether the search that found the matrix was cut short.
     """
 
     relative_error: float
@@ -77,12 +99,13 @@ class Certificate:
     dtype: str
     timings: tuple[Timing, ...]
     machine: dict[str, str]
+    interrupted: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The certificate as plain JSON values."""
         values = asdict(self)
         for timing, measured in zip(values["timings"], self.timings, strict=True):
-            timing["speedup"] = measured.speedup
+            timing["speedup"], timing["verdict"] = measured.speedup, measured.verdict
         return values
 
     def __str__(self) -> str:
@@ -96,8 +119,9 @@ class Certificate:
             f" ({self.flops / self.dense_flops:.2%} of dense)",
         ]
         for t in self.timings:
-            verdict = "faster than" if t.speedup > 1 else "NOT faster than"
-            lines.append(f"time, batch {t.batch:<4} {t.speedup:.2f}x dense: {verdict} dense here")
+            lines.append(f"time, batch {t.batch:<4} {t.speedup:.2f}x dense: {t.verdict} dense here")
+        if self.interrupted:
+            lines.append("interrupted      the best of a search that was cut short")
         return "\n".join(lines)
 
 
@@ -245,9 +269,12 @@ def processor_name() -> str:
 
 
 def time_against_dense(
-    matrix: StructuredMatrix, dense: Tensor, batch: int, *, seconds: float = 0.1, repeats: int = 9
+    matrix: StructuredMatrix, dense: Tensor, batch: int, *, seconds: float = 0.1, repeats: int = 15
 ) -> Timing:
-    """Median time of ``matrix(x)`` and of ``x @ dense.T``, taken turn by turn so that noise hits both."""
+    """Median time of ``matrix(x)`` and of ``x @ dense.T``, taken turn by turn so that noise hits both.
+
+    Noise that lasts longer than a round is in both times of the round and leaves their ratio, so ratios are judged.
+    """
     generator = torch.Generator().manual_seed(batch)
     x = torch.randn(batch, matrix.shape[1], dtype=dense.dtype, generator=generator).to(matrix.device)
     dense = dense.to(matrix.device)
@@ -261,10 +288,19 @@ def time_against_dense(
     with torch.inference_mode():
         loops = [_loops(run, seconds / (2 * repeats)) for run in (run_dense, run_matrix)]
         samples: tuple[list[float], list[float]] = ([], [])
+        turns = list(zip((run_dense, run_matrix), loops, samples, strict=True))
         for _ in range(repeats):
-            for run, count, sample in zip((run_dense, run_matrix), loops, samples, strict=True):
+            for run, count, sample in turns:
                 sample.append(_clock(run, count))
-    return Timing(batch, statistics.median(samples[0]), statistics.median(samples[1]))
+            turns.reverse()  # neither always comes first
+    ratios = [a / b for a, b in zip(*samples, strict=True)]
+    return Timing(
+        batch,
+        statistics.median(samples[0]),
+        statistics.median(samples[1]),
+        ratios=tuple(statistics.quantiles(ratios, n=4, method="inclusive")),
+        is_dense=isinstance(matrix.structure, Dense),
+    )
 
 
 def _clock(run: Callable[[], Tensor], count: int) -> float:
