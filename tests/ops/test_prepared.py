@@ -2,22 +2,40 @@
 
 from __future__ import annotations
 
+import copy
+import io
+import os
+import pickle
 import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from kmatrix._errors import ArgumentError, DtypeError
-from kmatrix.ops import Pattern, chain_matmul, prepare, use_backend
+from kmatrix.ops import Pattern, calls, chain_matmul, prepare, use_backend
 from kmatrix.ops.apply import chain_apply
 from kmatrix.ops.definition import reference_chain_matmul
+from kmatrix.ops.dispatch import observing
 from kmatrix.ops.native_module import native_part
 from kmatrix.testing import assert_matches_reference
 
 BACKENDS = ["portable", *(["native"] if native_part().module else [])]
 NUMBERS = [torch.float32, torch.float64, torch.complex64, torch.complex128, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(params=[True, False], ids=["recorded", "unrecorded"], autouse=True)
+def _recorder(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """With records of calls, and with a torch that has no way to make them."""
+    calls.forget()
+    if not request.param:
+        monkeypatch.setattr(calls, "recorder", lambda: None)
+        monkeypatch.setattr("kmatrix.ops.prepared.recorder", lambda: None)
+    yield
+    calls.forget()
 
 
 @pytest.fixture(params=BACKENDS)
@@ -154,6 +172,7 @@ def test_refusals(mixed) -> None:
         prepare(weights, patterns, n=mixed.cols + 1)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:DeprecationWarning")
 def test_refusals_of_a_plan(mixed) -> None:
     plan = prepare(mixed.draw(), mixed.patterns)
     x = torch.randn(2, mixed.cols, dtype=torch.float64)
@@ -172,9 +191,78 @@ def test_refusals_of_a_plan(mixed) -> None:
             torch.func.jacrev(plan)(x)
         with pytest.raises(DtypeError, match="plain tensor"):
             plan(x.as_subclass(type("Labelled", (Tensor,), {})))
+        with pytest.raises(ArgumentError, match="traced"):
+            torch.func.vmap(plan)(x)
+        with forward_ad.dual_level(), pytest.raises(ArgumentError, match="traced"):
+            plan(forward_ad.make_dual(x, x))
         plan(x)
     with torch.no_grad():
         assert not plan(x.clone().requires_grad_()).requires_grad
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+def test_who_asks_is_heard_the_second_time_too(mixed) -> None:
+    plan = prepare(mixed.draw(), mixed.patterns)
+    x = torch.randn(2, mixed.cols, dtype=torch.float64)
+    for _ in range(3):
+        with observing() as products:
+            y = plan(x)
+        assert len(products) == 1
+        with use_backend("portable"), observing() as products:
+            torch.testing.assert_close(plan(x), y)
+        assert [one.backend for one in products] == ["portable"]
+        with pytest.raises(ArgumentError, match="traced"):
+            torch.jit.trace(plan.__call__, (x,), check_trace=False)
+        plan(x)
+
+
+@pytest.mark.skipif(not native_part().module, reason=native_part().reason)
+def test_portable_is_what_runs_when_asked_for(mixed, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = prepare(mixed.draw(), mixed.patterns)
+    x = torch.randn(2, mixed.cols, dtype=torch.float64)
+    plan(x)
+    ran: list[Tensor] = []
+    portable = plan._portable
+    monkeypatch.setattr(plan, "_portable", lambda x: ran.append(x) or portable(x))
+    with use_backend("portable"):
+        plan(x)
+    plan(x)
+    assert len(ran) == 1
+
+
+def test_copies_of_a_plan(mixed) -> None:
+    gather, bias = torch.randperm(mixed.cols), torch.randn(mixed.rows).double()
+    plan = prepare(mixed.draw(), mixed.patterns, gather=gather, bias=bias)
+    x = torch.randn(3, mixed.cols, dtype=torch.float64)
+    want = plan(x)
+    saved = io.BytesIO()
+    torch.save(plan, saved)
+    saved.seek(0)
+    for other in (
+        copy.copy(plan),
+        copy.deepcopy(plan),
+        pickle.loads(pickle.dumps(plan)),
+        torch.load(saved, weights_only=False),
+    ):
+        for _ in range(2):
+            assert torch.equal(other(x), want)
+        assert repr(other) == repr(plan)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_forked_child_uses_a_plan(mixed) -> None:
+    plan = prepare(mixed.draw(), mixed.patterns)
+    x = torch.randn(40, mixed.cols, dtype=torch.float64)
+    want = plan(x)
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if torch.allclose(plan(x[:1]), want[:1]) and torch.allclose(plan(x), want) else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 # -- out= ------------------------------------------------------------------------------------------
@@ -192,6 +280,7 @@ def test_out(example, dtype: torch.dtype, batch: int) -> None:
         torch.empty(rows, batch, dtype=dtype).t(),
         wide[:, :rows],
         wide[:, ::2],
+        torch.empty(batch, 2, rows, dtype=dtype).transpose(0, 1)[0],
     ]
     for out in places:
         for multiply in (
@@ -257,10 +346,31 @@ def test_out_must_fit(mixed) -> None:
             multiply(out.to("meta"))
         with pytest.raises(ArgumentError, match="share one place"):
             multiply(out[:1].expand(2, mixed.rows))
+        with pytest.raises(ArgumentError, match="share one place"):
+            multiply(torch.empty(100).double().as_strided((2, mixed.rows), (1, 1)))
+        with pytest.raises(ArgumentError, match="share one place"):
+            multiply(torch.empty(100).double().as_strided((2, mixed.rows), (mixed.rows - 1, 1)))
         with torch.inference_mode():
             inference = out.clone()
         with pytest.raises(ArgumentError, match="inference mode"):
             multiply(inference)
+
+
+def test_out_in_three_dimensions(mixed) -> None:
+    """A place that is neither rows nor columns is written all the same, and one that overlaps itself is not."""
+    weights, x = mixed.draw(), torch.randn(2, 3, mixed.cols, dtype=torch.float64)
+    want = reference_chain_matmul(x, weights, mixed.patterns)
+    plan, rows = prepare(weights, mixed.patterns), mixed.rows
+    for _ in range(3):
+        for out in (
+            torch.empty(3, 2, rows).double().transpose(0, 1),
+            torch.empty(2, 3, 2 * rows).double()[..., ::2],
+        ):
+            out.fill_(torch.nan)
+            assert plan(x, out) is out
+            torch.testing.assert_close(out, want)
+        with pytest.raises(ArgumentError, match="share one place"):
+            plan(x, torch.empty(1000).double().as_strided((2, 3, rows), (rows, rows, 1)))
 
 
 def test_a_saved_tensor_that_is_written_is_noticed(mixed) -> None:

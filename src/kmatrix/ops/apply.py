@@ -13,8 +13,10 @@ from kmatrix.ops.calls import record, repeated
 from kmatrix.ops.chain import chain_matmul
 from kmatrix.ops.definition import Pattern as Pattern
 from kmatrix.ops.definition import Patterns, check_weights
-from kmatrix.ops.ends import Ends, cropping, padding
+from kmatrix.ops.ends import Ends, OutsideError, cropping, padding
 from kmatrix.ops.routing import Route, is_autocast, is_plain, route
+
+_INDEX = (torch.int64, torch.int32)  # the others are masks to torch, or nothing
 
 
 def chain_apply(
@@ -64,8 +66,9 @@ def chain_apply(
         if ends is not None and not ends.trivial:
             record(x, weights, patterns, patterns, ends, kind)
             x, *weights = dispatch.resolved([x, *weights])
-            if isinstance(dispatch.choose(x, weights, patterns), native.Native):
-                return native.multiply(x, weights, patterns, ends)
+            y = _folded(x, weights, patterns, ends)
+            if y is not None:
+                return y
     cols = patterns[0].cols
     if x.shape[-1] < cols:
         x = functional.pad(x, (0, cols - x.shape[-1]))
@@ -73,6 +76,19 @@ def chain_apply(
     y = y if take is None else y[..., take]
     y = y if rows is None or rows == y.shape[-1] else y[..., :rows]
     return y if bias is None else y + bias
+
+
+def _folded(x: Tensor, weights: Sequence[Tensor], patterns: Patterns, ends: Ends) -> Tensor | None:
+    """The product where the native kernels run it, ends and all; else None."""
+    backend = dispatch.choose(x, weights, patterns)
+    if not isinstance(backend, native.Native):
+        return None
+    try:
+        y = native.multiply(x, weights, patterns, ends)
+    except OutsideError:
+        return None
+    dispatch.observe(x, weights, patterns, backend, ends)
+    return y
 
 
 def _foldable(
@@ -91,7 +107,7 @@ def _foldable(
     given = tuple([t for t in (gather, take, bias) if t is not None])
     if is_autocast(x) or x.ndim == 0 or x.device.type != "cpu":
         return None
-    if any(t is not None and t.ndim != 1 for t in (gather, take)):
+    if any(t is not None and (t.ndim != 1 or t.dtype not in _INDEX) for t in (gather, take)):
         return None
     if not all(is_plain(t) and t.is_contiguous() and not t.is_neg() and not t.is_conj() for t in given):
         return None
@@ -104,8 +120,9 @@ def _foldable(
     check_weights("chain_apply", weights, patterns)
     cols, full = patterns[0].cols, patterns[-1].rows
     n = x.shape[-1]
-    if n > cols or (n < cols and gather is not None):
+    if n > cols or (gather is not None and (n < cols or len(gather) != cols)):
         return None
+    unchecked = ((gather, cols), (take, full))
     padded = padding(n, cols) if n < cols else gather
     selected = full if take is None else len(take)
     n_out = selected if rows is None else rows
@@ -113,4 +130,5 @@ def _foldable(
         take = cropping(n_out) if take is None else take[:n_out]
     if bias is not None and (bias.dtype != x.dtype or bias.shape != (n_out,)):
         return None
-    return Ends(n, n_out, padded, take, bias, given)
+    pending = tuple([(index, size) for index, size in unchecked if index is not None])
+    return Ends(n, n_out, padded, take, bias, given, pending)

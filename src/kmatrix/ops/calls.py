@@ -8,7 +8,7 @@ A record holds no tensors, and nothing in it is trusted: not even that the weigh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -18,10 +18,10 @@ from torch.nn import Parameter
 
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.dispatch import NATIVE, native_is_next
-from kmatrix.ops.ends import Ends
+from kmatrix.ops.ends import Ends, OutsideError
 from kmatrix.ops.native import ready_chain, schedule_of
 from kmatrix.ops.native_cache import PACKED
-from kmatrix.ops.native_layout import described, vectors
+from kmatrix.ops.native_layout import described, lie_in_place
 from kmatrix.ops.native_module import DONE, WATCHED, CallType, native_part
 from kmatrix.ops.native_plan import UNCACHED_BATCH
 from kmatrix.ops.routing import nothing_watches
@@ -58,7 +58,16 @@ _grad_enabled = torch.is_grad_enabled
 
 _records: dict[object, _Record] = {}
 _seen: set[object] = set()
-PACKED.when_full = _records.clear  # records hold packed weights, too
+_holders: dict[Hashable, set[object]] = {}  # the records of each entry of the cache
+
+
+def _drop(key: Hashable) -> None:
+    """Records hold what was copied, too: they leave with it."""
+    for record_key in list(_holders.pop(key, ())):
+        _records.pop(record_key, None)
+
+
+PACKED.when_dropped = _drop
 
 
 @lru_cache(maxsize=1)
@@ -71,7 +80,11 @@ def recorder() -> CallType | None:
 
 
 def _key(x: Tensor, weights: Sequence[Tensor], others: tuple[Tensor, ...], kind: int) -> object:
-    return x.shape, id(weights[0]), id(weights[-1]), len(others), kind
+    first, last = weights[0], weights[-1]
+    # Complex weights are new views of their stored pairs on every call, but of the same memory.
+    if first.dtype.is_complex:
+        return x.shape, first.data_ptr(), last.data_ptr(), len(others), kind
+    return x.shape, id(first), id(last), len(others), kind
 
 
 def repeated(
@@ -88,8 +101,8 @@ def repeated(
     but autograd watches, the patterns come back: nothing needs to be checked again. ``out`` has been checked.
     """
     try:
-        known = _records.get((x.shape, id(weights[0]), id(weights[-1]), len(others), kind))
-    except (AttributeError, IndexError, TypeError, KeyError):
+        known = _records.get(_key(x, weights, others, kind))
+    except (AttributeError, IndexError, TypeError, KeyError, RuntimeError):  # the last: nothing in memory
         return None
     if known is None:
         return None
@@ -111,7 +124,7 @@ def record(
 ) -> None:
     """Remember a call that nothing watched and the native kernels ran, when it comes for the second time."""
     new_call = recorder()
-    if new_call is None or type(weights) not in (list, tuple) or vectors(x).tensor.data_ptr() != x.data_ptr():
+    if new_call is None or type(weights) not in (list, tuple) or x.device.type != "cpu" or not x.numel():
         return
     others = _NOTHING if ends is None else ends.sources
     key = _key(x, weights, others, kind)
@@ -120,31 +133,40 @@ def record(
             _seen.clear()
         _seen.add(key)
         return
-    if not native_is_next() or not NATIVE.can_run(x, weights, chain).ok or any(w.is_conj() for w in weights):
+    if not lie_in_place(x) or not native_is_next() or not NATIVE.can_run(x, weights, chain).ok:
+        return
+    if any(w.is_conj() for w in weights):
         return
     kept, description = described(weights, chain)
     batch = x.shape[:-1].numel()
     if batch >= UNCACHED_BATCH or any(one is not other for one, other in zip(kept, weights, strict=True)):
         return
-    ready = ready_chain(
-        description, schedule_of(description, batch, ends), [w.data_ptr() for w in kept], ends
-    )
+    schedule, pointers = schedule_of(description, batch, ends), [w.data_ptr() for w in kept]
     try:
+        ready = ready_chain(description, schedule, pointers, ends)
         call = new_call(ready.chain, [*weights, *others], len(weights), ready.packed, ready.stamp)
-    except ValueError:  # a tensor that is described to nobody, such as one that is lazily negated
+    except (ValueError, OutsideError):  # a tensor that is described to nobody, such as one lazily negated
         return
     if len(_records) >= _MOST:
-        _records.clear()
+        forget()
     fixed = isinstance(patterns, tuple) and all(isinstance(p, tuple) for p in patterns)
     tells = all(tuple(w.shape) == p for w, p in zip(weights, chain, strict=True))
     shape = (*x.shape[:-1], description.n_out if ends is None else ends.n_out)
     strides = torch.empty(shape, device="meta").stride()
+    if ready.key is not None:
+        _holders.setdefault(ready.key, set()).add(key)
     _records[key] = _Record(patterns if fixed else _UNKNOWN, chain, tells, shape, strides, x.dtype, call.run)
+    if ready.key is not None and not PACKED.holds(
+        ready.key, ready.chain
+    ):  # asked last: it may leave any time
+        _drop(ready.key)
+        _records.pop(key, None)
 
 
 def forget() -> None:
     """Drop all records, because schedules have changed."""
     _records.clear()
+    _holders.clear()
 
 
 def _fast_empty() -> Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor]:
@@ -154,7 +176,7 @@ def _fast_empty() -> Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], T
     if shortcut is not None:
         fast: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor] = shortcut
         return fast
-    return lambda shape, strides, dtype: torch.empty_strided(shape, strides, dtype=dtype)
+    return lambda shape, strides, dtype: torch.empty_strided(shape, strides, dtype=dtype, device="cpu")
 
 
 empty = _fast_empty()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kmatrix._errors import ArgumentError, BackendUnavailableError, complaint
 from kmatrix.ops.definition import Patterns, reference_chain_matmul
+from kmatrix.ops.ends import Ends
 from kmatrix.ops.gradients import chain_gradients
 from kmatrix.ops.native import Native
 from kmatrix.ops.portable import portable_chain_gradients, portable_chain_matmul
@@ -139,12 +140,13 @@ def use_backend(name: str) -> Iterator[None]:
 
 
 class Product(NamedTuple):
-    """A product that ran: its vectors, its weights and who multiplied."""
+    """A product that ran: its vectors, its weights, who multiplied, and what was folded in before and behind."""
 
     shape: torch.Size
     weights: Sequence[Tensor]
     patterns: Patterns
     backend: str
+    ends: Ends | None = None
 
 
 @contextmanager
@@ -170,14 +172,20 @@ def choose(x: Tensor, weights: Sequence[Tensor], patterns: Patterns) -> Backend:
             continue
         ok, reason = backend.can_run(x, weights, patterns)
         if ok:
-            products = _observed.get()
-            if products is not None:
-                products.append(Product(x.shape, weights, patterns, backend.name))
             return backend
         if wanted is not None:
             raise unavailable(wanted, reason)
         _log.debug("backend %s passed over: %s", backend.name, reason)
     raise unavailable("any", "no backend takes these arguments")
+
+
+def observe(
+    x: Tensor, weights: Sequence[Tensor], patterns: Patterns, backend: Backend, ends: Ends | None = None
+) -> None:
+    """Tell whoever is observing about a product that runs now."""
+    products = _observed.get()
+    if products is not None:
+        products.append(Product(x.shape, weights, patterns, backend.name, ends))
 
 
 def allow_definition(reason: str) -> None:
@@ -225,7 +233,9 @@ def run(x: Tensor, weights: Sequence[Tensor], patterns: Patterns) -> Tensor:
     if not patterns:
         return x.clone(memory_format=torch.contiguous_format).resolve_conj().resolve_neg()
     x, *weights = resolved([x, *weights])
-    return choose(x, weights, patterns).run(x, weights, patterns)
+    backend = choose(x, weights, patterns)
+    observe(x, weights, patterns, backend)
+    return backend.run(x, weights, patterns)
 
 
 def run_backward(
@@ -233,7 +243,9 @@ def run_backward(
 ) -> tuple[Tensor | None, list[Tensor]]:
     """Gradients on plain tensors by the chosen backend."""
     grad, x, *weights = resolved([grad, x, *weights])
-    return choose(x, weights, patterns).run_backward(grad, x, weights, patterns, need_x)
+    backend = choose(x, weights, patterns)
+    observe(x, weights, patterns, backend)
+    return backend.run_backward(grad, x, weights, patterns, need_x)
 
 
 def resolved(tensors: list[Tensor]) -> list[Tensor]:

@@ -6,12 +6,18 @@ nothing; elsewhere they are stock torch functions around the product.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix.ops.definition import Patterns
+
+
+class OutsideError(Exception):
+    """An index is negative or too large: stock torch has its own ways with those."""
 
 
 class Ends:
@@ -24,9 +30,10 @@ class Ends:
         take: the row of the last factor for each column of the product; None for all in order.
         bias: added to the product; None for none.
         sources: the tensors all of this was made from.
+        unchecked: indices of the caller's among them that nobody has looked at, and what they point into.
     """
 
-    __slots__ = ("bias", "gather", "n_in", "n_out", "sources", "take")
+    __slots__ = ("bias", "gather", "n_in", "n_out", "sources", "take", "unchecked")
 
     def __init__(
         self,
@@ -36,15 +43,29 @@ class Ends:
         take: Tensor | None,
         bias: Tensor | None,
         sources: tuple[Tensor, ...],
+        unchecked: tuple[tuple[Tensor, int], ...] = (),
     ) -> None:
         self.n_in, self.n_out = n_in, n_out
         self.gather, self.take, self.bias = gather, take, bias
-        self.sources = sources
+        self.sources, self.unchecked = sources, unchecked
 
     @property
     def trivial(self) -> bool:
         """Whether nothing happens at all."""
         return self.gather is None and self.take is None and self.bias is None
+
+    @property
+    def selects(self) -> bool:
+        """Whether index arrays are folded in."""
+        return not (self.gather is None and self.take is None)
+
+    @property
+    def points_outside(self) -> bool:
+        """Whether an index that nobody has looked at lies outside of what it points into."""
+        return any(
+            len(index) > 0 and not (0 <= int(index.min()) and int(index.max()) < size)
+            for index, size in self.unchecked
+        )
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -56,19 +77,45 @@ class Ends:
 @lru_cache(maxsize=256)
 def padding(n: int, cols: int) -> Tensor:
     """The input selection that appends zeros; nobody may write to it."""
-    return torch.cat([torch.arange(n), torch.full((cols - n,), -1)])
+    return torch.cat([torch.arange(n, device="cpu"), torch.full((cols - n,), -1, device="cpu")])
 
 
 @lru_cache(maxsize=256)
 def cropping(rows: int) -> Tensor:
     """The output selection that keeps the first rows; nobody may write to it."""
-    return torch.arange(rows)
+    return torch.arange(rows, device="cpu")
+
+
+def check_ends(
+    where: str,
+    chain: Patterns,
+    n: int | None,
+    gather: Sequence[int] | Tensor | None,
+    take: Sequence[int] | Tensor | None,
+    bias: Tensor | None,
+    like: Tensor,
+) -> Ends:
+    """The ends of a chain that fit it, with indices of our own; raises if something does not."""
+    cols, rows = chain[0].cols, chain[-1].rows
+    if gather is None:
+        if n not in (None, cols):
+            reason, way_out = f"the first factor takes {cols}", "say with gather which entry goes where"
+            raise ArgumentError(complaint(where, "n", n, reason, way_out))
+        n_in = cols
+    else:
+        n_in = cols if n is None else n
+        gather = check_index(where, "gather", gather, cols, -1, n_in)
+    if take is not None:
+        take = check_index(where, "take", take, None, 0, rows)
+    n_out = rows if take is None else len(take)
+    check_bias(where, bias, n_out, like)
+    return Ends(n_in, n_out, gather, take, bias, ())
 
 
 def check_index(where: str, name: str, index: object, length: int | None, low: int, high: int) -> Tensor:
     """The index as a contiguous int64 tensor of our own on the CPU, or raise if it is none or points outside."""
     try:
-        found = torch.as_tensor(index)
+        found = torch.as_tensor(index, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise DtypeError(
             complaint(where, name, type(index).__name__, "not an index", "pass whole numbers")

@@ -7,7 +7,7 @@ bytes change. The arithmetic of half precision is float32.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kmatrix.ops.definition import Patterns
-from kmatrix.ops.ends import Ends
+from kmatrix.ops.ends import Ends, OutsideError
 from kmatrix.ops.native_cache import PACKED
 from kmatrix.ops.native_layout import HALF, Description, Vectors, described, vectors
 from kmatrix.ops.native_module import DTYPE_CODES, NativeChain, native_part, threads
@@ -72,18 +72,22 @@ def multiply(
     source = vectors(x)
     n_out = description.n_out if ends is None else ends.n_out
     if out is None:
-        out = torch.empty((*x.shape[:-1], n_out), dtype=x.dtype)
+        out = torch.empty((*x.shape[:-1], n_out), dtype=x.dtype, device="cpu")
     target = vectors(out)
     run_kernel(description, weights, ends, source, target)
     return out if target.tensor.data_ptr() == out.data_ptr() else out.copy_(target.tensor.view(out.shape))
 
 
 class Ready(NamedTuple):
-    """A chain that can run: whether it has packed the weights, and the fingerprint of all it has copied."""
+    """A chain that can run: whether it has packed the weights, and the fingerprint of all it has copied.
+
+    ``key`` is that of the cache; None if nothing was copied, or nothing is to be remembered.
+    """
 
     chain: NativeChain
     packed: bool
     stamp: int
+    key: Hashable = None
 
 
 def run_kernel(
@@ -96,7 +100,7 @@ def run_kernel(
     """Multiply from one place in memory to another, by the kernel that the schedule names."""
     pointers = [w.data_ptr() for w in weights]
     schedule = schedule_of(description, source.batch, ends)
-    chain, packed, _ = ready_chain(description, schedule, pointers, ends, keep=source.batch < UNCACHED_BATCH)
+    chain, packed, *_ = ready_chain(description, schedule, pointers, ends, keep=source.batch < UNCACHED_BATCH)
     if packed:
         chain.forward(*source.place, *target.place, source.batch, threads())
     else:
@@ -118,10 +122,10 @@ def gradients(
     ).chain
     if not chain.backward_can_run:
         raise NotImplementedError("the kernels of this build have no gradients")
-    grad_x = torch.empty(x.shape, dtype=x.dtype) if need_x else None
+    grad_x = torch.empty(x.shape, dtype=x.dtype, device="cpu") if need_x else None
     target = (0, 0, 1) if grad_x is None else (grad_x.data_ptr(), x.shape[-1], 1)
     wide = torch.float32 if x.dtype in HALF else x.dtype
-    grad_weights = [torch.empty(w.shape, dtype=wide) for w in weights]
+    grad_weights = [torch.empty(w.shape, dtype=wide, device="cpu") for w in weights]
     places = [g.data_ptr() for g in grad_weights]
     chain.backward(*upstream.place, *source.place, *target, places, source.batch, threads())
     return grad_x, ([g.to(x.dtype) for g in grad_weights] if x.dtype in HALF else grad_weights)
@@ -129,16 +133,14 @@ def gradients(
 
 def schedule_of(description: Description, batch: int, ends: Ends | None = None) -> Schedule:
     """What was learned by measuring, else the rule."""
-    selects = ends is not None and not (ends.gather is None and ends.take is None)
-    return _schedule(description, batch_class(batch), threads(), selects)
+    return _schedule(description, batch_class(batch), threads(), ends is not None and ends.selects)
 
 
 @lru_cache(maxsize=1024)
 def _schedule(description: Description, batch: int, workers: int, selects: bool) -> Schedule:
     patterns, dtype = description.patterns, description.dtype
-    if selects:  # which is not what was measured
-        return default_schedule(patterns, dtype, batch, selects)
-    return learned_schedule(patterns, dtype, batch, workers) or default_schedule(patterns, dtype, batch)
+    learned = learned_schedule(patterns, dtype, batch, workers, selects)
+    return learned or default_schedule(patterns, dtype, batch, selects)
 
 
 def forget_schedules() -> None:
@@ -147,9 +149,16 @@ def forget_schedules() -> None:
 
 
 def new_chain(description: Description, schedule: Schedule, ends: Ends | None = None) -> NativeChain:
-    """A chain of the kernels, without weights."""
-    module = native_part().module
+    """A chain of the kernels, without weights.
+
+    Raises:
+        OutsideError: if an index of the caller's is one that only stock torch understands.
+    """
+    part = native_part()
+    module = part.module
     assert module is not None  # ``can_run`` was asked first
+    if ends is not None and ends.points_outside:
+        raise OutsideError
     return module.Chain(
         description.code,
         description.flat_patterns,
@@ -160,6 +169,7 @@ def new_chain(description: Description, schedule: Schedule, ends: Ends | None = 
         description.n_out if ends is None else ends.n_out,
         None if ends is None or ends.gather is None else ends.gather.tolist(),
         None if ends is None or ends.take is None else ends.take.tolist(),
+        part.isa,
     )
 
 
@@ -186,16 +196,16 @@ def ready_chain(
     if in_rows and (ends is None or ends.trivial):
         return Ready(_plain_chain(description, schedule), False, 0)
 
-    def make() -> tuple[NativeChain, int]:
+    def new() -> NativeChain:
         chain = new_chain(description, schedule, ends)
         if ends is not None and ends.bias is not None:
             chain.set_bias(ends.bias.data_ptr())
         if not in_rows:
             chain.pack(pointers)  # last: the bias is packed with the weights
-        return chain, chain.packed_nbytes
+        return chain
 
     if not keep:
-        return Ready(make()[0], not in_rows, 0)
+        return Ready(new(), not in_rows, 0)
     places, spans = ([], []) if in_rows else (list(pointers), list(description.nbytes))
     if ends is not None:
         places += [t.data_ptr() for t in ends.sources]
@@ -203,5 +213,12 @@ def ready_chain(
     module = native_part().module
     assert module is not None
     stamp = module.fingerprint(places, spans)
+
+    def make() -> tuple[NativeChain, int | None]:
+        chain = new()
+        if module.fingerprint(places, spans) != stamp:  # somebody wrote while the numbers were copied
+            return chain, None
+        return chain, sum(spans) if in_rows else chain.packed_nbytes
+
     key = description, schedule, in_rows, None if ends is None else ends.key, tuple(places)
-    return Ready(PACKED.get(key, stamp, make), not in_rows, stamp)
+    return Ready(PACKED.get(key, stamp, make), not in_rows, stamp, key)

@@ -21,7 +21,7 @@ Entry = TypeVar("Entry")
 DEFAULT_LIMIT = 64 * 2**20
 
 
-def _nothing() -> None:
+def _nothing(key: Hashable) -> None:
     pass
 
 
@@ -31,7 +31,7 @@ class PackedCache(Generic[Entry]):
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self.limit = limit
         self.nbytes = 0
-        self.when_full: Callable[[], None] = _nothing  # told that entries are dropped
+        self.when_dropped: Callable[[Hashable], None] = _nothing  # told the key of an entry that has left
         self._entries: OrderedDict[Hashable, tuple[int, int, Entry]] = OrderedDict()
         self._renew_lock()
         if hasattr(os, "register_at_fork"):
@@ -41,10 +41,11 @@ class PackedCache(Generic[Entry]):
         """A new lock; in a forked child the old one may be held by a thread that was left behind."""
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable, stamp: int, make: Callable[[], tuple[Entry, int]]) -> Entry:
+    def get(self, key: Hashable, stamp: int, make: Callable[[], tuple[Entry, int | None]]) -> Entry:
         """The entry of a key if it bears this stamp, else the one that ``make`` returns with its size.
 
-        An outdated entry is dropped and not overwritten: another thread may be reading it.
+        An outdated entry is dropped and not overwritten: another thread may be reading it. A size of None
+        says that the new entry must not be kept.
         """
         with self._lock:
             known = self._entries.get(key)
@@ -52,29 +53,44 @@ class PackedCache(Generic[Entry]):
                 self._entries.move_to_end(key)
                 return known[2]
         entry, nbytes = make()
+        dropped: list[Hashable] = []
         with self._lock:
             outdated = self._entries.pop(key, None)
             if outdated is not None:
                 self.nbytes -= outdated[1]
-            if nbytes <= self.limit:
+                dropped.append(key)
+            if nbytes is not None and nbytes <= self.limit:
                 self._entries[key] = (stamp, nbytes, entry)
                 self.nbytes += nbytes
-                self._shrink()
+                dropped += self._shrink()
+        self._tell(dropped)
         return entry
 
-    def _shrink(self) -> None:
-        if self.nbytes <= self.limit:
-            return
+    def holds(self, key: Hashable, entry: Entry) -> bool:
+        """Whether this very entry is kept under this key."""
+        with self._lock:
+            known = self._entries.get(key)
+            return known is not None and known[2] is entry
+
+    def _shrink(self) -> list[Hashable]:
+        dropped = []
         while self.nbytes > self.limit:
-            _, (_, nbytes, _) = self._entries.popitem(last=False)
+            key, (_, nbytes, _) = self._entries.popitem(last=False)
             self.nbytes -= nbytes
-        self.when_full()
+            dropped.append(key)
+        return dropped
+
+    def _tell(self, dropped: list[Hashable]) -> None:
+        """Outside of the lock: what is set free by it may want the lock itself."""
+        for key in dropped:
+            self.when_dropped(key)
 
     def resize(self, limit: int) -> None:
         """Hold at most so many bytes from now on."""
         with self._lock:
             self.limit = limit
-            self._shrink()
+            dropped = self._shrink()
+        self._tell(dropped)
 
     def __len__(self) -> int:
         return len(self._entries)

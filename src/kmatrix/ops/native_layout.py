@@ -48,6 +48,15 @@ def vectors(x: Tensor) -> Vectors:
     return Vectors(flat, batch, row, col)
 
 
+def lie_in_place(x: Tensor) -> bool:
+    """Whether ``vectors`` finds them where they are and copies nothing."""
+    try:
+        flat = x.view(-1, x.shape[-1])
+    except RuntimeError:
+        return False
+    return 1 in (*flat.shape, *flat.stride())
+
+
 class Description:
     """What the kernels must know of weights besides their addresses.
 

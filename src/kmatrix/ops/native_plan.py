@@ -2,8 +2,7 @@
 
 A pass reads and writes the tile once, so the rule takes the fewest passes, and of those the one with the widest
 first: 4+4+2 is up to a quarter faster than 3+3+4. A tile stays in the cache of one core together with its
-copy. A few rows do not pay for packing: they take the kernel that reads
-the weights where they are.
+copy. A few rows do not pay for packing: they take the kernel that reads the weights where they are.
 """
 
 from __future__ import annotations
@@ -53,7 +52,7 @@ def best_passes(patterns: Patterns, dtype: torch.dtype) -> tuple[int, ...]:
     The shortest path over "factors done", an edge being a run that fuses; of two equally short ones the one
     whose passes come first in descending order.
     """
-    module = native_part().module
+    module, isa, _ = native_part()
     if module is None:
         return (1,) * len(patterns)
     code, flat, k = DTYPE_CODES[dtype], flatten_patterns(patterns), len(patterns)
@@ -64,7 +63,7 @@ def best_passes(patterns: Patterns, dtype: torch.dtype) -> tuple[int, ...]:
     for start in range(k):
         passes, path = best[start]
         for count in range(1, k - start + 1):
-            if count > 1 and not module.Chain.can_fuse(code, flat, start, count):
+            if count > 1 and not module.Chain.can_fuse(code, flat, start, count, isa):
                 break
             best[start + count] = min(best[start + count], (passes + 1, (*path, -count)))
     return tuple([-width for width in best[-1][1]])
@@ -112,5 +111,5 @@ def _real(dtype: torch.dtype) -> torch.dtype:
 
 def _lanes(dtype: torch.dtype) -> int:
     """How many rows one register holds."""
-    module = native_part().module
-    return (module.limits()[0] if module else 32) // _real(dtype).itemsize
+    module, isa, _ = native_part()
+    return (module.limits(isa)[0] if module else 32) // _real(dtype).itemsize

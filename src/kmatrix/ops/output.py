@@ -50,6 +50,7 @@ def run_into(
     """The product on plain tensors, straight into ``out`` where the kernels can write there."""
     x, *weights = dispatch.resolved([x, *weights])
     backend = dispatch.choose(x, weights, patterns)
+    dispatch.observe(x, weights, patterns, backend, ends)
     others = [x, *weights, *(ends.sources if ends else [])]
     if isinstance(backend, native.Native) and not out.is_neg() and not out.is_conj():
         if not any(overlap(out, other) for other in others):
@@ -95,6 +96,21 @@ def check_out(where: str, out: Tensor, shape: tuple[int, ...], like: Tensor) -> 
     if out.device != like.device:
         reason = f"the product is on {like.device}"
         raise ArgumentError(complaint(where, "out.device", out.device, reason, "pass a tensor there"))
-    if any(stride == 0 and size > 1 for size, stride in zip(out.shape, out.stride(), strict=True)):
+    if not lies_apart(out):
         reason = "several of its entries share one place in memory"
         raise ArgumentError(complaint(where, "out.stride", out.stride(), reason, "pass out.clone()"))
+
+
+def lies_apart(out: Tensor) -> bool:
+    """Whether every step along an axis is longer than all that the shorter steps reach together.
+
+    Then no two entries share a place. Interleaved layouts that get by without are not made by slicing.
+    """
+    if not out.numel():
+        return True
+    reach = 0
+    for stride, size in sorted(zip(out.stride(), out.shape, strict=True)):
+        if size > 1 and stride <= reach:
+            return False
+        reach += (size - 1) * stride
+    return True

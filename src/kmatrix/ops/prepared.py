@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 
 import torch
@@ -13,18 +12,18 @@ from kmatrix.ops import dispatch
 from kmatrix.ops.calls import empty, recorder
 from kmatrix.ops.chain import chain_matmul, check_chain
 from kmatrix.ops.definition import Patterns
-from kmatrix.ops.ends import Ends, check_bias, check_index
+from kmatrix.ops.ends import Ends, check_ends
 from kmatrix.ops.native import new_chain, schedule_of
-from kmatrix.ops.native_layout import Description, described, overlap, vectors
+from kmatrix.ops.native_layout import Description, described, lie_in_place, overlap, vectors
 from kmatrix.ops.native_module import native_part, threads
 from kmatrix.ops.native_plan import Schedule
-from kmatrix.ops.output import check_out, is_writable, mark_written
-from kmatrix.ops.routing import Route, is_plain, route
+from kmatrix.ops.output import check_out, is_writable, lies_apart, mark_written
+from kmatrix.ops.routing import Route, is_plain, nothing_watches, route, transforms_active
 from kmatrix.ops.tuning import tune_chain
 
 _WHERE = "prepare"
 _CALL = "PreparedChain"
-_Kernel = Callable[[Tensor, Tensor, int], bool]  # (x, y, threads): False if x does not lie in rows or columns
+_Kernel = Callable[[Tensor, Tensor, int], bool]  # (x, y, threads): False if one of them is not what it takes
 
 
 def prepare(
@@ -51,11 +50,12 @@ def prepare(
             given.
         take: which rows of the last factor make up the result; all in order if not given.
         bias: one number for each entry of the result.
-        tune: a batch size for which to measure the fastest schedule first, as ``tune`` does; None to follow
-            the rule and what was learned before.
+        tune: a batch size for which to measure the fastest schedule first, as ``tune`` does with the same
+            indices; None to follow the rule and what was learned before.
 
     Raises:
         ArgumentError: if shapes, patterns, indices or devices do not fit, or there is no factor.
+        BackendUnavailableError: if ``tune`` is given and the native kernels cannot run the chain.
         DtypeError: if number types are unusable or differ.
 
     Example:
@@ -70,24 +70,12 @@ def prepare(
         )
     chain = check_chain(_WHERE, weights, patterns)
     kept = [w.detach().resolve_conj().resolve_neg().clone() for w in weights]
-    cols, rows = chain[0].cols, chain[-1].rows
-    if gather is None:
-        if n not in (None, cols):
-            reason, way_out = f"the first factor takes {cols}", "say with gather which entry goes where"
-            raise ArgumentError(complaint(_WHERE, "n", n, reason, way_out))
-        n_in = cols
-    else:
-        n_in = cols if n is None else n
-        gather = check_index(_WHERE, "gather", gather, cols, -1, n_in)
-    if take is not None:
-        take = check_index(_WHERE, "take", take, None, 0, rows)
-    n_out = rows if take is None else len(take)
-    check_bias(_WHERE, bias, n_out, kept[0])
+    ends = check_ends(_WHERE, chain, n, gather, take, bias, kept[0])
     if bias is not None:
-        bias = bias.detach().resolve_conj().resolve_neg().clone()
+        ends.bias = bias.detach().resolve_conj().resolve_neg().clone()
     if tune is not None:
-        tune_chain(kept, chain, tune, 1.0)
-    return PreparedChain(kept, chain, Ends(n_in, n_out, gather, take, bias, ()))
+        tune_chain(kept, chain, tune, 1.0, ends)
+    return PreparedChain(kept, chain, ends)
 
 
 class PreparedChain:
@@ -107,7 +95,6 @@ class PreparedChain:
         self._weights, self._patterns, self._ends = weights, patterns, ends
         self._calls: dict[torch.Size, tuple[_Kernel, tuple[int, ...], tuple[int, ...]]] = {}
         self._kernels: dict[Schedule, _Kernel] = {}
-        self._lock = threading.Lock()
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Multiply ``(*, n_in) -> (*, n_out)``.
@@ -125,7 +112,7 @@ class PreparedChain:
             watched = x.requires_grad
         except (KeyError, AttributeError, TypeError):
             return self._first(x, out)
-        if watched:
+        if watched or not nothing_watches() or not dispatch.native_is_next():
             return self._slow(x, out)
         if out is None:
             y = empty(shape, strides, self.dtype)
@@ -134,6 +121,9 @@ class PreparedChain:
             mark_written(out)
             return out
         return self._slow(x, out)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return PreparedChain, (self._weights, self._patterns, self._ends)
 
     def __repr__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
@@ -162,7 +152,7 @@ class PreparedChain:
                 y = self._portable(x)
                 return y if out is None else out.copy_(y)
             direct = out is not None and not (out.is_conj() or out.is_neg() or overlap(out, x))
-            y = out if out is not None and direct else torch.empty(shape, dtype=self.dtype)
+            y = out if out is not None and direct else torch.empty(shape, dtype=self.dtype, device="cpu")
             source, target = vectors(x), vectors(y)
             if not self._kernel(source.batch)(source.tensor, target.tensor, threads()):
                 raise RuntimeError(f"{_CALL}: a bug of kmatrix, please report it: {source}, {target}")
@@ -174,6 +164,9 @@ class PreparedChain:
         if not is_plain(x):
             way_out = "pass a torch.Tensor"
             raise DtypeError(complaint(_CALL, "x", type(x).__name__, "not a plain tensor", way_out))
+        how = route(x, ())
+        if how is Route.DEFINITION or transforms_active():  # first: tracing minds being asked for sizes
+            raise ArgumentError(complaint(_CALL, "x", "a traced tensor", how.value, "use chain_matmul"))
         if x.dtype != self.dtype:
             reason = f"the plan holds {self.dtype}"
             raise DtypeError(complaint(_CALL, "x.dtype", x.dtype, reason, f"pass x.to({self.dtype})"))
@@ -183,12 +176,9 @@ class PreparedChain:
         if x.device != self._weights[0].device:
             reason = f"the plan is on {self._weights[0].device}"
             raise ArgumentError(complaint(_CALL, "x.device", x.device, reason, "prepare it again there"))
-        how = route(x, ())
         if how is Route.AUTOGRAD:
             way_out = "call it under torch.no_grad(), pass x.detach(), or use chain_matmul"
             raise ArgumentError(complaint(_CALL, "x", "a tensor with gradients", how.value, way_out))
-        if how is Route.DEFINITION:
-            raise ArgumentError(complaint(_CALL, "x", "a traced tensor", how.value, "use chain_matmul"))
 
     @property
     def _is_native(self) -> bool:
@@ -202,11 +192,12 @@ class PreparedChain:
         """What runs a batch of this size: made once for each schedule."""
         _, description = described(self._weights, self._patterns)
         schedule = schedule_of(description, batch, self._ends)
-        with self._lock:
-            known = self._kernels.get(schedule)
-            if known is None:
-                known = self._kernels[schedule] = self._new_kernel(description, schedule)
-            return known
+        known = self._kernels.get(schedule)
+        if (
+            known is None
+        ):  # two threads may make it at once: no harm, and no lock that a fork could leave held
+            known = self._kernels.setdefault(schedule, self._new_kernel(description, schedule))
+        return known
 
     def _new_kernel(self, description: Description, schedule: Schedule) -> _Kernel:
         chain = new_chain(description, schedule, self._ends)
@@ -223,9 +214,14 @@ class PreparedChain:
             return call.run_fixed
 
         def run(x: Tensor, y: Tensor, workers: int) -> bool:
-            source, target = vectors(x), vectors(y)
-            if source.tensor.data_ptr() != x.data_ptr() or x.is_neg() or x.is_conj():
+            for t in (x, y):
+                if not is_plain(t) or t.dtype != self.dtype or t.device.type != "cpu":
+                    return False
+                if t.is_neg() or t.is_conj() or not lie_in_place(t):
+                    return False
+            if overlap(x, y) or not lies_apart(y):
                 return False
+            source, target = vectors(x), vectors(y)
             places = *source.place, *target.place, source.batch, workers
             if packed:
                 chain.forward(*places)

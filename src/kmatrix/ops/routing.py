@@ -46,7 +46,7 @@ def is_autocast(x: Tensor) -> bool:
 
 
 def route(x: Tensor, weights: Sequence[Tensor]) -> Route:
-    """Pick the route of a call; this and ``dispatch_modes`` alone use names private to torch.
+    """Pick the route of a call.
 
     ``torch.func.vmap`` alone takes the operator, which has a batching rule; any other transform on the stack,
     forward mode and ``torch.jit.trace`` (which would freeze the schedule of one batch size) get the
@@ -85,6 +85,11 @@ def nothing_watches() -> bool:
         or _modes_active()
         or _autocast_on()
     )
+
+
+def transforms_active() -> bool:
+    """Whether ``torch.func`` is at work."""
+    return bool(_transforms_active())
 
 
 def dispatch_modes() -> list[object]:

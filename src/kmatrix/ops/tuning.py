@@ -16,6 +16,7 @@ from kmatrix.ops import calls
 from kmatrix.ops.chain import check_chain
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.dispatch import NATIVE
+from kmatrix.ops.ends import Ends, check_ends
 from kmatrix.ops.native import forget_schedules, new_chain
 from kmatrix.ops.native_layout import Description, described, vectors
 from kmatrix.ops.native_module import NativeChain, native_part, threads
@@ -58,18 +59,26 @@ def tune(
     *,
     batch: int,
     seconds: float = 1.0,
+    n: int | None = None,
+    gather: Sequence[int] | Tensor | None = None,
+    take: Sequence[int] | Tensor | None = None,
 ) -> Tuning:
     """Measure how to run a chain fastest on this machine, and remember it.
 
     Products of the same chain, number type, order of batch size and number of threads use what was found, in
     this process and, through the file that ``$KMATRIX_WISDOM`` names (``~/.cache/kmatrix/wisdom.json`` if it
-    names none), in later ones. Results do not change, only times.
+    names none), in later ones. Results do not change, only times. Chains whose vectors are permuted, padded
+    or cropped on the way have answers of their own, whatever the index: measure those with ``gather`` or
+    ``take``.
 
     Args:
         weights: as for ``chain_matmul``; at least one.
         patterns: as for ``chain_matmul``.
         batch: how many vectors are multiplied at a time.
         seconds: about how long to measure.
+        n: as for ``prepare``.
+        gather: as for ``prepare``.
+        take: as for ``prepare``.
 
     Returns:
         What was found, and how much faster it is than the rule.
@@ -87,11 +96,17 @@ def tune(
         raise ArgumentError(
             complaint("tune", "weights", "[]", "there is no factor", "pass at least one weight")
         )
-    return tune_chain(weights, check_chain("tune", weights, patterns), batch, seconds)
+    chain = check_chain("tune", weights, patterns)
+    ends = check_ends("tune", chain, n, gather, take, None, weights[0])
+    return tune_chain(weights, chain, batch, seconds, ends)
 
 
-def tune_chain(weights: Sequence[Tensor], patterns: Patterns, batch: int, seconds: float) -> Tuning:
+def tune_chain(
+    weights: Sequence[Tensor], patterns: Patterns, batch: int, seconds: float, ends: Ends | None = None
+) -> Tuning:
     """Measure and remember; the arguments have been checked."""
+    if ends is None:
+        ends = Ends(patterns[0].cols, patterns[-1].rows, None, None, None, ())
     check_size("tune", "batch", batch)
     weights = [w.detach().resolve_conj().resolve_neg() for w in weights]
     probe = torch.empty(1, patterns[0].cols, dtype=weights[0].dtype, device=weights[0].device)
@@ -103,14 +118,15 @@ def tune_chain(weights: Sequence[Tensor], patterns: Patterns, batch: int, second
         )
     weights, description = described(weights, patterns)
     group = batch_class(batch)
-    rule = default_schedule(patterns, description.dtype, group)
+    rule = default_schedule(patterns, description.dtype, group, ends.selects)
     trials = [
-        _Trial(description, weights, schedule, batch) for schedule in _candidates(rule, description, batch)
+        _Trial(description, weights, schedule, batch, ends)
+        for schedule in _candidates(rule, description, batch)
     ]
     times = race(trials, seconds)
     fastest = min(range(len(trials)), key=times.__getitem__)
     winner, rule_time = trials[fastest].schedule, times[0]
-    key = question(patterns, description.dtype, group, threads())
+    key = question(patterns, description.dtype, group, threads(), ends.selects)
     measured = {
         "microseconds": round(1e6 * times[fastest], 3),
         "rule_microseconds": round(1e6 * rule_time, 3),
@@ -134,14 +150,14 @@ def _candidates(rule: Schedule, description: Description, batch: int) -> list[Sc
 
 def _groupings(description: Description) -> Iterator[tuple[int, ...]]:
     """Ways to group the factors: as few passes as runs of a bounded length allow, evenly and greedily."""
-    module = native_part().module
+    module, isa, _ = native_part()
     assert module is not None
     code, flat, k = description.code, description.flat_patterns, len(description.patterns)
     seen: set[tuple[int, ...]] = set()
     for longest in range(k, 0, -1):
         for order in (_from_the_front, _from_the_back):
             fuses: Callable[[int, int], bool] = lambda start, count: module.Chain.can_fuse(  # noqa: E731
-                code, flat, start, count
+                code, flat, start, count, isa
             )
             passes = order(k, longest, fuses)
             if passes not in seen:
@@ -177,13 +193,20 @@ class _Trial:
     """One schedule, ready to run."""
 
     def __init__(
-        self, description: Description, weights: Sequence[Tensor], schedule: Schedule, batch: int
+        self,
+        description: Description,
+        weights: Sequence[Tensor],
+        schedule: Schedule,
+        batch: int,
+        ends: Ends,
     ) -> None:
         self.schedule = schedule
-        self.chain: NativeChain = new_chain(description, schedule)
+        self.chain: NativeChain = new_chain(description, schedule, ends)
+        if ends.bias is not None:
+            self.chain.set_bias(ends.bias.data_ptr())
         self.pointers = [w.data_ptr() for w in weights]
-        self.source = vectors(torch.randn(batch, description.n_in).to(description.dtype))
-        self.target = vectors(torch.empty(batch, description.n_out, dtype=description.dtype))
+        self.source = vectors(torch.randn(batch, ends.n_in, device="cpu").to(description.dtype))
+        self.target = vectors(torch.empty(batch, ends.n_out, dtype=description.dtype, device="cpu"))
         self.in_rows = schedule.kernel == "rows" and self.chain.rows_can_run
         if not self.in_rows:
             self.chain.pack(self.pointers)

@@ -42,22 +42,31 @@ def wisdom_path() -> Path | None:
         return None
 
 
-def question(patterns: Patterns, dtype: torch.dtype, batch: int, threads: int) -> str:
-    """What a measurement answers, in words: the key of the file."""
+def question(patterns: Patterns, dtype: torch.dtype, batch: int, threads: int, selects: bool = False) -> str:
+    """What a measurement answers, in words: the key of the file.
+
+    ``selects`` says whether index arrays are folded in.
+    """
     chain = " ".join(".".join(map(str, p)) for p in patterns)
     name = str(dtype).removeprefix("torch.")
     many = "thread" if threads == 1 else "threads"
-    return f"{processor_name()} | {native_part().isa} | {name} | batch {batch} | {threads} {many} | {chain}"
+    ends = " | indices" if selects else ""
+    isa = native_part().isa
+    return f"{processor_name()} | {isa} | {name} | batch {batch} | {threads} {many} | {chain}{ends}"
 
 
-def learned_schedule(patterns: Patterns, dtype: torch.dtype, batch: int, threads: int) -> Schedule | None:
+def learned_schedule(
+    patterns: Patterns, dtype: torch.dtype, batch: int, threads: int, selects: bool = False
+) -> Schedule | None:
     """What was measured to be best, if anything was; ``batch`` is a batch class."""
-    return _looked_up(patterns, dtype, batch, threads) if _known() else None
+    return _looked_up(patterns, dtype, batch, threads, selects) if _known() else None
 
 
 @lru_cache(maxsize=1024)
-def _looked_up(patterns: Patterns, dtype: torch.dtype, batch: int, threads: int) -> Schedule | None:
-    entry = _known().get(question(patterns, dtype, batch, threads))
+def _looked_up(
+    patterns: Patterns, dtype: torch.dtype, batch: int, threads: int, selects: bool
+) -> Schedule | None:
+    entry = _known().get(question(patterns, dtype, batch, threads, selects))
     schedule = None if entry is None else _as_schedule(entry, len(patterns))
     return schedule if schedule is not None and _runs(schedule, patterns, dtype) else None
 
@@ -130,12 +139,12 @@ def _as_schedule(entry: object, factors: int) -> Schedule | None:
 
 def _runs(schedule: Schedule, patterns: Patterns, dtype: torch.dtype) -> bool:
     """Whether the kernels of this build take these passes."""
-    module = native_part().module
+    module, isa, _ = native_part()
     if module is None:
         return False
     start, flat = 0, flatten_patterns(patterns)
     for count in schedule.passes:
-        if count > 1 and not module.Chain.can_fuse(DTYPE_CODES[dtype], flat, start, count):
+        if count > 1 and not module.Chain.can_fuse(DTYPE_CODES[dtype], flat, start, count, isa):
             return False
         start += count
     return True
