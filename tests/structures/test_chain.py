@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -224,3 +225,20 @@ def test_weights_follow_the_parameters_however_they_change() -> None:
     state = {name: value.detach() / 2 for name, value in A.named_parameters()}
     torch.testing.assert_close(torch.func.functional_call(A, state, (x,)), 1.5 * before)
     torch.testing.assert_close(A(x), 6 * before)
+
+
+def test_the_way_back_follows_a_permutation_that_is_overwritten() -> None:
+    """Inverses are kept, but a buffer can be written to without a trace."""
+    matrix = Chain((Permute(8, "bit_reversal"), Factor(4, 2, 2, 1))).random(8, 8)
+    y = torch.randn(3, 8)
+    for index in (None, [1, 0, 2, 3, 4, 5, 7, 6], [7, 6, 5, 4, 3, 2, 1, 0]):
+        if index is not None:
+            matrix.permutation(0).numpy()[:] = index
+        for _ in range(3):
+            torch.testing.assert_close(matrix.rforward(y), y @ matrix.to_dense())
+        assert matrix._inverse(0) is matrix._inverse(0)
+    fresh = copy.deepcopy(matrix)
+    with torch.inference_mode():
+        fresh.rforward(y)
+    y.requires_grad_()
+    fresh.rforward(y).sum().backward()

@@ -54,6 +54,22 @@ def test_a_request_is_part_of_the_answer() -> None:
         assert km.explain(km.Butterfly().random(8, 8), seconds=0.01).backend == "reference"
 
 
+@pytest.mark.skipif(BEST != "native", reason="schedules are those of the native kernels")
+def test_the_schedule_that_is_told_is_the_one_that_runs() -> None:
+    """Chains that select run another kernel than the same factors alone."""
+    structure = km.Chain((km.Permute(512, "bit_reversal"), *km.Butterfly().layout(512, 512).stages))
+    (told,) = km.explain(structure.random(512, 512), batch=256, seconds=0.01).products
+    (alone,) = km.explain(km.Butterfly().random(512, 512), batch=256, seconds=0.01).products
+    assert "rows kernel" in alone
+    assert "tiles kernel" in told
+
+
+def test_products_are_told_once_without_the_kernels() -> None:
+    matrix = km.Chain((km.Permute(8, "bit_reversal"), km.Factor(4, 2, 2, 1))).random(8, 8)
+    with use_backend("portable"):
+        assert len(km.explain(matrix, seconds=0.01).products) == 1
+
+
 def test_refusals() -> None:
     for nothing in ("text", [], 3):
         with pytest.raises(DtypeError, match="not a matrix"):

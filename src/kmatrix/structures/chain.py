@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from kmatrix import _permutations
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops import Pattern
 from kmatrix.ops.apply import chain_apply
+from kmatrix.ops.routing import is_plain, nothing_watches
 from kmatrix.structures.base import (
     Structure,
     StructuredMatrix,
@@ -87,7 +89,7 @@ class AbstractChainMatrix(StructuredMatrix):
             index = torch.empty(stage.n, dtype=torch.int64, device=device)
             # Not computed on the meta device, where the size may be whatever a file claims.
             if not index.is_meta:
-                index.copy_(torch.as_tensor(stage.index()))
+                index.copy_(torch.as_tensor(stage.index(), device="cpu"))
             self.register_buffer(f"permutation_{k}", index)
 
     @property
@@ -123,7 +125,21 @@ class AbstractChainMatrix(StructuredMatrix):
         return _through(x, runs, weights, patterns, self._inverse, self.shape[1])
 
     def _inverse(self, k: int) -> Tensor:
-        return torch.argsort(self.permutation(k))
+        index = self.permutation(k)
+        if torch.compiler.is_compiling() or index.device.type != "cpu":
+            return torch.argsort(index)
+        if not is_plain(index) or not nothing_watches():
+            return torch.argsort(index)
+        known = _inverses.setdefault(self, {})
+        found = known.get(k)
+        if found is None or not torch.equal(found[0], index):  # anybody may have written into the buffer
+            with torch.inference_mode(False):  # autograd may want to keep it later
+                found = known[k] = index.clone(), torch.argsort(index)
+        return found[1]
+
+
+# The permutations of a chain that was transposed, and their inverses: no part of what is copied or saved.
+_inverses: WeakKeyDictionary[AbstractChainMatrix, dict[int, tuple[Tensor, Tensor]]] = WeakKeyDictionary()
 
 
 def _through(
@@ -253,7 +269,7 @@ class ChainMatrix(AbstractChainMatrix):
                         "pass each index once",
                     )
                 )
-            self.permutation(k).copy_(torch.as_tensor(index))
+            self.permutation(k).copy_(torch.as_tensor(index, device="cpu"))
 
     @property
     def weights(self) -> tuple[Tensor, ...]:

@@ -100,8 +100,8 @@ def explain(
     check_size("explain", "batch", batch)
     name, multiply, dense = _described(matrix, patterns)
     m, n = dense.shape
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(batch, n, generator=generator).to(dense.device, dense.dtype)
+    generator = torch.Generator("cpu").manual_seed(0)
+    x = torch.randn(batch, n, generator=generator, device="cpu").to(dense.device, dense.dtype)
     threads = torch.get_num_threads()
     kind = str(dense.dtype).removeprefix("torch.")
     what = f"{name}, {m} x {n}, {kind}, batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
@@ -167,7 +167,7 @@ def _words(product: Product) -> str:
     if product.backend != dispatch.NATIVE.name:
         return text
     _, description = described(product.weights, product.patterns)
-    kernel, passes, height = native.schedule_of(description, product.shape[:-1].numel())
+    kernel, passes, height = native.schedule_of(description, product.shape[:-1].numel(), product.ends)
     grouped = "+".join(map(str, passes))
     tall = f", tiles {height} vector{'s' if height > 1 else ''} high" if kernel == "tiles" else ""
     return f"{text}, {kernel} kernel, passes {grouped}{tall}"
