@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from click.testing import Result
@@ -37,3 +38,24 @@ def test_a_missing_extra_is_named(missing: str) -> None:
         done.stderr
         == f"kmatrix: the command line needs {missing}; install it with: pip install 'kmatrix[cli]'\n"
     )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize(
+    "arguments", [["info"], ["--version"], ["fit", "W.npy", "--into", "dense", "--out", "A.safetensors"]]
+)
+def test_a_full_disk_under_the_output_is_told_in_one_line(low_rank: Path, arguments: list[str]) -> None:
+    code = "from kmatrix.cli import main; main()"
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            cwd=low_rank.parent,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "error kmatrix: cannot print: No space left on device\n"
+    if "--out" in arguments:  # the work is not lost
+        assert km.load(low_rank.parent / "A.safetensors").shape == (30, 20)

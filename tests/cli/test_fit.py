@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -110,12 +111,14 @@ def test_the_answer_has_the_dtype_of_the_file(kmatrix: Command, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "pass tol="),
-        (["--tol", "0"], "below the rounding"),
+        ([], "kmatrix fit: --tol=None: neither a tolerance nor a structure was given; pass --tol"),
+        (["--tol", "0"], "kmatrix fit: --tol=0.0: must be positive"),
+        (["--tol", "-1"], "kmatrix fit: --tol=-1.0: must be positive"),
+        (["--tol", "1e-20"], "kmatrix fit: --tol=1e-20: below the rounding"),
         (["--tol", "2"], "zero matrix"),
         (["--tol", "nan"], "not a finite number"),
         (["--tol", "1e-3", "--of", "time"], "use params or flops"),
-        (["--tol", "1e-3", "--max-seconds", "-1"], "not a positive number"),
+        (["--tol", "1e-3", "--max-seconds", "-1"], "kmatrix fit: --max-seconds=-1.0: not a positive number"),
         (["--tol", "1e-3", "--seed", "-1"], "at least 0"),
         (["--tol", "1e-3", "--name", "w"], "one array"),
         (["--tol", "1e-3", "--rank", "3"], "name one with --into"),
@@ -123,7 +126,10 @@ def test_the_answer_has_the_dtype_of_the_file(kmatrix: Command, tmp_path: Path) 
         (["--into", "low-rank"], "low-rank needs it"),
         (["--into", "toeplitz", "--rank", "3"], "toeplitz does not take it"),
         (["--into", "monarch", "--rank", "3"], "it takes --nblocks, --order"),
-        (["--into", "low-rank", "--rank", "0"], "at least 1"),
+        (
+            ["--into", "low-rank", "--rank", "0"],
+            "kmatrix fit: --rank=0: must be a whole number of at least 1",
+        ),
         (["--into", "circulant"], "square"),
         (["--tol", "1e-3", "--out", "A.npy"], "not a .safetensors file"),
         (["--tol", "1e-3", "--report", "A.txt"], "not a .html file"),
@@ -150,7 +156,7 @@ def _write(path: Path, content: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "says"),
     [
-        ("missing.npy", None, "no such file"),
+        ("missing.npy", None, "kmatrix fit: missing.npy: no such file"),
         ("W.csv", b"1,2\n3,4\n", "unknown suffix '.csv'"),
         ("bad.npy", b"not a matrix", "not an .npy file"),
         ("bad.npz", b"not an archive", "not an .npz archive"),
@@ -203,9 +209,30 @@ def test_an_interrupted_search_keeps_the_best_so_far(
     shortened = (("low rank", families["low rank"]), ("slow", interrupted))
     monkeypatch.setattr(loop.Search.run, "__defaults__", (shortened,))
     result = kmatrix("fit", low_rank, "--tol", "1e-6", "--out", "A.safetensors")
-    assert result.exit_code == 0
+    assert result.exit_code == 130
     assert "cut short" in result.stdout
     assert km.load(tmp_path / "A.safetensors").structure == km.LowRank(rank=2)
+    kept = km.describe(tmp_path / "A.safetensors").certificate
+    assert kept is not None and kept["interrupted"] is True
+    assert "cut short: this is the best it had" in kmatrix("info", "A.safetensors").stdout
+
+
+@pytest.mark.parametrize(("pressed", "code"), [(True, 130), (False, 0)])
+def test_ctrl_c_and_the_end_of_the_time_are_told_apart(
+    kmatrix: Command, low_rank: Path, monkeypatch: pytest.MonkeyPatch, pressed: bool, code: int
+) -> None:
+    from kmatrix.fitting.problem import TimeUp
+    from kmatrix.fitting.search import loop
+
+    def slow(problem: object) -> None:
+        if pressed:
+            signal.raise_signal(signal.SIGINT)
+        raise TimeUp("time is up")
+
+    monkeypatch.setattr(loop.Search.run, "__defaults__", ((("slow", slow),),))
+    before = signal.getsignal(signal.SIGINT)
+    assert kmatrix("fit", low_rank, "--tol", "1e-6", "--max-seconds", 9).exit_code == code
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_our_own_bugs_are_not_hidden(low_rank: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,6 +78,7 @@ def test_the_installation_is_described(kmatrix: Command) -> None:
         ("missing.safetensors", None, "cannot be read"),
         ("short.safetensors", b"abc", "too few"),
         ("junk.safetensors", b"\xff" * 64, "too few|longer than"),
+        ("W.npy", b"\x93NUMPY\x01\x00v\x00", "kmatrix info: W.npy: an .npy file, not a safetensors file"),
         ("json.safetensors", (2).to_bytes(8, "little") + b"[]", "not a JSON object"),
     ],
 )

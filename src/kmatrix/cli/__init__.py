@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
+from typing import NoReturn
 
 
 def main() -> None:
@@ -14,4 +17,20 @@ def main() -> None:
         if missing == "kmatrix":
             raise
         sys.exit(f"kmatrix: the command line needs {missing}; install it with: pip install 'kmatrix[cli]'")
-    app()
+    try:
+        app()
+    except OSError as error:
+        # Files are opened with errors of their own; what has no file name comes from printing.
+        if error.filename is not None:
+            raise
+        _cannot_print(error)
+
+
+def _cannot_print(error: OSError) -> NoReturn:
+    """End with one line where standard output takes no more, as on a full disk."""
+    with contextlib.suppress(OSError):
+        print(f"error kmatrix: cannot print: {error.strerror or error}", file=sys.stderr)
+    # Python would try once more at its end, and complain in its own words.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(2)

@@ -16,6 +16,7 @@ from kmatrix.cli.bench import bench
 from kmatrix.cli.demo import demo
 from kmatrix.cli.fit import fit
 from kmatrix.cli.info import info
+from kmatrix.cli.names import in_options
 
 Arguments = ParamSpec("Arguments")
 
@@ -30,7 +31,8 @@ def _complain(command: Callable[Arguments, None]) -> Callable[Arguments, None]:
         try:
             command(*args, **kwargs)
         except KMatrixError as error:
-            text = " ".join(str(error).split())  # messages of other libraries may bring line breaks along
+            text = in_options(str(error), command.__name__)
+            text = " ".join(text.split())  # messages of other libraries may bring line breaks along
             Console(stderr=True).print(f"[red]error[/red] {escape(text)}", highlight=False, soft_wrap=True)
             raise typer.Exit(2) from None
 

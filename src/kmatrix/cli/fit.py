@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -65,7 +67,8 @@ def fit(
 ) -> None:
     """Fit a fast structured matrix to a dense one, and certify its error and measured speed.
 
-    Exit codes: 0 done, 1 the named structure does not reach the tolerance, 2 something was refused.
+    Exit codes: 0 done, 1 the named structure does not reach the tolerance, 2 something was refused,
+    130 Ctrl-C (the best so far is still written).
     """
     console = Console()
     given = {
@@ -80,13 +83,17 @@ def fit(
         "nnz": nnz,
     }
     structure = _structure(into, given)
+    if structure is None and tol is None:
+        reason = "neither a tolerance nor a structure was given"
+        way_out = "pass --tol 1e-6 to have a structure chosen, or name one with --into"
+        raise km.ArgumentError(complaint("kmatrix fit", "--tol", None, reason, way_out))
     if of not in ("params", "flops"):
         raise km.ArgumentError(complaint("kmatrix fit", "--of", of, "unknown", "use params or flops"))
     _check_place("--out", out, ".safetensors", target)
     _check_place("--report", report, ".html", target)
     read = as_target(target, name=name)
     m, n = read.shape
-    with Ticker(console, f"fitting {m} x {n}") as progress:
+    with CtrlC() as ctrl_c, Ticker(console, f"fitting {m} x {n}") as progress:
         found = km.fit(
             read.dense.to(read.dtype),
             structure,
@@ -96,15 +103,40 @@ def fit(
             max_seconds=max_seconds,
             progress=progress,
         )
-    show(console, found)
+    # Before anything is printed: where printing fails, the work is not lost.
     if out is not None:
         km.save(found.matrix, out, certificate=found.certificate.to_json())
-        console.print(f"matrix written to {escape(str(out))}", highlight=False, soft_wrap=True)
     if report is not None:
         write_report(report, Section(found, read.dense, target.name))
-        console.print(f"report written to {escape(str(report))}", highlight=False, soft_wrap=True)
+    show(console, found)
+    for what, path in (("matrix", out), ("report", report)):
+        if path is not None:
+            console.print(f"{what} written to {escape(str(path))}", highlight=False, soft_wrap=True)
+    if found.interrupted and (ctrl_c.seen or max_seconds is None):
+        raise typer.Exit(130)
     if structure is not None and tol is not None and found.relative_error > tol:
         raise typer.Exit(1)
+
+
+class CtrlC:
+    """Takes notice of Ctrl-C, which still interrupts: a fit that was cut short does not tell by what."""
+
+    def __init__(self) -> None:
+        self.seen = False
+
+    def __enter__(self) -> CtrlC:
+        self._before = signal.getsignal(signal.SIGINT)
+        if self._before is signal.default_int_handler:  # those who chose another keep it
+            signal.signal(signal.SIGINT, self._notice)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is signal.default_int_handler:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _notice(self, number: int, frame: FrameType | None) -> None:
+        self.seen = True
+        signal.default_int_handler(number, frame)
 
 
 def _structure(into: str | None, given: dict[str, int | None]) -> km.Structure | None:

@@ -58,6 +58,8 @@ def _certified(certificate: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     error = certificate.get("relative_error")
     if isinstance(error, int | float):
         yield "certified error", f"{error:.2e} (Frobenius, relative)"
+    if certificate.get("interrupted") is True:
+        yield "search", "cut short: this is the best it had"
     timings = certificate.get("timings")
     for timing in timings if isinstance(timings, list) else []:
         match timing:

@@ -63,3 +63,33 @@ def structure_from(name: str, given: Mapping[str, int | None]) -> st.Structure:
                 complaint("kmatrix fit", f"--{key}", None, f"{name} needs it", f"pass --{key} N")
             )
     return named.structure(**options)
+
+
+OPTIONS = {option for named in STRUCTURES.values() for option in named.options} | {
+    "batches",
+    "max_seconds",
+    "name",
+    "of",
+    "seed",
+    "tol",
+}
+FILES = ("path", "target")
+LIBRARY = ("fit", "describe", "save", "report", "bench", "compare")
+
+
+def in_options(complaint_of_library: str, command: str) -> str:
+    """A complaint of the library about its arguments, in the words of the command line: options and files.
+
+    Example:
+        >>> in_options("fit: tol=-1: must be positive; pass at least 2e-16", "fit")
+        'kmatrix fit: --tol=-1: must be positive; pass at least 2e-16'
+        >>> in_options("describe: path=x.npy: an .npy file; use another", "info")
+        'kmatrix info: x.npy: an .npy file; use another'
+    """
+    where, _, rest = complaint_of_library.partition(": ")
+    argument, equals, value = rest.partition("=")
+    if equals and argument in OPTIONS:
+        return f"kmatrix {command}: --{argument.replace('_', '-')}={value}"
+    if where not in LIBRARY:
+        return complaint_of_library
+    return f"kmatrix {command}: " + (value if argument in FILES else rest)

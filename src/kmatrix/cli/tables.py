@@ -97,25 +97,29 @@ def certificate_table(c: Certificate) -> Table:
 
 
 class Ticker:
-    """Shows on a terminal which family is being tried, and counts those that have ended."""
+    """Shows on a terminal which family is being tried, and counts those that have ended; elsewhere nothing."""
 
     def __init__(self, console: Console, what: str) -> None:
-        self._status = console.status(escape(what))
+        # Without a terminal rich would still end its line, and a pipe that takes nothing would end the work.
+        self._status = console.status(escape(what)) if console.is_terminal else None
         self._what = escape(what)
         self._ended = 0
 
     def __enter__(self) -> Ticker:
-        self._status.__enter__()
+        if self._status is not None:
+            self._status.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._status.__exit__(kind, error, trace)
+        if self._status is not None:
+            self._status.__exit__(kind, error, trace)
 
     def __call__(self, family: str, attempt: Attempt | None) -> None:
         if attempt is not None:
             self._ended += 1
             return
         done = f", {self._ended} done" if self._ended else ""
-        self._status.update(f"{self._what}: {escape(family)}{done} (Ctrl-C keeps the best so far)")
+        if self._status is not None:
+            self._status.update(f"{self._what}: {escape(family)}{done} (Ctrl-C keeps the best so far)")

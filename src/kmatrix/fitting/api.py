@@ -16,10 +16,10 @@ from torch import Tensor
 
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
-from kmatrix.fitting.certificate import Certificate, certify, scale_of
+from kmatrix.fitting.certificate import Certificate, certify, check_batches, scale_of
 from kmatrix.fitting.named import fit_into
 from kmatrix.fitting.problem import Measure, Problem
-from kmatrix.fitting.result import Attempt, Fit, Progress
+from kmatrix.fitting.result import Fit, Progress, check_progress
 from kmatrix.fitting.search.loop import Search, dense_matrix, in_dtype, why_dense
 from kmatrix.fitting.targets import Target, as_target
 from kmatrix.structures import Structure, StructuredMatrix
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
 
     Fittable = Tensor | npt.NDArray[Any] | str | Path | LinearOperator | StructuredMatrix
-
-
-def _silent(family: str, attempt: Attempt | None) -> None:
-    """The progress callback of those who asked for none."""
 
 
 def fit(
@@ -73,7 +69,7 @@ def fit(
 
     Raises:
         ArgumentError: if the target is not a finite non-empty matrix, or the tolerance is out of range.
-        DtypeError: if its numbers are not floating or complex.
+        DtypeError: if its numbers are not floating or complex, or ``batches`` or ``progress`` are of the wrong kind.
         FileFormatError: if a file cannot be read.
 
     Example:
@@ -105,12 +101,13 @@ def fit(
     if of not in get_args(Measure):
         raise ArgumentError(complaint("fit", "of", repr(of), "unknown", "use 'params' or 'flops'"))
     seed = check_size("fit", "seed", seed, minimum=0)
-    batches = [check_size("fit", "batches", batch) for batch in batches]
+    batches = check_batches("fit", batches)
+    progress = check_progress("fit", progress)
     deadline = math.inf if max_seconds is None else time.monotonic() + max_seconds
     scale = scale_of(read.dense)
     eps = torch.finfo(read.dtype).eps
     problem = Problem(read.dense / scale, tol or eps, of=of, seed=seed, deadline=deadline)
-    search = Search(problem, read.dtype, progress or _silent, scale)
+    search = Search(problem, read.dtype, progress, scale)
     if structure is None:
         search.run()
         return _conclude(search, read, start, batches)
@@ -121,6 +118,8 @@ def _check_tol(tol: float, dtype: torch.dtype) -> float:
     if isinstance(tol, bool) or not isinstance(tol, Real) or not math.isfinite(tol):
         raise ArgumentError(complaint("fit", "tol", tol, "not a finite number", "pass for example 1e-6"))
     eps = torch.finfo(dtype).eps
+    if tol <= 0:
+        raise ArgumentError(complaint("fit", "tol", tol, "must be positive", f"pass at least {eps:.1e}"))
     if tol >= 1:
         raise ArgumentError(
             complaint("fit", "tol", tol, "the zero matrix already has error 1", "pass less than 1")

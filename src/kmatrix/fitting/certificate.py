@@ -9,14 +9,15 @@ import math
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from kmatrix._errors import ArgumentError, complaint
+from kmatrix._checks import check_size
+from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.fitting.targets import as_target
 from kmatrix.structures import Dense, StructuredMatrix
 
@@ -200,6 +201,17 @@ def relative_error(target: Tensor, approximation: Tensor) -> float:
     return gap / size if size > 0 else gap
 
 
+def check_batches(where: str, batches: object) -> tuple[int, ...]:
+    """Batch sizes as a tuple, or raise if they are no sequence of whole numbers of at least one."""
+    if not isinstance(batches, Iterable):
+        reason, way_out = (
+            "not a sequence of whole numbers",
+            "pass for example (1, 64), or () to skip the clock",
+        )
+        raise DtypeError(complaint(where, "batches", repr(batches), reason, way_out))
+    return tuple([check_size(where, "batches", batch) for batch in batches])
+
+
 def certify(
     target: object, matrix: StructuredMatrix, *, batches: Sequence[int] = (1, 64), seed: int = 0
 ) -> Certificate:
@@ -213,8 +225,9 @@ def certify(
 
     Raises:
         ArgumentError: if the target is not a finite matrix of the shape of ``matrix``.
-        DtypeError: if its numbers are not floating or complex.
+        DtypeError: if its numbers are not floating or complex, or the batch sizes no sequence.
     """
+    batches = check_batches("certify", batches)
     target = as_target(target).dense
     if tuple(target.shape) != matrix.shape:
         way_out = f"pass a target of shape {matrix.shape}"

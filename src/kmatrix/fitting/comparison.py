@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Real
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from kmatrix._errors import ArgumentError, KMatrixError, complaint
+from kmatrix._errors import ArgumentError, DtypeError, KMatrixError, complaint
 from kmatrix.fitting.certificate import relative_error, scale_of
 from kmatrix.fitting.energy import tails
 from kmatrix.fitting.projections.nearest import project, project_sum
-from kmatrix.fitting.result import Attempt, Progress
+from kmatrix.fitting.result import Attempt, Progress, check_progress
 from kmatrix.fitting.targets import as_target
 from kmatrix.structures import (
     BLAST,
@@ -104,6 +105,7 @@ def compare(
 
     Raises:
         ArgumentError: if a budget is not between 0 and 1, or the target is unusable.
+        DtypeError: if ``budgets`` is no sequence, or ``progress`` cannot be called with two arguments.
 
     Example:
         >>> import torch, kmatrix as km
@@ -112,10 +114,14 @@ def compare(
         >>> best.family
         'Toeplitz'
     """
+    if not isinstance(budgets, Iterable):
+        reason, way_out = "not a sequence of shares", f"pass for example ({budgets},)"
+        raise DtypeError(complaint("compare", "budgets", repr(budgets), reason, way_out))
+    progress = check_progress("compare", progress)
     for budget in budgets:
-        if not 0 < budget < 1:
+        if not (isinstance(budget, Real) and 0 < budget < 1):
             raise ArgumentError(
-                complaint("compare", "budgets", budget, "not a share of dense", "pass e.g. 0.1")
+                complaint("compare", "budgets", repr(budget), "not a share of dense", "pass e.g. 0.1")
             )
     dense = as_target(target).dense
     # Relative errors do not depend on it, and squares of the entries stay within the number range.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
+from kmatrix._errors import DtypeError, complaint
 from kmatrix.fitting.certificate import Certificate
 from kmatrix.structures import Structure, StructuredMatrix
 
@@ -55,7 +57,31 @@ Progress = Callable[[str, "Attempt | None"], None]
 """Called with what is being done, and with each attempt when it ends."""
 
 
-@dataclass(frozen=True)
+def _silent(family: str, attempt: Attempt | None) -> None:
+    """The progress callback of those who asked for none."""
+
+
+def check_progress(where: str, progress: object) -> Progress:
+    """A callback that can be called as ``Progress`` says, one that does nothing for ``None``, or raise."""
+    if progress is None:
+        return _silent
+    way_out = "pass a function progress(family: str, attempt: Attempt | None)"
+    if not callable(progress):
+        raise DtypeError(complaint(where, "progress", repr(progress), "cannot be called", way_out))
+    try:
+        signature = inspect.signature(progress)
+    except (TypeError, ValueError):  # some builtins do not tell
+        return progress
+    try:
+        signature.bind("low rank", None)
+    except TypeError as error:
+        name = getattr(progress, "__name__", type(progress).__name__)
+        reason = f"is called with two arguments: {error}"
+        raise DtypeError(complaint(where, "progress", f"{name}{signature}", reason, way_out)) from None
+    return progress
+
+
+@dataclass(frozen=True, repr=False)
 class Fit:
     """The outcome of ``fit``.
 
@@ -72,10 +98,32 @@ class Fit:
     matrix: StructuredMatrix
     certificate: Certificate
     method: str
-    history: tuple[Attempt, ...] = field(repr=False)
+    history: tuple[Attempt, ...]
     seconds: float
     reason: str
     interrupted: bool = False
+
+    # Without this numpy would take ``array @ fit`` apart entry by entry.
+    __array_ufunc__ = None
+
+    def __str__(self) -> str:
+        (m, n), c = self.matrix.shape, self.certificate
+        lines = [
+            f"{m} x {n} {type(self.matrix.structure).__name__}, relative error {c.relative_error:.2e}, "
+            f"{c.num_params:,} of {c.dense_params:,} numbers",
+            f"found by {self.method}",
+            f"{self.reason} ({self.seconds:.1f} s)",
+        ]
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        return f"<Fit: {str(self).splitlines()[0]}>"
+
+    def __matmul__(self, other: object) -> NoReturn:
+        reason, way_out = "a fit is an account, no matrix", "multiply its matrix: f.matrix @ x"
+        raise DtypeError(complaint("f @ x", "f", "Fit", reason, way_out))
+
+    __rmatmul__ = __matmul__
 
     @property
     def relative_error(self) -> float:

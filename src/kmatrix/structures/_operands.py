@@ -62,5 +62,22 @@ def times_array(
     array = np.array(x, dtype=x.dtype if x.dtype in _DTYPES else wide, order="C")
     with torch.no_grad():
         y = multiply(torch.as_tensor(array).to(device, target))
-        y = y.resolve_conj().resolve_neg().cpu()
-        return (y.float() if y.dtype == torch.bfloat16 else y).numpy()
+        return _numpy(y)
+
+
+def as_array(dense: Tensor, dtype: npt.DTypeLike | None, copy: bool | None) -> npt.NDArray[Any]:
+    """Entries as a numpy array, as ``__array__`` promises them.
+
+    Raises:
+        ArgumentError: if numpy asks for the entries without a copy: a structured matrix has none to share.
+    """
+    if copy is False:
+        reason, way_out = "the entries have to be computed", "leave copy out, or call A.to_dense()"
+        raise ArgumentError(complaint("np.asarray(A)", "copy", copy, reason, way_out))
+    array = _numpy(dense.detach())
+    return array if dtype is None else array.astype(dtype, copy=False)
+
+
+def _numpy(tensor: Tensor) -> npt.NDArray[Any]:
+    tensor = tensor.resolve_conj().resolve_neg().cpu()
+    return (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

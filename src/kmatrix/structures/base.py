@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kmatrix._checks import COMPLEX_OF, HALF_DTYPES, check_dtype, check_last_dim, check_size, freeze_fields
 from kmatrix._errors import ArgumentError, DtypeError, complaint
-from kmatrix.structures._operands import fixed_number, times_array
+from kmatrix.structures._operands import as_array, fixed_number, times_array
 from kmatrix.structures.pairs import empty_parameter as empty_parameter
 from kmatrix.structures.pairs import fill_normal as fill_normal
 from kmatrix.structures.pairs import from_pairs as from_pairs
@@ -289,6 +289,10 @@ class StructuredMatrix(nn.Module, ABC):
         """The matrix as an ordinary ``(m, n)`` tensor; differentiable."""
         eye = torch.eye(self.shape[1], dtype=self.dtype, device=self.device)
         return self(eye).mT.contiguous()
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> npt.NDArray[Any]:
+        """The dense entries for ``np.asarray(A)``, without gradients; float32 where the matrix holds bfloat16."""
+        return as_array(self.to_dense(), dtype, copy)
 
     def aslinearoperator(self) -> LinearOperator:
         """The matrix as a ``scipy.sparse.linalg.LinearOperator`` (numpy in, numpy out)."""
