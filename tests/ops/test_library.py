@@ -11,7 +11,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils import flop_counter
 from torch.utils.flop_counter import FlopCounterMode
 
-from kmatrix.ops import Pattern, chain_matmul
+from kmatrix._errors import ArgumentError, DtypeError
+from kmatrix.ops import Pattern, chain_matmul, library
 from kmatrix.ops.definition import flatten_patterns, reference_chain_matmul
 from kmatrix.ops.library import CHAIN_MATMUL, CHAIN_MATMUL_BACKWARD, decomposition
 
@@ -98,6 +99,69 @@ def test_the_operator_resolves_lazy_bits(mixed) -> None:
     assert real[0].is_neg()
     want = reference_chain_matmul(-x.imag, [-w.imag for w in weights], mixed.patterns)
     torch.testing.assert_close(CHAIN_MATMUL(x.conj().imag, real, flat), want)
+
+
+UNFIT: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "vectors too short": ({"x": torch.ones(3, 4)}, ArgumentError, "x.shape"),
+    "a number": ({"x": torch.ones(())}, ArgumentError, "x.shape"),
+    "weight too small": (
+        {"weights": [torch.ones(1, 2, 8, 1), torch.ones(1, 2, 1, 1)]},
+        ArgumentError,
+        "shape",
+    ),
+    "weights missing": ({"weights": [torch.ones(1, 2, 8, 1)]}, ArgumentError, "patterns"),
+    "factors that do not follow": ({"patterns": [1, 2, 8, 1, 1, 2, 3, 1]}, ArgumentError, "weights"),
+    "three sizes": ({"patterns": [1, 2, 8, 1, 1, 2, 2]}, ArgumentError, "four sizes"),
+    "sizes below 0": ({"patterns": [-1, 2, 8, -1, 1, 2, 2, 1]}, ArgumentError, "four sizes"),
+    "wider weights": (
+        {"weights": [torch.ones(1, 2, 8, 1).double(), torch.ones(1, 2, 2, 1)]},
+        DtypeError,
+        "dtype",
+    ),
+    "whole numbers": (
+        {
+            "x": torch.ones(3, 8, dtype=torch.int32),
+            "weights": [torch.ones(1, 2, 8, 1, dtype=torch.int32), torch.ones(1, 2, 2, 1, dtype=torch.int32)],
+        },
+        DtypeError,
+        "x",
+    ),
+}
+UNFIT_GRADS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "too short": ({"grad": torch.ones(3, 1)}, ArgumentError, "grad.shape"),
+    "fewer vectors": ({"grad": torch.ones(2, 2)}, ArgumentError, "grad.shape"),
+    "narrower": ({"grad": torch.ones(3, 2).half()}, DtypeError, "grad.dtype"),
+}
+
+
+@pytest.mark.parametrize("changes", UNFIT)
+def test_the_operators_check_what_they_are_given(changes: str) -> None:
+    change, error, what = UNFIT[changes]
+    fit: dict[str, Any] = {
+        "x": torch.ones(3, 8),
+        "weights": [torch.ones(1, 2, 8, 1), torch.ones(1, 2, 2, 1)],
+        "patterns": [1, 2, 8, 1, 1, 2, 2, 1],
+    }
+    CHAIN_MATMUL(*fit.values())
+    with pytest.raises(error, match=what):
+        CHAIN_MATMUL(*{**fit, **change}.values())
+    with pytest.raises(error, match=what):
+        CHAIN_MATMUL_BACKWARD(torch.ones(3, 2), *{**fit, **change}.values(), True)
+
+
+@pytest.mark.parametrize("changes", UNFIT_GRADS)
+def test_the_backward_operator_checks_its_gradient(changes: str) -> None:
+    change, error, what = UNFIT_GRADS[changes]
+    rest = torch.ones(3, 8), [torch.ones(1, 2, 8, 1)], [1, 2, 8, 1], True
+    CHAIN_MATMUL_BACKWARD(torch.ones(3, 2), *rest)
+    with pytest.raises(error, match=what):
+        CHAIN_MATMUL_BACKWARD(change["grad"], *rest)
+
+
+def test_the_operators_take_tensors_of_one_device() -> None:
+    weight = torch.ones(1, 2, 8, 1, device="meta")
+    with pytest.raises(ArgumentError, match="device"):
+        library._kernel(torch.ones(3, 8), [weight], [1, 2, 8, 1])  # torch itself picks the meta kernel
 
 
 def test_the_operator_autocasts(mixed) -> None:

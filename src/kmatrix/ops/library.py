@@ -13,9 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kmatrix._checks import DTYPES, check_dtype
+from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops import autograd, dispatch
 from kmatrix.ops.definition import (
     Patterns,
+    check_sizes,
+    check_weights,
     flatten_patterns,
     reference_chain_matmul,
     unflatten_patterns,
@@ -51,16 +55,56 @@ def lower_precision(device: str, tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 # -- kernels ---------------------------------------------------------------------------------------
+# Whoever calls an operator by its name has checked nothing, and the backends read memory by these sizes.
+
+
+def _checked(where: str, x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int]) -> Patterns:
+    """The patterns of a chain that fits together and fits ``x``; raises if it does not."""
+    if len(patterns) % 4 or any(size < 0 for size in patterns):
+        way_out = "pass a, b, c, d of each factor, none below 0"
+        raise ArgumentError(complaint(where, "patterns", list(patterns), "not four sizes for each", way_out))
+    if x.ndim == 0:
+        raise ArgumentError(
+            complaint(where, "x.shape", (), "there is no last dimension", "pass x of shape (*, n)")
+        )
+    chain = unflatten_patterns(patterns)
+    check_weights(where, weights, chain)
+    check_sizes(where, x, chain)
+    if x.dtype not in DTYPES:
+        check_dtype(f"{where}: x", x.dtype)
+    for i, w in enumerate(weights):
+        _check_alike(where, f"weights[{i}]", w, x)
+    return chain
+
+
+def _check_alike(where: str, name: str, tensor: Tensor, x: Tensor) -> None:
+    if tensor.dtype != x.dtype:
+        way_out = f"convert one: {name}.to({x.dtype}) or x.to({tensor.dtype})"
+        raise DtypeError(complaint(where, f"{name}.dtype", tensor.dtype, f"x has {x.dtype}", way_out))
+    if tensor.device != x.device:
+        reason, way_out = f"x is on {x.device}", "move one to the other"
+        raise ArgumentError(complaint(where, f"{name}.device", tensor.device, reason, way_out))
+
+
+def _check_grad(where: str, grad: Tensor, x: Tensor, chain: Patterns) -> None:
+    shape = (*x.shape[:-1], chain[-1].rows if chain else x.shape[-1])
+    if tuple(grad.shape) != shape:
+        reason, way_out = f"the products have {shape}", "pass the gradient of the products"
+        raise ArgumentError(complaint(where, "grad.shape", tuple(grad.shape), reason, way_out))
+    _check_alike(where, "grad", grad, x)
 
 
 def _kernel(x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int]) -> Tensor:
-    return dispatch.run(x, weights, unflatten_patterns(patterns))
+    return dispatch.run(x, weights, _checked("kmatrix::chain_matmul", x, weights, patterns))
 
 
 def _backward_kernel(
     grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int], need_x: bool
 ) -> list[Tensor]:
-    grad_x, grad_weights = dispatch.run_backward(grad, x, weights, unflatten_patterns(patterns), need_x)
+    where = "kmatrix::chain_matmul_backward"
+    chain = _checked(where, x, weights, patterns)
+    _check_grad(where, grad, x, chain)
+    grad_x, grad_weights = dispatch.run_backward(grad, x, weights, chain, need_x)
     return [x.new_empty(0) if grad_x is None else grad_x, *grad_weights]
 
 
