@@ -195,3 +195,44 @@ def test_threads_share_a_chain_whose_weights_change() -> None:
     done.set()
     packer.join()
     assert not strange
+
+
+def test_weights_are_seen_when_all_of_them_are_packed() -> None:
+    """While two megabytes are packed, other threads run: they find the old weights, or none before the first."""
+    size, strange = 512, []
+    square = {"patterns": [1, size, size, 1], "strides": strides([(1, size, size, 1)]), "passes": [1]}
+    x = torch.ones(1, size, dtype=torch.float64)
+
+    def multiply(described: Any, want: int, done: threading.Event) -> None:
+        while not done.is_set():
+            try:
+                y = forward(described, x, size)
+            except RuntimeError:  # nothing packed so far
+                continue
+            if not (y == want).all():
+                strange.append(y)
+
+    for number in range(1, 31):
+        # Other numbers each time: freed memory may still hold the old ones.
+        w = torch.full((size, size), float(number), dtype=torch.float64)
+        described, done = chain(**square, n_in=size, n_out=size), threading.Event()
+        reader = threading.Thread(target=multiply, args=(described, number * size, done))
+        reader.start()
+        for _ in range(5):
+            described.pack([w.data_ptr()])
+        done.set()
+        reader.join()
+    assert not strange
+
+
+def test_long_vectors() -> None:
+    """Inputs times outputs may be more than memory holds: no such matrix is ever made."""
+    n = 2**21
+    described = chain(patterns=[n // 2, 2, 2, 1], strides=[0, 2, 1, 0], passes=[1], n_in=n, n_out=n, dtype=0)
+    w, x = torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.randn(1, n)
+    y = torch.full((1, n), torch.nan)
+    described.rows([w.data_ptr()], x.data_ptr(), n, 1, y.data_ptr(), n, 1, 1, 1)
+    want = (x.view(-1, 2) @ w.T).view(1, n)
+    torch.testing.assert_close(y, want)
+    described.pack([w.data_ptr()])
+    torch.testing.assert_close(forward(described, x, n), want)

@@ -73,7 +73,8 @@ struct scratch_memory {
 };
 thread_local scratch_memory scratch;
 
-// In a forked child the threads of OpenMP are gone, and asking for them would wait forever.
+// In a forked child the threads of OpenMP are gone, and asking for them would wait forever. Python says so: the fork may
+// have been before this module was loaded.
 bool forked = false;
 
 // Lets other Python threads run while it lives, if there is enough work to pay for the lock.
@@ -174,7 +175,8 @@ class Chain {
           const std::string &isa)
         : kernels(kernels_of(isa)), number(number_bytes(dtype)), factors(factors_of(patterns, strides)),
           pass_factors(passes) {
-        product({n_in, n_out}, "n_in, n_out");
+        product({n_in}, "n_in");
+        product({n_out}, "n_out");
         const km_factor &first = factors.front(), &last = factors.back();
         const int64_t columns = first.a * first.c * first.d, rows = last.a * last.b * last.d;
         columns_of_x = indices_of(gather, "gather", columns, -1, n_in);
@@ -210,17 +212,17 @@ class Chain {
     int64_t n_in() const { return chain.n_in; }
     int64_t n_out() const { return chain.n_out; }
 
-    // Calls that still run with the old weights keep them: new memory is taken while anybody else holds it.
+    // Other threads see the new weights when all of them are there; calls that still run with the old ones keep them.
     void pack(const nb::sequence &pointers) {
         const km_chain described = with_weights(pointers);
         const int64_t bytes = packed_nbytes();
-        if (!packed || packed.use_count() > 1) {
-            packed.reset();
-            packed = std::shared_ptr<void>(allocate(bytes));
+        std::shared_ptr<void> filled(allocate(bytes));
+        const std::shared_ptr<void> bias_now = bias;
+        {
+            unlocked while_packing(bytes > bytes_worth_releasing);
+            kernels->pack(&described, filled.get());
         }
-        const std::shared_ptr<void> target = packed, bias_now = bias;
-        unlocked while_packing(bytes > bytes_worth_releasing);
-        kernels->pack(&described, target.get());
+        packed.swap(filled);
     }
 
     // The bias is packed with the weights, so they must be packed again.
@@ -382,10 +384,8 @@ uint64_t fingerprint(const nb::sequence &pointers, const nb::sequence &nbytes) {
 #include "calls.h"
 
 NB_MODULE(_native, m) {
-#if !defined(_WIN32)
-    pthread_atfork(nullptr, nullptr, [] { forked = true; });
-#endif
     nb::set_leak_warnings(false);  // torch keeps references past the end of the interpreter
+    m.def("forked", [] { forked = true; });
     m.def("compiled", &compiled);
     m.def("default_isa", [] { return kernels_of("")->isa; });
     m.def("limits", &limits, nb::arg("isa") = "");

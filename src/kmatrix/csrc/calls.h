@@ -81,6 +81,47 @@ bool is_of(const dl_tensor &found, int32_t dtype) {
     }
 }
 
+// The object of a weak reference if it is this one.
+bool is_object_of(PyObject *reference, PyObject *object) {
+#if (defined(Py_LIMITED_API) ? Py_LIMITED_API : PY_VERSION_HEX) >= 0x030D0000
+    PyObject *found = nullptr;
+    if (PyWeakref_GetRef(reference, &found) < 0) throw nb::python_error();
+    Py_XDECREF(found);
+    return found == object;
+#else
+    return PyWeakref_GetObject(reference) == object;
+#endif
+}
+
+// The tensors of one call. Questions to them run Python, and with it other threads, which may change the lists: so the
+// tensors are held, and nothing about them is kept where another call could see it.
+class held_tensors {
+  public:
+    held_tensors() = default;
+    held_tensors(const held_tensors &) = delete;
+    ~held_tensors() {
+        for (PyObject *each : all) Py_DECREF(each);
+    }
+
+    // False if these are neither a list nor a tuple, or too many.
+    bool take(PyObject *tensors, size_t most) {
+        const bool list = PyList_CheckExact(tensors);
+        if (!list && !PyTuple_CheckExact(tensors)) return false;
+        const Py_ssize_t size = list ? PyList_Size(tensors) : PyTuple_Size(tensors);
+        if (all.size() + size_t(size) > most) return false;
+        all.reserve(most);
+        for (Py_ssize_t i = 0; i < size; i++) {
+            PyObject *each = list ? PyList_GetItem(tensors, i) : PyTuple_GetItem(tensors, i);
+            if (!each) throw nb::python_error();
+            Py_INCREF(each);
+            all.push_back(each);
+        }
+        return true;
+    }
+
+    std::vector<PyObject *> all;
+};
+
 // A tensor as it was when the call was recorded. A negated view of the same memory is another object, so the question
 // is put once to each object; a conjugated one can take the place of the data of the same object.
 class Remembered {
@@ -106,7 +147,7 @@ class Remembered {
         for (size_t i = 0; i < shape.size(); i++)
             if (now.shape[i] != shape[i] || now.strides[i] != strides[i]) return nullptr;
         if (code == DL_COMPLEX && lazily_conjugated(tensor)) return nullptr;
-        if (PyWeakref_GetObject(object.ptr()) != tensor) {
+        if (!is_object_of(object.ptr(), tensor)) {
             if (lazily_negated(tensor)) return nullptr;
             object = weak(tensor);
         }
@@ -167,7 +208,7 @@ class Call {
         if (!torch.describe) throw std::runtime_error("Call: use_tensors has not been called");
         for (nb::handle each : tensors) remembered.emplace_back(each.ptr());
         if (weights > remembered.size()) throw nb::value_error("Call: weights: more than there are tensors");
-        places.resize(remembered.size());
+        fixed.resize(remembered.size());
         for (size_t i = packed ? 0 : weights; i < remembered.size(); i++) bytes.push_back(remembered[i].bytes);
     }
 
@@ -176,52 +217,43 @@ class Call {
     // y = the product, if everything is as it was but for the numbers of x and of weights that are not packed. Where
     // only autograd stands in the way, it says so.
     int run(nb::handle x, nb::handle tensors, nb::handle others, nb::handle y, int64_t threads, bool grad_enabled) {
-        size_t count = 0;
-        if (!same_all(tensors.ptr(), &count) || !same_all(others.ptr(), &count)) return NEW;
-        if (count != remembered.size()) return NEW;
-        if (grad_enabled && (any_watched(tensors.ptr()) || any_watched(others.ptr()) || watched(x.ptr())))
-            return fits(x.ptr()) ? WATCHED : NEW;
+        const size_t count = remembered.size();
+        held_tensors held;
+        if (!held.take(tensors.ptr(), count) || !held.take(others.ptr(), count) || held.all.size() != count) return NEW;
+        std::vector<const void *> places(count);
+        for (size_t i = 0; i < count; i++)
+            if (!(places[i] = remembered[i].same(held.all[i]))) return NEW;
+        if (grad_enabled && (any_watched(held.all) || watched(x.ptr()))) return fits(x.ptr()) ? WATCHED : NEW;
         if (!bytes.empty()) {
-            const size_t first = remembered.size() - bytes.size();
+            const size_t first = count - bytes.size();
             if (km_fingerprint(places.data() + first, bytes.data(), int32_t(bytes.size())) != stamp) return NEW;
         }
-        return multiply(x.ptr(), y.ptr(), threads) ? DONE : NEW;
+        return multiply(x.ptr(), y.ptr(), places, threads) ? DONE : NEW;
     }
 
-    // The same for weights that nobody else can change: those at the addresses of the last `run` or `fix`.
-    bool run_fixed(nb::handle x, nb::handle y, int64_t threads) { return multiply(x.ptr(), y.ptr(), threads); }
+    // The same for weights that nobody else can change: those at the addresses that `fix` was told.
+    bool run_fixed(nb::handle x, nb::handle y, int64_t threads) const { return multiply(x.ptr(), y.ptr(), fixed, threads); }
 
     void fix(const nb::sequence &pointers) {
-        size_t i = 0;
-        for (nb::handle each : pointers)
-            if (i < places.size()) places[i++] = address(each);
-        if (i != places.size()) throw nb::value_error("Call: pointers: not one for each tensor");
+        std::vector<const void *> told;
+        for (nb::handle each : pointers) told.push_back(address(each));
+        if (told.size() != fixed.size()) throw nb::value_error("Call: pointers: not one for each tensor");
+        fixed = std::move(told);
     }
 
   private:
-    template <class Ask> static bool each_until(PyObject *tensors, const Ask &ask) {
-        const bool list = PyList_CheckExact(tensors);
-        const Py_ssize_t size = list ? PyList_Size(tensors) : PyTuple_CheckExact(tensors) ? PyTuple_Size(tensors) : -1;
-        for (Py_ssize_t i = 0; i < size; i++)
-            if (ask(list ? PyList_GetItem(tensors, i) : PyTuple_GetItem(tensors, i))) return true;
-        return size < 0;
+    static bool any_watched(const std::vector<PyObject *> &tensors) {
+        for (PyObject *each : tensors)
+            if (watched(each)) return true;
+        return false;
     }
-
-    bool same_all(PyObject *tensors, size_t *count) {
-        return !each_until(tensors, [&](PyObject *tensor) {
-            const size_t i = (*count)++;
-            return i >= remembered.size() || !(places[i] = remembered[i].same(tensor));
-        });
-    }
-
-    static bool any_watched(PyObject *tensors) { return each_until(tensors, watched); }
 
     bool fits(PyObject *x) const {
         dl_tensor from;
         return describe(x, &from) && is_of(from, chain->dtype()) && from.ndim && from.shape[from.ndim - 1] == chain->n_in();
     }
 
-    bool multiply(PyObject *x, PyObject *y, int64_t threads) const {
+    bool multiply(PyObject *x, PyObject *y, const std::vector<const void *> &places, int64_t threads) const {
         vectors from, to;
         const int32_t dtype = chain->dtype();
         if (!vectors_of(x, dtype, chain->n_in(), &from) || lazily_negated(x)) return false;
@@ -244,7 +276,7 @@ class Call {
     bool packed;
     uint64_t stamp;
     std::vector<Remembered> remembered;
-    std::vector<const void *> places;
+    std::vector<const void *> fixed;
     std::vector<int64_t> bytes;
 };
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
@@ -143,6 +144,9 @@ class NativeModule(Protocol):
     def use_tensors(self, tensor: type, parameter: type) -> bool:
         """Tell it about torch; False if this torch does not describe its tensors to others."""
 
+    def forked(self) -> None:
+        """This process is the child of a fork: use one thread."""
+
     def compiled(self) -> tuple[str, ...]:
         """Instruction sets in this build, best first."""
 
@@ -171,9 +175,13 @@ def native_part() -> NativePart:
         module = cast(NativeModule, importlib.import_module("kmatrix._native"))
         isa = module.default_isa()
     except ImportError as error:
+        if build_info().get("native"):
+            return _absent(f"the native kernels cannot be loaded ({error})")
         return _absent(f"the native kernels are not built ({build_info().get('reason', error)})")
     except RuntimeError as error:
         return _absent(f"the native kernels cannot run ({error})")
+    if _process.forked:
+        module.forked()
     return NativePart(module, isa, f"native kernels, {isa}")
 
 
@@ -192,6 +200,25 @@ def _absent(reason: str) -> NativePart:
     return NativePart(None, "", reason)
 
 
+class _Process:
+    """Whether this process is the child of a fork, which the threads of OpenMP do not survive."""
+
+    forked = False
+
+    def note_fork(self) -> None:
+        """The pool of threads is gone, and whoever asks for it waits forever."""
+        self.forked = True
+        if native_part.cache_info().currsize:
+            module = native_part().module
+            if module is not None:
+                module.forked()
+
+
+_process = _Process()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_process.note_fork)
+
+
 def threads() -> int:
-    """How many threads a product may use; after a fork, which OpenMP does not survive, the kernels take one."""
-    return torch.get_num_threads()
+    """How many threads a product may use: one in a forked child."""
+    return 1 if _process.forked else torch.get_num_threads()
