@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from kmatrix._errors import BackendUnavailableError
-from kmatrix.ops import Pattern, calls, chain_matmul, dispatch, native, use_backend
+from kmatrix.ops import Pattern, calls, chain_matmul, dispatch, native, native_module, use_backend
 from kmatrix.ops.autograd import multiply_watched
 from kmatrix.ops.chain import explain_dispatch
 from kmatrix.ops.definition import flatten_patterns, reference_chain_matmul
@@ -375,6 +375,39 @@ def test_an_unknown_instruction_set_leaves_the_portable_path() -> None:
     assert "KMATRIX_ISA=mmx" in done.stdout
     (line,) = done.stderr.splitlines()
     assert "portable path" in line
+
+
+@needs_native
+@pytest.mark.usefixtures("natively")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+@pytest.mark.parametrize("batch", [1, 40])
+def test_differences_that_overflow_before_they_are_scaled(batch: int, dtype: torch.dtype) -> None:
+    """[[1, 1], [w, -w]] is w*x - w*y: the difference of x and y alone need not be a number."""
+    w = torch.tensor([[1.0, 1.0], [0.1, -0.1]], dtype=dtype).view(1, 2, 2, 1)
+    x = torch.tensor([3e38, -3e38]).to(dtype).expand(batch, 2)
+    want = torch.tensor([0.0, 6e37], dtype=dtype).expand(batch, 2)
+    torch.testing.assert_close(chain_matmul(x, [w]), want)
+
+
+@pytest.mark.parametrize(
+    ("info", "reason"),
+    [
+        ({"native": True}, "cannot be loaded (no such library)"),
+        ({"native": False, "reason": "no compiler"}, "are not built (no compiler)"),
+        ({}, "are not built (no such library)"),
+    ],
+)
+def test_what_is_built_and_cannot_be_loaded(
+    monkeypatch: pytest.MonkeyPatch, info: dict[str, object], reason: str
+) -> None:
+    def fail(name: str) -> None:
+        raise ImportError("no such library")
+
+    monkeypatch.setattr(native_module.importlib, "import_module", fail)
+    monkeypatch.setattr(native_module, "build_info", lambda: info)
+    part = native_part.__wrapped__()
+    assert part.module is None
+    assert part.reason == f"the native kernels {reason}"
 
 
 def test_refusals_have_reasons(mixed, monkeypatch: pytest.MonkeyPatch) -> None:

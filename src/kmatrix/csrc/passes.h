@@ -40,9 +40,10 @@ template <class T, int C, int FORM> KM_INLINE void butterfly(const T *w, vec<T> 
             for (int p = 0; p < C; p++) turned[p] = y[p];
         }
         for (int p = 0; p < C; p++) low[p] = x[p] + turned[p], high[p] = x[p] - turned[p];
-        if constexpr (FORM == TWIST_OUT) {
-            twist<T, C>(w, high, turned);
-            for (int p = 0; p < C; p++) high[p] = turned[p];
+        if constexpr (FORM == TWIST_OUT) {  // not w*(x - y), whose difference may overflow
+            T opposite[C];
+            for (int p = 0; p < C; p++) opposite[p] = -w[p];
+            combine<T, C>(w, x, opposite, y, high);
         }
     }
     for (int p = 0; p < C; p++) x[p] = low[p], y[p] = high[p];
