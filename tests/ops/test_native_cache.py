@@ -317,13 +317,13 @@ def test_many_threads(layer: Layer) -> None:
 
 def test_the_least_recently_used_go_first() -> None:
     cache: PackedCache[str] = PackedCache(limit=10)
-    full: list[bool] = []
-    cache.when_full = lambda: full.append(True)
+    full: list[object] = []
+    cache.when_dropped = full.append
     for key in "ab":
         cache.get(key, 0, lambda key=key: (key.upper(), 4))
     assert cache.get("a", 0, lambda: ("new", 4)) == "A"
     cache.get("c", 0, lambda: ("C", 4))
-    assert full == [True]
+    assert full == ["b"]
     assert (len(cache), cache.nbytes) == (2, 8)
     assert cache.get("a", 0, lambda: ("new", 4)) == "A"
     assert cache.get("a", 1, lambda: ("newer", 6)) == "newer"
