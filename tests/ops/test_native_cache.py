@@ -38,8 +38,12 @@ class Layer(nn.Module):
         return chain_matmul(x, list(self.weights), PATTERNS)
 
 
-@pytest.fixture(autouse=True)
-def _natively() -> Iterator[None]:
+@pytest.fixture(autouse=True, params=[True, False], ids=["recorded", "unrecorded"])
+def _natively(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """With records of calls, and with a torch that has no way to make them."""
+    if not request.param:
+        calls.forget()
+        monkeypatch.setattr(calls, "recorder", lambda: None)
     with use_backend("native"):
         yield
 
