@@ -181,8 +181,8 @@ def test_fit_of_flops_prefers_few_operations() -> None:
     ("arguments", "says"),
     [
         ({}, "pass tol="),
-        ({"tol": 0}, "below the rounding"),
-        ({"tol": -1.0}, "below the rounding"),
+        ({"tol": 0}, "must be positive"),
+        ({"tol": -1.0}, "must be positive"),
         ({"tol": 1e-20}, "below the rounding"),
         ({"tol": 1.0}, "zero matrix"),
         ({"tol": math.nan}, "not a finite number"),
@@ -296,3 +296,10 @@ def test_a_multiple_keeps_its_number_and_parts_of_sums_may_be_multiples() -> Non
     )
     found = km.fit(dense, km.Sum((km.Scaled(km.Butterfly(), 2.0), km.Fastfood())), batches=())
     assert found.relative_error < 1
+
+
+def test_a_prime_side_is_named_where_the_answer_is_dense() -> None:
+    found = km.fit(np.fft.fft(np.eye(31)), tol=TOL, batches=())
+    assert isinstance(found.matrix.structure, km.Dense)
+    assert "a side is prime (31)" in found.reason
+    assert "prime" not in km.fit(RNG.standard_normal((12, 12)), tol=TOL, batches=()).reason

@@ -46,9 +46,9 @@ def fit(
 
     With a structure, the closest member that its method finds: the exact minimiser of ``||W - A||_F`` where a
     closed form exists, a hierarchical factorisation for chains, alternation or gradient learning otherwise. Without
-    one, every family is tried from cheap to dear, under a search over row and column orders, and the cheapest whose
-    relative error is at most ``tol``, and which takes no more operations than dense, is returned; if there is none,
-    the answer is ``Dense`` with the reason.
+    one, the families of the search are tried from cheap to dear, under a search over row and column orders, and the
+    cheapest whose relative error is at most ``tol``, and which takes no more operations than dense, is returned; if
+    there is none, the answer is ``Dense`` with the reason.
 
     Args:
         target: an ``(m, n)`` tensor or numpy array (float or complex), a ``.npy``, ``.npz`` or ``.safetensors``
@@ -59,7 +59,7 @@ def fit(
         of: what cheap means: ``"params"``, numbers held (and positions of sparse entries), or ``"flops"``.
         name: which array of a file with several.
         seed: of every random choice; the same seed gives the same result.
-        max_seconds: stop after this time and return the best so far; decompositions under way are finished.
+        max_seconds: stop after this time and return the best so far; a decomposition under way is finished.
         batches: batch sizes at which the certificate times the result against dense; ``()`` to skip.
         progress: called with the family being tried, and again with its ``Attempt`` when it ends.
 
@@ -141,7 +141,8 @@ def _conclude(search: Search, read: Target, start: float, batches: Sequence[int]
         )
     else:
         matrix, method = search.winner, f"{search.winning.family}: {search.winning.note}"
-        reason = f"the cheapest of {len(search.history)} families that reaches {search.problem.tol:g}"
+        reached = f"{search.problem.tol:g} of the {len(search.history)} families searched"
+        reason = f"the cheapest to reach {reached}"
         if search.interrupted:
             reason += ", among those tried before it was cut short"
     return Fit(

@@ -24,6 +24,7 @@ from kmatrix.fitting.problem import Declined, Family, Problem, Proposal, counted
 from kmatrix.fitting.projections.nearest import project
 from kmatrix.fitting.projections.pursuit import pursue, split
 from kmatrix.fitting.search import samples
+from kmatrix.fitting.search.grids import blast, block_low_rank
 from kmatrix.structures import (
     BlockCirculant,
     ChainMatrix,
@@ -167,6 +168,7 @@ def block_circulant(problem: Problem) -> Proposal:
         if not sizes:
             raise Declined("the wrapped diagonals are not constant in blocks of any size")
     for k in sizes:
+        problem.check_time()
         matrix = project(BlockCirculant(k), problem.dense)
         with torch.no_grad():
             gap = float(torch.linalg.vector_norm(problem.dense - matrix.to_dense()))
@@ -281,6 +283,8 @@ FAMILIES: tuple[tuple[str, Family], ...] = (
     ("block circulant", block_circulant),
     ("Kronecker", kronecker),
     ("low rank", low_rank),
+    ("block low rank", block_low_rank),
+    ("BLAST", blast),
     ("tile butterfly", tile_butterfly),
     ("sparse + low rank", sparse_plus_low_rank),
 )

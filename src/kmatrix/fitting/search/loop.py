@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from kmatrix._errors import KMatrixError
+from kmatrix._permutations import prime_factors
 from kmatrix.fitting.certificate import relative_error
 from kmatrix.fitting.problem import TIME_IS_UP, Declined, Family, Problem, Proposal, TimeUp
 from kmatrix.fitting.result import Attempt, Progress
@@ -27,6 +28,8 @@ from kmatrix.structures.chain import ChainMatrix
 
 EXACT = 100
 """Roundings within which a member counts as exact."""
+SMALL = 3
+"""Primes up to this one are radices like others."""
 FEW = 4
 """Numbers of a fast transform of size ``n``, over ``n log2 n``."""
 
@@ -158,6 +161,7 @@ def why_dense(search: Search) -> str:
     # Families stop just under the cost of dense, so the best error is what can be had below that cost.
     cheaper = [a for a in reached if a.num_params is not None and a.num_params < m * n]
     text = f"no structure cheaper than dense ({m * n:,} numbers) reaches a relative error of {problem.tol:g}"
+    primes = [side for side in dict.fromkeys((m, n)) if side > SMALL and len(prime_factors(side)) == 1]
     if search.interrupted:
         untried = sum(a.note == TIME_IS_UP for a in search.history)
         text = "cut short before any structure reached the tolerance"
@@ -171,4 +175,6 @@ def why_dense(search: Search) -> str:
         text += (
             f"; the closest is {best.family} with {best.relative_error:.2g} at {best.num_params:,} numbers"
         )
+    if primes and not search.interrupted:
+        text += f"; a side is prime ({primes[0]}), which tiles of equal size do not divide"
     return text

@@ -41,5 +41,16 @@ def kronecker_rank(problem: Problem, m1: int, n1: int) -> int:
     return fewest(tails(torch.linalg.svdvals(part).square()), allowed)
 
 
+def least_left(blocks: Tensor, rank: int) -> float:
+    """Energy that blocks ``(count, rows, columns)`` leave at least when truncated to a rank, from a part of some.
+
+    A part of a matrix has no larger singular values than the matrix has.
+    """
+    some = blocks[:: max(1, len(blocks) // 4), : 2 * LINES, : 2 * LINES]
+    if rank >= min(some.shape[1:]):
+        return 0.0
+    return float(tails(torch.linalg.svdvals(some).square())[:, rank].sum())
+
+
 def _some(size: int, problem: Problem) -> Tensor:
     return torch.randperm(size, generator=problem.generator())[:LINES]
