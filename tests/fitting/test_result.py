@@ -42,7 +42,7 @@ def test_a_fit_is_no_matrix_and_names_the_one_it_has(found: km.Fit, x: Any) -> N
         ({"progress": lambda family: None}, km.DtypeError, r"\(family\).*family: str, attempt: Attempt"),
         ({"tol": -1}, km.ArgumentError, "tol=-1: must be positive"),
     ],
-    ids=str,
+    ids=["number", "fraction", "no function", "one argument", "negative"],
 )
 def test_options_of_the_wrong_kind_are_refused(
     options: dict[str, Any], error: type[Exception], says: str
