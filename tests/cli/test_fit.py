@@ -53,7 +53,9 @@ def test_the_certificate_and_every_family_are_printed(kmatrix: Command, low_rank
     assert re.search(
         r"time, batch 1 .*x dense: (faster than|about as fast as|NOT faster than) dense here", result.stdout
     )
-    assert re.search(r"LowRank\(rank=2\): the cheapest to reach 1e-06 of the \d+ families searched", result.stdout)
+    assert re.search(
+        r"LowRank\(rank=2\): the cheapest to reach 1e-06 of the \d+ families searched", result.stdout
+    )
 
 
 @pytest.mark.parametrize("columns", [80, 100, 200])
