@@ -1,0 +1,1 @@
+"""Whole models: choose, fit, measure, swap, heal, lower and save."""
