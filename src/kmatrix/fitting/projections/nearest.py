@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import singledispatch
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from kmatrix._errors import ArgumentError, DtypeError, FitError, complaint
 from kmatrix._permutations import Index, inverse, is_identity
 from kmatrix.fitting.projections.alternating import alternate_sum, kronecker_factors
 from kmatrix.fitting.projections.blast import blast_factors
+from kmatrix.fitting.projections.tiles import Tiling, orders_of
 from kmatrix.fitting.projections.truncation import truncate
 from kmatrix.structures import (
     BLAST,
@@ -151,29 +151,15 @@ def project_chain(
     if not (len(factors) == 1 or (len(factors) == 2 and not any(f.tie for f in factors))):
         tied = ", some tied" if len(factors) == 2 else ""
         raise _refusal(structure, f"no closed form for {len(factors)} factors{tied}")
-    columns, *middle, outer = _orders(empty)
-    rows = inverse(outer)
     padded = _resized(dense, layout.rows, layout.cols)
     if len(factors) == 1:
+        columns, outer = orders_of(empty)
         inside = _resized(torch.ones_like(dense, dtype=torch.float64), layout.rows, layout.cols)
-        framed, inside = (_submatrix(t, rows, columns) for t in (padded, inside))
+        framed, inside = (_submatrix(t, inverse(outer), columns) for t in (padded, inside))
         weights = [_on_support(framed, inside, factors[0])]
     else:
-        weights = _tile_weights(padded, rows, columns, factors, middle[0])
+        weights = _tile_weights(padded, empty)
     return like(ChainMatrix.from_weights(structure, (m, n), weights, permutations), target)
-
-
-def _orders(matrix: ChainMatrix) -> list[Index]:
-    """The order in which values reach the first factor, every next one, and the output."""
-    orders = [np.arange(matrix.layout.cols, dtype=np.int64)]
-    permutation = 0
-    for stage in matrix.layout.stages:
-        if isinstance(stage, Factor):
-            orders.append(np.arange(stage.rows, dtype=np.int64))
-        else:
-            orders[-1] = orders[-1][matrix.permutation(permutation).numpy()]
-            permutation += 1
-    return orders
 
 
 def _on_support(framed: Tensor, inside: Tensor, factor: Factor) -> Tensor:
@@ -203,44 +189,18 @@ def _submatrix(matrix: Tensor, rows: Index, columns: Index) -> Tensor:
     return matrix
 
 
-def _tile_weights(
-    padded: Tensor, rows: Index, columns: Index, factors: tuple[Factor, ...], middle: Index
-) -> list[Tensor]:
-    """The weights of two factors whose product is nearest to ``padded[rows][:, columns]``.
-
-    ``middle`` is the order in which the second factor reads what the first one gives.
-    """
-    first, second = factors
-    # Blocks are (a, d) pairs. Blocks of the second factor own rows, blocks of the first own columns, and every
-    # wire (a value between the factors, named by where the first factor puts it) runs from one to the other.
-    row_blocks = np.arange(second.rows).reshape(second.a, second.b, second.d).swapaxes(1, 2)
-    column_blocks = np.arange(first.cols).reshape(first.a, first.c, first.d).swapaxes(1, 2)
-    height, width = second.a * second.d, first.a * first.d
-    tiles = _submatrix(padded, rows[row_blocks.ravel()], columns[column_blocks.ravel()])
-    tiles = tiles.reshape(height, second.b, width, first.c).transpose(1, 2).flatten(0, 1)
-    source = _blocks_of_positions(first.a, first.b, first.d)
-    sink = np.empty_like(source)
-    sink[middle] = _blocks_of_positions(second.a, second.c, second.d)
-    tile_of_wire = sink * width + source
-    wires = np.argsort(tile_of_wire, kind="stable")
-    used, starts, counts = np.unique(tile_of_wire[wires], return_index=True, return_counts=True)
-    left = tiles.new_zeros(len(source), second.b)
-    right = tiles.new_zeros(len(source), first.c)
-    for rank in np.unique(counts):
-        these = counts == rank
-        places = torch.from_numpy(wires[starts[these][:, None] + np.arange(rank)])
-        u, v = truncate(tiles[torch.from_numpy(used[these])], int(rank))
+def _tile_weights(padded: Tensor, empty: ChainMatrix) -> list[Tensor]:
+    """The weights of two factors whose product is nearest to a matrix of the size of their chain."""
+    tiling = Tiling.of(empty)
+    (height, width), (b, c) = tiling.grid, (tiling.second.b, tiling.first.c)
+    tiles = _submatrix(padded, tiling.rows.ravel(), tiling.columns.ravel())
+    tiles = tiles.reshape(height, b, width, c).transpose(1, 2).flatten(0, 1)
+    values = tiling.first.rows
+    left, right = tiles.new_zeros(values, b), tiles.new_zeros(values, c)
+    for rank, used, places in tiling.groups:
+        u, v = truncate(tiles[used], rank)
         left[places], right[places] = u.mT, v
-    first_weight = right.reshape(first.a, first.b, first.d, first.c).permute(0, 1, 3, 2)
-    at_second = left[torch.from_numpy(middle)]
-    second_weight = at_second.reshape(second.a, second.c, second.d, second.b).permute(0, 3, 1, 2)
-    return [first_weight.contiguous(), second_weight.contiguous()]
-
-
-def _blocks_of_positions(a: int, inside: int, d: int) -> Index:
-    """The number of the ``(a, d)`` block of every position of a vector indexed ``(a, inside, d)``."""
-    blocks = np.arange(a * d, dtype=np.int64).reshape(a, 1, d)
-    return np.ascontiguousarray(np.broadcast_to(blocks, (a, inside, d))).reshape(-1)
+    return tiling.weights(left, right)
 
 
 @project.register(Kronecker)
