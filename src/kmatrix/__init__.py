@@ -7,6 +7,7 @@ import importlib as _importlib
 import typing as _typing
 
 from kmatrix import constructions as constructions
+from kmatrix import nn as nn
 from kmatrix import ops as ops
 from kmatrix import transforms as transforms
 from kmatrix._errors import ArgumentError as ArgumentError
@@ -22,6 +23,8 @@ from kmatrix.fitting import certify as certify
 from kmatrix.fitting import compare as compare
 from kmatrix.fitting import fit as fit
 from kmatrix.fitting import fit_into as fit_into
+from kmatrix.nn import densify_ as densify_
+from kmatrix.nn import replace_linear_ as replace_linear_
 from kmatrix.structures import ACDC as ACDC
 from kmatrix.structures import AFDF as AFDF
 from kmatrix.structures import BLAST as BLAST

@@ -1,0 +1,91 @@
+"""What every layer that holds a structured matrix shares: the bias, its start, and how trained weights are taken over."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix.fitting import fit
+from kmatrix.structures import Structure, StructuredMatrix
+from kmatrix.structures.base import empty_parameter, from_pairs, to_pairs
+
+
+class MatrixLayer(nn.Module):
+    """A layer that multiplies by one structured matrix and adds a bias.
+
+    Attributes:
+        matrix: the structured matrix.
+        bias: one number for each output, real pairs if the matrix is complex; None without.
+    """
+
+    matrix: StructuredMatrix
+    bias: nn.Parameter | None
+
+    def __init__(self, matrix: StructuredMatrix, bias: nn.Parameter | None) -> None:
+        super().__init__()
+        self.matrix = matrix
+        self.register_parameter("bias", bias)
+
+    @property
+    def structure(self) -> Structure:
+        """The structure of the matrix."""
+        return self.matrix.structure
+
+    def reset_parameters(self) -> None:
+        """Redraw the matrix at its recommended start, and the bias as ``nn.Linear`` does: U(±1/sqrt(n))."""
+        self.matrix.reset_parameters()
+        if self.bias is not None:
+            bound = self.matrix.shape[1] ** -0.5
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def _product(self, x: Tensor) -> Tensor:
+        """The product along the last axis, with the bias."""
+        bias = self.bias
+        if bias is None:
+            return self.matrix(x)
+        return self.matrix(x) + from_pairs(bias, self.matrix.dtype.is_complex)
+
+
+def checked_structure(where: str, structure: object) -> Structure:
+    """The structure, or raise if it is none."""
+    if not isinstance(structure, Structure):
+        got = getattr(structure, "__name__", repr(structure))
+        way_out = "pass an instance such as km.Monarch(4)"
+        raise DtypeError(complaint(where, "structure", got, "not a Structure", way_out))
+    return structure
+
+
+def empty_bias(
+    size: int, bias: bool, dtype: torch.dtype, device: torch.device | str | None
+) -> nn.Parameter | None:
+    """A bias whose numbers are not set yet, None without."""
+    return empty_parameter((size,), dtype, device) if bias else None
+
+
+def given_bias(where: str, bias: Tensor | None, matrix: StructuredMatrix) -> nn.Parameter | None:
+    """A bias that somebody gave, as a parameter that fits the matrix; a parameter stays the same object."""
+    if bias is None:
+        return None
+    size = matrix.shape[0]
+    if isinstance(bias, nn.Parameter) and not bias.is_complex():
+        stored = bias
+    else:
+        stored = nn.Parameter(to_pairs(bias.detach().clone()), requires_grad=bias.requires_grad)
+    expected = (size, 2) if matrix.dtype.is_complex else (size,)
+    if tuple(stored.shape) != expected:
+        reason, way_out = f"the matrix has {size} rows", f"pass {size} numbers of {matrix.dtype}"
+        raise ArgumentError(complaint(where, "bias.shape", tuple(bias.shape), reason, way_out))
+    return stored
+
+
+def fitted(where: str, dense: Tensor, structure: Structure, options: dict[str, Any]) -> StructuredMatrix:
+    """The member of a structure nearest to a trained weight, on its device and in its dtype."""
+    structure = checked_structure(where, structure)
+    weight = dense.detach()
+    if weight.is_meta:
+        return structure.empty(weight.shape[0], weight.shape[1], dtype=weight.dtype, device="meta")
+    matrix = fit(weight, structure, batches=(), **options).matrix
+    return matrix.to(weight.device)
