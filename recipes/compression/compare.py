@@ -1,0 +1,218 @@
+"""Compress a trained model to half and to a quarter of its parameters: ours against truncated SVDs.
+
+python recipes/compression/compare.py mlp --data FOLDER --trained runs/mlp --out recipes/compression/results/mlp.json
+
+Every method sees the same calibration batches and gets the same short fine-tune. Nothing is chosen on the test part: it
+is only measured on it. Results are written after every method, and a second start does what is missing.
+"""
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import baselines
+import torch
+from picture import draw
+from report import versions
+from rich.console import Console
+from rich.table import Table
+from safetensors.torch import load_file
+from tasks import Schedule, Task, load_task
+from torch import nn
+from training import MODEL, replace, train
+
+import kmatrix as km
+
+BUDGETS = (0.5, 0.25)
+METHODS = {
+    "ours": "kmatrix",
+    "svd": "SVD, one ratio",
+    "aware": "activation-aware SVD, one ratio",
+    "svd-ours": "SVD, our budgets",
+    "aware-ours": "activation-aware SVD, our budgets",
+}
+HEAL_BATCHES = 20_000_000
+"""The first batch of the fine-tune: far from those of training and of calibration, all of the training part."""
+
+
+def chosen(module: nn.Module, name: str) -> bool:
+    """The matrices that every method may replace: all but the last, which nobody gains by (10 or 65 rows)."""
+    return name != "head"
+
+
+def matrix_parameters(module: nn.Module) -> int:
+    """The parameters of a layer without its bias, whatever it has become."""
+    return sum(p.numel() for name, p in module.named_parameters() if not name.endswith("bias"))
+
+
+class Comparison:
+    """A trained model and what every method makes of it."""
+
+    def __init__(self, task: Task, dense: nn.Module, batches: int, heal: Schedule) -> None:
+        self.task, self.dense, self.heal = task, dense, heal
+        self.names = list(baselines.layers(dense, chosen))
+        self.inputs = [task.batch(10_000_000 + step)[0] for step in range(batches)]
+        self._moments: dict[str, torch.Tensor] | None = None
+
+    def moments(self) -> dict[str, torch.Tensor]:
+        """What the layers of the dense model see, once for all baselines."""
+        if self._moments is None:
+            self._moments = baselines.second_moments(self.dense, self.names, self.inputs)
+        return self._moments
+
+    def ours(self, budget: float) -> tuple[nn.Module, dict[str, Any]]:
+        """``km.compress_`` as a user calls it, and the parameters it gave each layer."""
+        model = copy.deepcopy(self.dense)
+        report = km.compress_(
+            model,
+            budget=budget,
+            calibration=self.inputs,
+            batch=1,
+            filter_fn=chosen,
+            loss=self.task.loss_of_output,
+        )
+        counts = {name: matrix_parameters(model.get_submodule(name)) for name in self.names}
+        return model, {"counts": counts, "layers": describe(model, self.names), "report": str(report)}
+
+    def baseline(
+        self, method: str, budget: float, counts: dict[str, int]
+    ) -> tuple[nn.Module, dict[str, Any]]:
+        """One of the truncated SVDs."""
+        model = copy.deepcopy(self.dense)
+        if method.endswith("ours"):
+            ranks = baselines.ranks_of(model, counts)
+        else:
+            ranks = baselines.uniform_ranks(model, self.names, int(budget * baselines.parameters(model)))
+        baselines.replace(model, ranks, self.moments() if method.startswith("aware") else None)
+        return model, {"ranks": ranks}
+
+    def measure(self, method: str, budget: float, counts: dict[str, int]) -> dict[str, Any]:
+        """Compress, look, fine-tune, look again."""
+        began = time.perf_counter()
+        model, extra = self.ours(budget) if method == "ours" else self.baseline(method, budget, counts)
+        seconds = time.perf_counter() - began
+        before = self.qualities(model)
+        count = baselines.parameters(model)
+        healed = time.perf_counter()
+        train(model, self.task, self.heal, f"{method} {budget:.0%}", first_batch=HEAL_BATCHES)
+        return {
+            "method": method,
+            "budget": budget,
+            "parameters": count,
+            "share": count / baselines.parameters(self.dense),
+            "before": before,
+            "after": self.qualities(model),
+            "seconds": round(seconds, 1),
+            "seconds_heal": round(time.perf_counter() - healed, 1),
+            **extra,
+        }
+
+    def dense_healed(self) -> dict[str, Any]:
+        """The dense model after the same fine-tune: how much of a gain is only more training."""
+        model = copy.deepcopy(self.dense)
+        train(model, self.task, self.heal, "dense", first_batch=HEAL_BATCHES)
+        return {"before": self.qualities(self.dense), "after": self.qualities(model)}
+
+    def qualities(self, model: nn.Module) -> dict[str, dict[str, float]]:
+        model.eval()
+        return {part: self.task.quality(model, part) for part in ("validation", "test")}
+
+
+def describe(model: nn.Module, names: list[str]) -> dict[str, str]:
+    """What every layer has become, in a word."""
+    layers = {name: model.get_submodule(name) for name in names}
+    return {name: str(getattr(layer, "structure", "dense")) for name, layer in layers.items()}
+
+
+def run(
+    comparison: Comparison, record: dict[str, Any], methods: list[str], store: Callable[[], None]
+) -> None:
+    """Fill a record with what it lacks."""
+    if "dense" not in record:
+        record["dense"] = comparison.dense_healed()
+        store()
+    for budget in record["budgets"]:
+        done = {row["method"]: row for row in record["rows"] if row["budget"] == budget}
+        for method in methods:
+            if method not in done:
+                counts = done["ours"]["counts"] if "ours" in done else {}
+                if method.endswith("-ours") and not counts:
+                    continue  # without our budgets there is nothing to follow
+                done[method] = comparison.measure(method, budget, counts)
+                record["rows"].append(done[method])
+                store()
+
+
+def show(record: dict[str, Any], measure: str) -> Table:
+    """The table for the terminal and for README.md: test quality."""
+    dense = record["dense"]["before"]["test"][measure]
+    unit = "accuracy, %" if measure == "accuracy" else "loss, nats per character"
+    table = Table(title=f"{record['task']}: test {unit}; dense {dense:.4f}")
+    for column in ("budget", "method", "parameters", "before heal", "after heal", "change to dense"):
+        table.add_column(column, justify="left" if column == "method" else "right")
+    for row in sorted(record["rows"], key=lambda row: (-row["budget"], list(METHODS).index(row["method"]))):
+        before, after = row["before"]["test"][measure], row["after"]["test"][measure]
+        change = f"{after - dense:+.2f} points" if measure == "accuracy" else f"{after / dense - 1:+.2%}"
+        cells = (f"{row['share']:.1%}", f"{before:.4f}", f"{after:.4f}", change)
+        table.add_row(f"{row['budget']:.0%}", METHODS[row["method"]], *cells)
+    after = record["dense"]["after"]["test"][measure]
+    change = f"{after - dense:+.2f} points" if measure == "accuracy" else f"{after / dense - 1:+.2%}"
+    table.add_row("", "dense, with the same heal", "100.0%", f"{dense:.4f}", f"{after:.4f}", change)
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", choices=("mlp", "transformer"))
+    parser.add_argument("--data", type=Path, help="folder with the data; else the environment's KMATRIX_DATA")
+    parser.add_argument("--trained", type=Path, required=True, help="what train.py wrote")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="JSON file of the results; a picture appears beside it"
+    )
+    parser.add_argument("--preset", choices=("full", "smoke"), default="full")
+    parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
+    parser.add_argument(
+        "--rate", type=float, help="learning rate of the heal, as a share of that of the training"
+    )
+    options = parser.parse_args()
+
+    torch.manual_seed(0)
+    task = load_task(options.model, options.preset, options.data)
+    dense = task.build()
+    dense.load_state_dict(load_file(options.trained / MODEL))
+    dense.eval()
+    steps = task.schedule.steps // 10
+    rate = options.rate if options.rate is not None else task.heal_rate
+    heal = Schedule(
+        steps, task.schedule.batch, task.schedule.lr * rate, max(1, steps // 20), task.schedule.weight_decay
+    )
+    comparison = Comparison(task, dense, 8 if options.preset == "smoke" else 64, heal)
+
+    record: dict[str, Any] = {
+        "task": task.name,
+        "preset": options.preset,
+        "budgets": list(BUDGETS),
+        "rows": [],
+    }
+    if options.out.is_file():
+        record = json.loads(options.out.read_text())
+    record["versions"], record["heal"] = versions(), vars(heal)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+
+    def store() -> None:
+        replace(options.out, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
+
+    run(comparison, record, options.methods, store)
+    store()
+    Console().print(show(record, task.measure))
+    draw(record, task.measure, METHODS, options.out.with_suffix(".svg"))
+
+
+if __name__ == "__main__":
+    main()

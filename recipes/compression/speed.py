@@ -1,0 +1,281 @@
+"""How much time compressed models take, against dense, one thread.
+
+python recipes/compression/speed.py --data FOLDER --trained runs --out recipes/compression/results/speed.json
+
+Three parts: the two trained models at batches of 1 and 64; the decoding step of a transformer of width 512; and 200
+layers that ``km.compress_`` chose, measured again.
+"""
+
+import argparse
+import copy
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from clock import race
+from models import Transformer
+from report import versions
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from safetensors.torch import load_file
+from tasks import load_task
+from torch import Tensor, nn
+from training import MODEL, replace
+
+import kmatrix as km
+
+BUDGETS = (0.5, 0.25)
+PARTS = ("models", "decoding", "layers")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large and how long."""
+
+    rounds: int
+    width: int
+    layers: int
+    context: int
+    batches: tuple[int, ...]
+    wanted: int
+
+
+FULL = Sizes(rounds=41, width=512, layers=6, context=256, batches=(1, 64), wanted=200)
+SMOKE = Sizes(rounds=3, width=64, layers=2, context=16, batches=(1, 4), wanted=4)
+
+
+def is_matrix(module: nn.Module, name: str) -> bool:
+    return not name.endswith("head")
+
+
+def inputs_of(model: nn.Module, names: list[str], run: Callable[[nn.Module], object]) -> dict[str, Tensor]:
+    """What some layers are given when the model runs once."""
+    seen: dict[str, Tensor] = {}
+    handles = [
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda module, args, name=name: seen.__setitem__(name, args[0].detach().clone())
+        )
+        for name in names
+    ]
+    run(model)
+    for handle in handles:
+        handle.remove()
+    return seen
+
+
+def changed(dense: nn.Module, small: nn.Module) -> list[str]:
+    """The names of the layers that were swapped."""
+    return [
+        name
+        for name, module in dense.named_modules()
+        if isinstance(module, nn.Linear) and type(small.get_submodule(name)) is not nn.Linear
+    ]
+
+
+@torch.no_grad()
+def end_to_end(
+    dense: nn.Module, small: nn.Module, run: Callable[[nn.Module], object], rounds: int
+) -> dict[str, float]:
+    """Times of both models and of their swapped layers alone, run one after the other on what they saw in the model.
+
+    Amdahl's law: with p the share of the swapped layers in the dense model's time and s how many times faster they are
+    by themselves, the whole model can be 1 / (1 - p + p / s) times faster.
+    """
+    names = changed(dense, small)
+    seen = inputs_of(dense, names, run)
+
+    def layers(model: nn.Module) -> Callable[[], object]:
+        pairs = [(model.get_submodule(name), seen[name]) for name in names]
+        return lambda: [layer(x) for layer, x in pairs]
+
+    found = race(
+        {
+            "dense": lambda: run(dense),
+            "small": lambda: run(small),
+            "dense layers": layers(dense),
+            "small layers": layers(small),
+        },
+        rounds,
+    )
+    low, speedup, high = found.ratios("dense", "small")
+    share = found.time("dense layers") / found.time("dense")
+    of_layers = found.ratios("dense layers", "small layers")[1]
+    allowed = 1 / (1 - share + share / of_layers)
+    return {
+        "dense_ms": 1e3 * found.time("dense"),
+        "small_ms": 1e3 * found.time("small"),
+        "speedup": speedup,
+        "speedup_low": low,
+        "speedup_high": high,
+        "swapped": len(names),
+        "share": share,
+        "speedup_of_layers": of_layers,
+        "amdahl": allowed,
+        "of_amdahl": speedup / allowed,
+    }
+
+
+def shrink(
+    dense: nn.Module, budget: float, calibration: list[Any], batch: int, forward: Any = None
+) -> tuple[nn.Module, float]:
+    """A compressed copy and its share of the parameters."""
+    small = copy.deepcopy(dense).eval()
+    km.compress_(
+        small, budget=budget, calibration=calibration, batch=batch, filter_fn=is_matrix, forward=forward
+    )
+    count = [sum(p.numel() for p in model.parameters()) for model in (small, dense)]
+    return small, count[0] / count[1]
+
+
+def models(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """The trained models, each compressed for the batch at which it is measured."""
+    for name in ("mlp", "transformer"):
+        task = load_task(name, options.preset, options.data)
+        dense = task.build().eval()
+        dense.load_state_dict(load_file(options.trained / name / MODEL))
+        calibration = [task.batch(10_000_000 + step)[0] for step in range(8)]
+        for batch in sizes.batches:
+            (example,) = task.example(batch)
+            for budget in BUDGETS:
+                # The layers of the transformer see batch x context vectors at once.
+                vectors = example.numel() if example.ndim == 2 else batch
+                small, kept = shrink(dense, budget, calibration, vectors)
+                times = end_to_end(dense, small, lambda model, x=example: model(x), sizes.rounds)
+                yield {"model": name, "batch": batch, "budget": budget, "kept": kept, **times}
+
+
+def decoding(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """One step of decoding with a half-full cache. The weights are random: the time does not depend on them."""
+    torch.manual_seed(0)
+    dense = Transformer(65, sizes.width, sizes.layers, max(1, sizes.width // 64), sizes.context).eval()
+    calibration = [torch.randint(0, 65, (4, sizes.context)) for _ in range(2)]
+    position = sizes.context // 2
+    for batch in sizes.batches:
+        caches, codes = dense.new_cache(batch), torch.randint(0, 65, (batch,))
+        for cache in caches:
+            cache.normal_()
+
+        def step(model: nn.Module, codes: Tensor = codes, caches: list[Tensor] = caches) -> object:
+            return model.step(codes, caches, position)
+
+        for budget in BUDGETS:
+            small, kept = shrink(dense, budget, calibration, batch)
+            times = end_to_end(dense, small, step, sizes.rounds)
+            yield {"model": "decoding", "batch": batch, "budget": budget, "kept": kept, **times}
+
+
+class Zoo(nn.Module):
+    """Layers of many shapes, each with an input of its own, to be compressed together."""
+
+    def __init__(self, shapes: list[tuple[int, int]]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(n, m) for m, n in shapes)
+
+    def forward(self, seed: Tensor) -> None:
+        rng = torch.Generator().manual_seed(int(seed))
+        for layer in self.layers:
+            layer(torch.randn(2 * layer.in_features, layer.in_features, generator=rng))
+
+
+@torch.no_grad()
+def layers(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, Any]]:
+    """Chosen layers, each measured again against the dense layer that it replaced."""
+    choices = [256, 384, 512, 640, 768, 1024, 1536, 2048] if sizes.wanted > 100 else [64, 128]
+    rng = torch.Generator().manual_seed(0)
+    found = 0
+    for trial in range(40):
+        for batch in sizes.batches:
+            for budget in BUDGETS:
+                picks = torch.randint(0, len(choices), (10, 2), generator=rng).tolist()
+                dense = Zoo([(choices[a], choices[b]) for a, b in picks]).eval()
+                small, _ = shrink(dense, budget, [torch.tensor(trial)], batch)
+                for name in changed(dense, small):
+                    yield remeasured(
+                        dense.get_submodule(name), small.get_submodule(name), batch, sizes.rounds
+                    )
+                    found += 1
+                    if found == sizes.wanted:
+                        return
+
+
+def remeasured(dense: nn.Module, small: nn.Module, batch: int, rounds: int) -> dict[str, Any]:
+    """One layer against dense: it counts as slower if the median of the rounds says so."""
+    assert isinstance(dense, nn.Linear)
+    x = torch.randn(batch, dense.in_features)
+    low, middle, high = race({"dense": lambda: dense(x), "small": lambda: small(x)}, rounds).ratios(
+        "dense", "small"
+    )
+    shape = [dense.out_features, dense.in_features]
+    what = str(getattr(small, "structure", type(small).__name__))
+    return {"shape": shape, "batch": batch, "structure": what, "speedup": middle, "low": low, "high": high}
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    """The models and the decoding step."""
+    shown = Table(title="Time of compressed models, one thread")
+    columns = (
+        "model",
+        "batch",
+        "budget",
+        "parameters",
+        "dense, ms",
+        "ours, ms",
+        "faster",
+        "swapped layers' share",
+    )
+    for column in (*columns, "layers faster", "Amdahl allows", "reached"):
+        shown.add_column(column, justify="left" if column == "model" else "right")
+    for r in rows:
+        shown.add_row(
+            r["model"], str(r["batch"]), f"{r['budget']:.0%}", f"{r['kept']:.1%}",
+            f"{r['dense_ms']:.3f}", f"{r['small_ms']:.3f}", f"{r['speedup']:.2f}x", f"{r['share']:.0%}",
+            f"{r['speedup_of_layers']:.2f}x", f"{r['amdahl']:.2f}x", f"{r['of_amdahl']:.0%}",
+        )  # fmt: skip
+    return shown
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, help="folder with the data; else the environment's KMATRIX_DATA")
+    parser.add_argument(
+        "--trained", type=Path, help="folder with mlp/ and transformer/ as train.py wrote them"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="JSON file of the results")
+    parser.add_argument("--preset", choices=("full", "smoke"), default="full")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sizes = FULL if options.preset == "full" else SMOKE
+    record: dict[str, Any] = {"preset": options.preset}
+    if options.out.is_file():
+        record = json.loads(options.out.read_text())
+    record["versions"] = versions()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    for part in options.parts:
+        measured: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {
+            "models": models,
+            "decoding": decoding,
+            "layers": layers,
+        }
+        record[part] = list(track(measured[part](options, sizes), f"{part} ", total=None))
+        replace(options.out, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
+    console = Console()
+    console.print(table([*record.get("models", []), *record.get("decoding", [])]))
+    if record.get("layers"):
+        slower = [row for row in record["layers"] if row["speedup"] < 1]
+        console.print(
+            f"{len(record['layers'])} chosen layers measured again: {len(slower)} slower than dense"
+        )
+        for row in slower:
+            console.print(row)
+
+
+if __name__ == "__main__":
+    main()
