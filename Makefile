@@ -69,14 +69,21 @@ wheel: setup  ## a wheel for other machines in dist/, tried out in a clean envir
 
 # The sanitizers must be loaded before Python, and the C++ library with them, or exceptions have no way out. Python
 # itself frees little at its end, so leaks are not looked for.
-sanitize: setup  ## the tests of the native part with address and undefined-behaviour sanitizers
+SANITIZED = env LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+	PYTHONPATH=$(CURDIR)/cmake/sanitize KMATRIX_NATIVE_FOLDER=$(CURDIR)/build/sanitize/module
+
+sanitize: setup  ## the tests of the native part with both sanitizers, on every instruction set of this processor
 	$(CMAKE) -S . -B build/sanitize $(CMAKE_FLAGS) -DKMATRIX_NATIVE=ON -DKMATRIX_SANITIZE=ON \
 		-DKMATRIX_INPLACE=$(CURDIR)/build/sanitize/module
 	$(CMAKE) --build build/sanitize
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-	ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
-	PYTHONPATH=$(CURDIR)/cmake/sanitize KMATRIX_NATIVE_FOLDER=$(CURDIR)/build/sanitize/module \
-		$(BIN)/python -m pytest -p no:cacheprovider tests/ops/test_native*.py tests/ops/test_prepared.py
+	@sets=$$($(SANITIZED) $(BIN)/python -c 'import torch, kmatrix._native as n; sets = n.compiled(); \
+		print(*sets[sets.index(n.default_isa()):])') && test -n "$$sets" || exit 1; \
+	for isa in $$sets; do \
+		echo "sanitizers on $$isa"; \
+		KMATRIX_ISA=$$isa $(SANITIZED) $(BIN)/python -m pytest -q -p no:cacheprovider $(SANITIZE_FLAGS) \
+			tests/ops/test_native*.py tests/ops/test_calls.py tests/ops/test_prepared.py || exit 1; \
+	done
 
 clean:  ## remove caches and build products (not .venv)
 	find cmake/editable -mindepth 1 -maxdepth 1 ! -name CMakeLists.txt -exec rm -rf {} +

@@ -145,4 +145,11 @@ def test_schedules_are_measured_without_a_trace(tmp_path: Path, monkeypatch: pyt
 def test_another_process_runs_other_instructions() -> None:
     with Remote("baseline", 16, 3) as remote:
         assert remote.time(10) > 0
-    assert special.threads(16, 3, 1e-3).value > 0
+
+
+@native
+def test_a_second_thread_is_measured_for_us_and_for_dense() -> None:
+    ours, dense = special.threads(16, 3, 1e-3)
+    assert ours.must is not None and ours.value > 0
+    assert dense.must is None and dense.value > 0
+    assert ("dense float32" in ours.why) == (dense.value < ours.must)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,10 @@ import torch
 
 from kmatrix._errors import ArgumentError, BackendUnavailableError, DtypeError
 from kmatrix.ops import Pattern, chain_matmul, native, tune, use_backend, wisdom
-from kmatrix.ops.definition import reference_chain_matmul
-from kmatrix.ops.native_module import native_part
+from kmatrix.ops.definition import flatten_patterns, reference_chain_matmul
+from kmatrix.ops.native_module import DTYPE_CODES, native_part
 from kmatrix.ops.native_plan import Schedule, batch_class, best_passes, default_schedule, tile_heights
+from kmatrix.structures import Kaleidoscope
 
 needs_native = pytest.mark.skipif(native_part().module is None, reason=native_part().reason)
 UP = tuple(Pattern(32 >> k, 2, 2, 1 << k) for k in range(6))
@@ -50,6 +52,29 @@ def test_a_turn_around_is_one_pass() -> None:
     chain = (*UP, *UP[::-1])
     widest = native_part().module.limits()[1]
     assert len(best_passes(chain, F32)) < 2 * -(-len(UP) // widest)
+
+
+@needs_native
+@pytest.mark.parametrize("n", [64, 256, 1000, 1024, 4096])
+@pytest.mark.parametrize("dtype", [F32, torch.bfloat16, torch.float64, torch.complex64], ids=str)
+def test_a_kaleidoscope_turns_around_inside_a_pass(n: int, dtype: torch.dtype) -> None:
+    """The plan of BB* has no border between B and B*: one pass holds stages on both sides of it."""
+    patterns = Kaleidoscope(width=1).random(n, n).layout.patterns
+    middle = len(patterns) // 2
+    assert patterns[:middle] == patterns[middle:][::-1]
+    borders = list(accumulate(best_passes(patterns, dtype)))
+    assert borders[-1] == len(patterns)
+    assert middle not in borders
+
+
+@needs_native
+def test_every_set_can_turn_around_in_registers() -> None:
+    module = native_part().module
+    sets = module.compiled()
+    flat = flatten_patterns((UP[-1], UP[-1]))
+    for isa in sets[sets.index(native_part().isa) :]:
+        for code in DTYPE_CODES.values():
+            assert module.Chain.can_fuse(code, flat, 0, 2, isa)
 
 
 @needs_native

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from kmatrix.benchmark.results import Figure, Results
+from kmatrix.benchmark.results import Figure, Point, Results, Time
 
 SECTION = re.compile(r"(<!-- bench: (\w+) -->\n).*?(<!-- bench: end -->)", re.DOTALL)
 UNMEASURED = (
@@ -51,17 +51,47 @@ def break_even_map(results: Results) -> str:
         head = [dtype, *[f"batch {batch}" for batch in batches]]
         rows = [[f"n = {n}", *[cells.get((n, batch), "") for batch in batches]] for n in sizes]
         parts.append(_table(head, rows))
-    return "\n".join(parts)
+    return "\n".join([*parts, break_even_table(results)])
+
+
+def break_even(results: Results) -> dict[tuple[str, int], int | None]:
+    """By number type and batch, the size from which on all measured are faster than dense; None if none is."""
+    columns: dict[tuple[str, int], list[Point]] = {}
+    for point in results.map:
+        columns.setdefault((point.dtype, point.batch), []).append(point)
+    found: dict[tuple[str, int], int | None] = {}
+    for key, points in columns.items():
+        found[key] = None
+        for point in sorted(points, key=lambda p: -p.n):
+            if point.speed <= 1:
+                break
+            found[key] = point.n
+    return found
+
+
+def break_even_table(results: Results) -> str:
+    """Where it starts to pay, a row for each number type."""
+    found = break_even(results)
+    dtypes, batches = dict.fromkeys(d for d, _ in found), sorted({b for _, b in found})
+    head = ["faster than dense from n =", *[f"batch {batch}" for batch in batches]]
+    rows = [[d, *[_size(found, (d, b)) for b in batches]] for d in dtypes]
+    return _table(head, rows)
+
+
+def _size(found: dict[tuple[str, int], int | None], key: tuple[str, int]) -> str:
+    return "" if key not in found else str(found[key] or "none")
 
 
 def goals(results: Results) -> str:
     """Every figure that was aimed at."""
     head = ["case", "against", "measured", "must", "aim", ""]
-    rows = [
-        [f.case, f.what, *figure_cells(f), "" if f.met is None else "met" if f.met else "**missed**"]
-        for f in results.figures
-    ]
+    rows = [[f.case, f.what, *figure_cells(f), _verdict(f)] for f in results.figures]
     return f"{where(results)}\n\n" + _table(head, rows)
+
+
+def _verdict(figure: Figure) -> str:
+    verdict = "**missed**" if figure.verdict == "missed" else figure.verdict
+    return ": ".join(filter(None, [verdict, figure.why]))
 
 
 def figure_cells(figure: Figure) -> list[str]:
@@ -73,11 +103,10 @@ def figure_cells(figure: Figure) -> list[str]:
         bound = f"{value:.2g} us" if figure.unit == "us" else f"{value:.3g}x"
         return f"at most {bound}" if figure.less else bound
 
-    measured = (
-        f"{figure.value:.2f} us"
-        if figure.unit == "us"
-        else (f"{figure.value:.2f}x" if figure.value < 9.95 else f"{figure.value:.0f}x")
-    )
+    measured = "not measured"
+    if figure.value is not None:
+        digits = 2 if figure.unit == "us" or figure.value < 9.95 else 0
+        measured = f"{figure.value:.{digits}f}" + (" us" if figure.unit == "us" else "x")
     return [measured, say(figure.must), say(figure.aim)]
 
 
@@ -87,10 +116,14 @@ def everyone(results: Results) -> str:
     rows = []
     for case in results.cases:
         others = sorted((t for t in case.times if t.name != case.baseline), key=lambda t: -t.speed)
-        told = ", ".join(f"{_strong(t.name)} {times(t.speed)}" for t in others)
+        told = ", ".join(f"{_strong(t.name)} {times(t.speed)}{_marked(t)}" for t in others)
         base = next(t for t in case.times if t.name == case.baseline)
-        rows.append([case.case, f"{case.baseline}, {base.us:,.0f} us", told])
+        rows.append([case.case, f"{case.baseline}, {base.us:,.0f} us{_marked(base)}", told])
     return f"{where(results)}\n\n" + _table(head, rows)
+
+
+def _marked(time: Time) -> str:
+    return f" ({time.mark})" if time.mark else ""
 
 
 def _strong(name: str) -> str:

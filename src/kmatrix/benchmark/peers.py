@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import scipy.sparse
 import torch
 from torch import Tensor
 
+from kmatrix.benchmark.clock import allowed_threads, using_threads
 from kmatrix.benchmark.contenders import Contender, Problem, chain_truth, rounding
 from kmatrix.ops.definition import Pattern
 
@@ -33,10 +35,18 @@ def scipy_transforms(problem: Problem) -> dict[str, Contender]:
     return {"scipy rfft": scipy_transform(problem, scipy.fft.rfft, problem.dtype)}
 
 
+def import_peers() -> None:
+    """Load those that are installed. lazylinop sets torch's number of threads here; call it before setting them."""
+    with _quietly():
+        for module in ("lazylinop.butterfly", "pyfaust"):
+            if find_spec(module.partition(".")[0]) is not None:
+                importlib.import_module(module)
+
+
 def peers(problem: Problem) -> dict[str, Contender]:
     """The same chain by those that are installed; features first, as they want it."""
     found: dict[str, Contender] = {}
-    with _quietly():
+    with using_threads(allowed_threads()), _quietly():
         if find_spec("lazylinop") is not None:
             found |= _lazylinop(problem)
         if find_spec("pyfaust") is not None:

@@ -13,6 +13,7 @@ from types import TracebackType
 import torch
 
 from kmatrix.benchmark.cases import member
+from kmatrix.benchmark.clock import Meter, using_threads
 from kmatrix.benchmark.contenders import Problem, WrongResultError, ours
 from kmatrix.ops.native_module import native_part
 from kmatrix.structures import Butterfly
@@ -31,6 +32,7 @@ class Remote:
         self._process = subprocess.Popen(
             command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
+        self.cores = 0.0  # the most that it has kept busy
         told = self._read()
         if told != isa:
             self.__exit__(None, None, None)
@@ -44,7 +46,9 @@ class Remote:
         """Seconds of one product, the mean of ``count``."""
         assert self._process.stdin is not None
         print(count, file=self._process.stdin, flush=True)
-        return float(self._read())
+        seconds, cores = map(float, self._read().split())
+        self.cores = max(self.cores, cores)
+        return seconds
 
     def __enter__(self) -> Remote:
         return self
@@ -57,14 +61,15 @@ class Remote:
 
 
 def serve(n: int, batch: int) -> None:
-    """Check, say what runs, then answer each count with a time."""
-    torch.set_num_threads(1)
+    """Check, say what runs, then answer each count with a time and the cores that were busy."""
     contender = ours(Problem(member(Butterfly(), n, n), batch))
-    with torch.inference_mode():
+    with using_threads(1), torch.inference_mode():
         contender.checked(f"butterfly {n}")
         print(native_part().isa, flush=True)
         for line in sys.stdin:
-            print(contender.time(int(line)), flush=True)
+            with Meter() as meter:
+                seconds = contender.time(int(line))
+            print(seconds, meter.cores, flush=True)
 
 
 if __name__ == "__main__":

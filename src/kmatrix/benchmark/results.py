@@ -8,12 +8,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-FORMAT = 1
+FORMAT = 2  # 1 had no cores, verdicts and reasons
 
 
 @dataclass(frozen=True)
 class Time:
-    """One contender of a case: microseconds with quartiles, and its speed as a multiple of the baseline's."""
+    """One contender of a case: microseconds with quartiles, and its speed as a multiple of the baseline's.
+
+    ``cores`` is how many it kept busy, ``mark`` what makes its time another than it should be (too many of them).
+    """
 
     name: str
     us: float
@@ -23,6 +26,8 @@ class Time:
     speed_low: float
     speed_high: float
     error: float | None
+    cores: float | None = None
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -41,21 +46,39 @@ class CaseResult:
 
 @dataclass(frozen=True)
 class Figure:
-    """One number to be judged: it must reach ``must`` and aims at ``aim`` (or stay under, where less is better)."""
+    """One number to be judged: it must reach ``must`` and aims at ``aim`` (or stay under, where less is better).
+
+    Attributes:
+        value: None if it could not be measured.
+        why: what the machine or the run has to do with the number: why there is none, why it cannot be judged, or
+            what this machine lacks of the one that the mark was set for.
+        void: it was measured in a way that allows no verdict.
+    """
 
     case: str
     what: str
-    value: float
+    value: float | None
     unit: str
     must: float | None = None
     aim: float | None = None
     less: bool = False
     low: float | None = None
     high: float | None = None
+    why: str = ""
+    void: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """In a word or two; empty if nothing is demanded."""
+        if self.must is None:
+            return ""
+        if self.value is None:
+            return "not measured"
+        return "not judged" if self.met is None else "met" if self.met else "missed"
 
     @property
     def met(self) -> bool | None:
-        """Whether it is as it must be; None if nothing is demanded."""
+        """Whether it is as it must be; None if nothing is demanded or nothing can be said."""
         return self._reaches(self.must)
 
     @property
@@ -64,7 +87,7 @@ class Figure:
         return self._reaches(self.aim)
 
     def _reaches(self, mark: float | None) -> bool | None:
-        if mark is None:
+        if mark is None or self.value is None or self.void:
             return None
         return self.value <= mark if self.less else self.value >= mark
 
@@ -106,7 +129,7 @@ class Results:
         values = {"format": FORMAT, "machine": self.machine, "notes": self.notes}
         lists: dict[str, list[Any]] = {
             "cases": [_rounded(asdict(case)) for case in self.cases],
-            "figures": [{**_rounded(asdict(f)), "met": f.met} for f in self.figures],
+            "figures": [{**_rounded(asdict(f)), "met": f.met, "verdict": f.verdict} for f in self.figures],
             "map": [_rounded(asdict(point)) for point in self.map],
             "curve": [_rounded(asdict(point)) for point in self.curve],
         }
@@ -124,7 +147,9 @@ def read_results(path: str | Path) -> Results:
     cases = [
         CaseResult(**{**case, "times": tuple([Time(**t) for t in case["times"]])}) for case in values["cases"]
     ]
-    figures = [Figure(**{key: v for key, v in f.items() if key != "met"}) for f in values["figures"]]
+    figures = [
+        Figure(**{key: v for key, v in f.items() if key not in ("met", "verdict")}) for f in values["figures"]
+    ]
     points = [Point(**point) for point in values["map"]]
     curve = [CurvePoint(**point) for point in values["curve"]]
     return Results(values["machine"], cases, figures, points, curve, values["notes"])

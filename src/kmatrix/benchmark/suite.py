@@ -12,15 +12,18 @@ import torch
 
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix.benchmark import special, sweep, training
-from kmatrix.benchmark.cases import Case, cases, member
-from kmatrix.benchmark.clock import Race, race, using_threads
+from kmatrix.benchmark.cases import Case, Goal, cases, member
+from kmatrix.benchmark.clock import Race, TooManyCoresError, race
 from kmatrix.benchmark.contenders import Problem
+from kmatrix.benchmark.limits import held_to, lacking
 from kmatrix.benchmark.results import CaseResult, Figure, Results, Time
 from kmatrix.fitting.certificate import machine
 from kmatrix.ops.native_module import native_part
 from kmatrix.structures import Butterfly
 
 QUICK_SIZE, QUICK_BATCH = 1024, 256
+SHARE = ("of the speed of avx512", None, "x", special.SHARE)
+GAIN = ("one thread", None, "x", special.TWO_THREADS)
 NOT_QUICK = ("isa", "memory", "schedule")  # unless they are asked for
 GROUPS = {
     "butterfly": "butterflies of 256, 1024 and 4096 points, batches 1 to 2048",
@@ -91,6 +94,9 @@ def run(
 ) -> Results:
     """Measure everything the settings ask for, one thing after the other.
 
+    A time taken on more cores than allowed is marked, and its goals are not judged; where it would be part of a
+    curve or a map it is left out, with a note.
+
     Args:
         settings: what and how.
         tell: told how many tasks are done, of how many, and which comes next.
@@ -99,11 +105,14 @@ def run(
         WrongResultError: if a contender computes something else than it should.
     """
     todo = tasks(settings)
-    with using_threads(settings.threads), special.no_wisdom():
+    with held_to(settings.threads), special.no_wisdom():
         results = Results({**machine(), **_versions()})
         for done, task in enumerate(todo):
             tell(done, len(todo), task.name)
-            task.run(results)
+            try:
+                task.run(results)
+            except TooManyCoresError as error:
+                results.notes.append(f"{task.name}: {error}")
     tell(len(todo), len(todo), "done")
     return results
 
@@ -135,18 +144,27 @@ def measure(case: Case, seconds: float, results: Results) -> None:
     results.cases.append(
         CaseResult(case.name, case.group, *case.shape, case.batch, case.baseline, found.rounds, times)
     )
-    for goal in case.goals:
-        speed = found.ratio(goal.over, goal.of)
-        what = goal.over if goal.of == "kmatrix" else f"{goal.over} ({goal.of.removeprefix('kmatrix ')})"
-        results.figures.append(
-            Figure(case.name, what, speed.median, "x", goal.must, goal.aim, low=speed.low, high=speed.high)
-        )
+    results.figures.extend(_judged(case.name, found, goal) for goal in case.goals)
+
+
+def _judged(case: str, found: Race, goal: Goal) -> Figure:
+    speed = found.ratio(goal.over, goal.of)
+    what = goal.over if goal.of == "kmatrix" else f"{goal.over} ({goal.of.removeprefix('kmatrix ')})"
+    excess = [f"{name} {found.excess(name)}" for name in (goal.over, goal.of) if found.excess(name)]
+    why = "; ".join([*excess, *filter(None, [lacking(goal.needs)])])
+    return Figure(
+        *(case, what, speed.median, "x", goal.must, goal.aim),
+        low=speed.low,
+        high=speed.high,
+        why=why,
+        void=bool(excess),
+    )
 
 
 def _time(found: Race, name: str, baseline: str, error: float) -> Time:
     us, us_low, us_high = (1e6 * seconds for seconds in found.time(name))
     speed, low, high = found.ratio(baseline, name)
-    return Time(name, us, us_low, us_high, speed, low, high, error)
+    return Time(name, us, us_low, us_high, speed, low, high, error, found.cores.get(name), found.excess(name))
 
 
 def _specials(settings: Settings) -> Iterator[Task]:
@@ -156,9 +174,7 @@ def _specials(settings: Settings) -> Iterator[Task]:
         yield Task("memory", f"training memory, {n}, batch {batch}", partial(_memory, n, batch))
     missing = special.without_native()
     if missing is not None:
-        yield Task(
-            "overhead", "the kernels themselves", partial(_skip, f"overhead, isa, schedule: {missing}")
-        )
+        yield from _absent(settings, missing)
         return
     yield Task("overhead", "call overhead", lambda r: r.figures.extend(special.overhead(1024, seconds)))
     if native_part().isa == "avx512":
@@ -167,7 +183,8 @@ def _specials(settings: Settings) -> Iterator[Task]:
             for batch in batches:
                 yield Task("isa", f"AVX2, {n}, batch {batch}", partial(_other_isa, n, batch, seconds))
     else:
-        yield Task("isa", "AVX2", partial(_skip, f"isa: this run is on {native_part().isa}, not avx512"))
+        why = f"this run is on {native_part().isa}, not avx512"
+        yield Task("isa", "AVX2", partial(_leave_out, [Figure("avx2", *SHARE, why=why)]))
     yield from _teams(settings)
     sizes_tuned = (64, 256, 1024) if settings.quick else sweep.CURVE_SIZES
     tuned = partial(special.schedules, sizes_tuned, (16, 256), settings.seconds / 5)
@@ -176,11 +193,12 @@ def _specials(settings: Settings) -> Iterator[Task]:
 
 def _teams(settings: Settings) -> Iterator[Task]:
     if len(os.sched_getaffinity(0)) < 2:
-        yield Task("threads", "two threads", partial(_skip, "threads: this process may use one core only"))
+        why = "this process may use one core only"
+        yield Task("threads", "two threads", partial(_leave_out, [Figure("two threads", *GAIN, why=why)]))
         return
     n, batch = (1024, 256) if settings.quick else (4096, 2048)
     yield Task(
-        "threads", "two threads", lambda r: r.figures.append(special.threads(n, batch, settings.seconds))
+        "threads", "two threads", lambda r: r.figures.extend(special.threads(n, batch, settings.seconds))
     )
 
 
@@ -206,8 +224,21 @@ def _other_isa(n: int, batch: int, seconds: float, results: Results) -> None:
     results.figures.append(special.instructions("avx2", n, batch, seconds))
 
 
-def _skip(note: str, results: Results) -> None:
-    results.notes.append(note)
+def _leave_out(figures: list[Figure], results: Results) -> None:
+    """Marks that nothing was held to, and why."""
+    results.figures.extend(figures)
+
+
+def _absent(settings: Settings, missing: str) -> Iterator[Task]:
+    """What concerns the kernels themselves, where there are none."""
+    left_out = {
+        "overhead": Figure("call overhead", "chain_matmul", None, "us", 2.5, 1.2, less=True, why=missing),
+        "isa": Figure("avx2", *SHARE, why=missing),
+        "schedule": Figure("fixed schedule", "of tuned", None, "x", 1.06, less=True, why=missing),
+    }
+    for group, figure in left_out.items():
+        yield Task(group, GROUPS[group], partial(_leave_out, [figure]))
+    yield from _teams(settings)
 
 
 def _point(place: tuple[str, int, int], seconds: float, results: Results) -> None:

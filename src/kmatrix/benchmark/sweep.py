@@ -49,7 +49,7 @@ def point(name: str, n: int, batch: int, seconds: float) -> Point:
     with torch.inference_mode():
         for who, contender in contenders.items():
             contender.checked(f"{who}, {name} {n}, batch {batch}")
-        speed = race(contenders, seconds).ratio("dense", OURS)
+        speed = race(contenders, seconds).fair(f"{name} {n}, batch {batch}").ratio("dense", OURS)
     return Point(name, n, batch, *speed)
 
 
@@ -70,7 +70,7 @@ def curve(n: int, seconds: float, flops_per_second: float) -> list[CurvePoint]:
         for name, contender in contenders.items():
             if n <= 4096 or name == OURS:  # the truth of larger dense products takes minutes
                 contender.checked(f"{name}, {n}")
-        found = race(contenders, seconds)
+        found = race(contenders, seconds).fair(f"time against n, {n}")
     points = [CurvePoint(name, n, 1e6 * found.time(name).median) for name in contenders]
     return [*points, CurvePoint("arithmetic", n, 1e6 * matrix.flops * CURVE_BATCH / flops_per_second)]
 
@@ -80,7 +80,7 @@ def arithmetic_peak(seconds: float) -> float:
     best = 0.0
     for n in (384, 768, 1536):
         a, b, c = torch.randn(n, n), torch.randn(n, n), torch.empty(n, n)
-        found = race({"mm": Runner(partial(_product, b, c), [a])}, seconds / 3)
+        found = race({"mm": Runner(partial(_product, b, c), [a])}, seconds / 3).fair("arithmetic peak")
         best = max(best, 2 * n**3 / found.time("mm").low)
     return best
 
