@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -32,6 +34,19 @@ def check_size(where: str, name: str, value: object, *, minimum: int = 1) -> int
         reason = f"must be a whole number of at least {minimum}"
         raise ArgumentError(complaint(where, name, value, reason, f"pass {minimum} or more"))
     return size
+
+
+def check_seconds(where: str, name: str, value: object) -> float:
+    """Return ``value`` as a float, or raise if it is not a positive, finite number of seconds."""
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    try:
+        seconds = float(value) if isinstance(value, Real) else math.nan
+    except OverflowError:
+        seconds = math.inf
+    if not is_number or not 0 < seconds < math.inf:
+        reason = "must be a positive, finite number of seconds"
+        raise ArgumentError(complaint(where, name, repr(value), reason, "pass a number such as 0.5"))
+    return seconds
 
 
 def check_dtype(where: str, dtype: torch.dtype) -> torch.dtype:

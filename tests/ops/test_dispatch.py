@@ -111,11 +111,17 @@ def test_a_request_that_cannot_be_honoured_raises(mixed, install) -> None:
     chain_matmul(*arguments(mixed))
 
 
-def test_portable_declines_empty_batches(mixed) -> None:
-    x, weights, patterns = arguments(mixed)
-    with use_backend("portable"), pytest.raises(BackendUnavailableError, match="empty"):
-        chain_matmul(x[:0], weights, patterns)
-    assert chain_matmul(x[:0], weights, patterns).shape == (0, mixed.rows)
+@pytest.mark.parametrize("name", ["native", "portable", "reference"])
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_empty_batches_run_whoever_is_asked_for(mixed, name: str, requires_grad: bool) -> None:
+    x, weights, patterns = arguments(mixed, requires_grad)
+    with use_backend(name):
+        y = chain_matmul(x[:0], weights, patterns)
+        assert y.shape == (0, mixed.rows)
+        assert explain_dispatch(x[:0], weights, patterns).backend == "reference"
+        if requires_grad:
+            y.sum().backward()
+    assert all(w.grad is None or not w.grad.any() for w in weights)
 
 
 def test_a_request_ends_with_its_block(mixed) -> None:

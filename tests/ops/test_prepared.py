@@ -9,6 +9,7 @@ import pickle
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -127,6 +128,14 @@ def test_empty_batches(mixed) -> None:
 
 
 @pytest.mark.usefixtures("backend")
+@pytest.mark.parametrize("nothing", [[], (), np.array([]), torch.empty(0, dtype=torch.int64)], ids=repr)
+def test_taking_nothing_gives_nothing(mixed, nothing) -> None:
+    plan = prepare(mixed.draw(), mixed.patterns, take=nothing)
+    for _ in range(2):
+        assert plan(torch.randn(3, mixed.cols, dtype=torch.float64)).shape == (3, 0)
+
+
+@pytest.mark.usefixtures("backend")
 def test_threads_share_a_plan(mixed) -> None:
     plan = prepare(mixed.draw(), mixed.patterns)
     x = torch.randn(40, mixed.cols, dtype=torch.float64)
@@ -156,18 +165,28 @@ def test_refusals(mixed) -> None:
         prepare([weights[0], *[w.float() for w in weights[1:]]], patterns)
     with pytest.raises(DtypeError, match="not all tensors"):
         prepare([[1.0]])  # type: ignore[list-item]
-    with pytest.raises(ArgumentError, match=r"gather.*outside"):
-        prepare(weights, patterns, gather=torch.full((mixed.cols,), mixed.cols))
+    beyond = torch.arange(mixed.cols)
+    beyond[4] = mixed.cols
+    with pytest.raises(ArgumentError, match=rf"gather\[4\]={mixed.cols}: x has {mixed.cols} entries"):
+        prepare(weights, patterns, gather=beyond)
+    with pytest.raises(ArgumentError, match=r"gather\[0\]=-2: .*-1 for zero"):
+        prepare(weights, patterns, gather=[-2, *beyond[1:].tolist()])
     with pytest.raises(ArgumentError, match=r"gather.shape"):
         prepare(weights, patterns, gather=[0])
     with pytest.raises(DtypeError, match=r"take.dtype"):
         prepare(weights, patterns, take=torch.ones(mixed.rows))
-    with pytest.raises(ArgumentError, match=r"take.*outside"):
-        prepare(weights, patterns, take=[-1])
+    with pytest.raises(ArgumentError, match=rf"take\[1\]=-1: the last factor has {mixed.rows} rows"):
+        prepare(weights, patterns, take=[0, -1])
     with pytest.raises(ArgumentError, match=r"bias.shape"):
         prepare(weights, patterns, bias=torch.ones(1, dtype=torch.float64))
     with pytest.raises(DtypeError, match=r"bias.dtype"):
         prepare(weights, patterns, bias=torch.ones(mixed.rows))
+    with pytest.raises(DtypeError, match=r"bias=ndarray: not a torch.Tensor.*torch.as_tensor\(bias\)"):
+        prepare(weights, patterns, bias=np.ones(mixed.rows))  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"gather.shape=\(0,\)"):
+        prepare(weights, patterns, gather=[])
+    with pytest.raises(ArgumentError, match=r"^prepare: patterns\[0\]"):
+        prepare(weights, [(1, 2), *patterns[1:]])  # type: ignore[list-item]
     with pytest.raises(ArgumentError, match=r"n="):
         prepare(weights, patterns, n=mixed.cols + 1)
 
@@ -181,7 +200,7 @@ def test_refusals_of_a_plan(mixed) -> None:
             plan(x.float())
         with pytest.raises(ArgumentError, match="last dimension"):
             plan(x[:, 1:])
-        with pytest.raises(DtypeError, match="plain tensor"):
+        with pytest.raises(DtypeError, match=r"x=ndarray: not a torch.Tensor"):
             plan(x.numpy())  # type: ignore[arg-type]
         with pytest.raises(ArgumentError, match="device"):
             plan(x.to("meta"))
@@ -189,7 +208,7 @@ def test_refusals_of_a_plan(mixed) -> None:
             plan(x.clone().requires_grad_())
         with pytest.raises(ArgumentError, match="traced"):
             torch.func.jacrev(plan)(x)
-        with pytest.raises(DtypeError, match="plain tensor"):
+        with pytest.raises(DtypeError, match="x=Labelled: a subclass"):
             plan(x.as_subclass(type("Labelled", (Tensor,), {})))
         with pytest.raises(ArgumentError, match="traced"):
             torch.func.vmap(plan)(x)
@@ -342,6 +361,8 @@ def test_out_must_fit(mixed) -> None:
             multiply(out[:1])
         with pytest.raises(DtypeError, match=r"out.dtype"):
             multiply(out.float())
+        with pytest.raises(DtypeError, match=r"out=ndarray: not a torch.Tensor.*torch.as_tensor\(out\)"):
+            multiply(out.numpy())
         with pytest.raises(ArgumentError, match=r"out.device"):
             multiply(out.to("meta"))
         with pytest.raises(ArgumentError, match="share one place"):

@@ -7,13 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kmatrix._checks import DTYPES, check_dtype
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops import dispatch
 from kmatrix.ops.autograd import multiply_operator, multiply_watched
 from kmatrix.ops.calls import record, repeated
 from kmatrix.ops.definition import Pattern as Pattern
-from kmatrix.ops.definition import Patterns, check_sizes, check_weights, reference_chain_matmul
+from kmatrix.ops.definition import (
+    Patterns,
+    check_numbers,
+    check_sizes,
+    check_weights,
+    reference_chain_matmul,
+)
 from kmatrix.ops.flops import announce_formulas
 from kmatrix.ops.library import lower_precision
 from kmatrix.ops.output import multiply_into, repeat_into
@@ -44,8 +49,8 @@ def chain_matmul(
             ``a`` or ``d`` or both: it is then tied, that is, the same for all groups or all diagonals.
         patterns: the pattern of each factor; needed only when weights are tied, else read off their shapes.
         out: where to put the products: of their shape, dtype and device. It may share memory with ``x`` or a
-            weight; the products are right all the same. Only for calls that nothing watches: no gradients, no
-            transforms, no compiler.
+            weight; the products are right all the same. Only for plain calls: no gradients, no transforms, no
+            compiler.
 
     Returns:
         The products, shape ``(*, m)`` with ``m = a*b*d`` of the last factor, contiguous, or ``out``. Differentiable to
@@ -54,8 +59,7 @@ def chain_matmul(
         ``F.linear``.
 
     Raises:
-        ArgumentError: if shapes, patterns or devices do not fit, or if ``out`` is given and something watches
-            the call.
+        ArgumentError: if shapes, patterns or devices do not fit, or if ``out`` is given and the call is not plain.
         DtypeError: if ``x`` is not floating point, or a weight has another dtype (a real weight for complex
             ``x`` included): nothing is promoted in silence.
         BackendUnavailableError: if ``use_backend`` asks for a backend that cannot run this product.
@@ -82,7 +86,7 @@ def chain_matmul(
     chain = _checked_chain(x, weights, patterns)
     if is_autocast(x):
         x, *weights = lower_precision(x.device.type, [x, *weights])
-    _check_numbers(x, weights)
+    check_numbers(_WHERE, x, weights)
     if out is not None:
         return multiply_into(out, x, weights, chain, patterns)
     if not chain:
@@ -122,12 +126,12 @@ def explain_dispatch(
     Example:
         >>> told = explain_dispatch(torch.ones(3, 4), [torch.ones(2, 1, 2, 1)])
         >>> told.route
-        'nothing watches the call: the backend runs at once'
+        'a plain call: the backend runs at once'
         >>> told.reasons["portable"]
         'merged factors, stock torch kernels'
     """
     chain = _checked_chain(x, weights, patterns)
-    _check_numbers(x, weights)
+    check_numbers(_WHERE, x, weights)
     return dispatch.explain(x, weights, chain, route(x, weights))
 
 
@@ -138,10 +142,10 @@ def check_chain(
     if not all(isinstance(w, Tensor) for w in weights):
         kinds = sorted({type(w).__name__ for w in weights})
         raise DtypeError(complaint(where, "weights", kinds, "not all tensors", "pass torch.Tensors"))
-    chain = _as_chain(weights, patterns)
+    chain = _as_chain(where, weights, patterns)
     probe = torch.empty(chain[0].cols, dtype=weights[0].dtype, device="meta")
     check_sizes(where, probe, chain)
-    _check_numbers(weights[0], weights)
+    check_numbers(where, weights[0], weights, x_is="weights[0]")
     return chain
 
 
@@ -156,44 +160,30 @@ def _checked_chain(
         raise ArgumentError(
             complaint(_WHERE, "x.shape", tuple(x.shape), "there is no last dimension", way_out)
         )
-    chain = _as_chain(weights, patterns)
+    chain = _as_chain(_WHERE, weights, patterns)
     check_sizes(_WHERE, x, chain)
     return chain
 
 
-def _as_chain(weights: Sequence[Tensor], patterns: Sequence[tuple[int, int, int, int]] | None) -> Patterns:
+def _as_chain(
+    where: str, weights: Sequence[Tensor], patterns: Sequence[tuple[int, int, int, int]] | None
+) -> Patterns:
     if patterns is None:
-        return tuple([_shape_as_pattern(w.shape, i) for i, w in enumerate(weights)])
-    chain = tuple([_as_pattern(p, i) for i, p in enumerate(patterns)])
-    check_weights(_WHERE, weights, chain)
+        return tuple([_shape_as_pattern(where, w.shape, i) for i, w in enumerate(weights)])
+    chain = tuple([_as_pattern(where, p, i) for i, p in enumerate(patterns)])
+    check_weights(where, weights, chain)
     return chain
 
 
-def _shape_as_pattern(shape: Sequence[int], i: int) -> Pattern:
+def _shape_as_pattern(where: str, shape: Sequence[int], i: int) -> Pattern:
     if len(shape) != 4:
         way_out = "pass weights of shape (a, b, c, d)"
-        raise ArgumentError(complaint(_WHERE, f"weights[{i}].shape", tuple(shape), "not a factor", way_out))
+        raise ArgumentError(complaint(where, f"weights[{i}].shape", tuple(shape), "not a factor", way_out))
     return Pattern._make(shape)
 
 
-def _as_pattern(sizes: Sequence[int], i: int) -> Pattern:
+def _as_pattern(where: str, sizes: Sequence[int], i: int) -> Pattern:
     if len(sizes) != 4:
         way_out = "pass Pattern(a, b, c, d)"
-        raise ArgumentError(complaint(_WHERE, f"patterns[{i}]", tuple(sizes), "not four sizes", way_out))
+        raise ArgumentError(complaint(where, f"patterns[{i}]", tuple(sizes), "not four sizes", way_out))
     return Pattern._make(sizes)
-
-
-def _check_numbers(x: Tensor, weights: Sequence[Tensor]) -> None:
-    dtype, device = x.dtype, x.device
-    if dtype not in DTYPES:
-        check_dtype(f"{_WHERE}: x", dtype)
-    for i, w in enumerate(weights):
-        if w.dtype != dtype:
-            reason = f"x has {dtype}"
-            way_out = f"convert one: weights[{i}].to({dtype}) or x.to({w.dtype})"
-            raise DtypeError(complaint(_WHERE, f"weights[{i}].dtype", w.dtype, reason, way_out))
-        if w.device != device:
-            reason = f"x is on {device}"
-            raise ArgumentError(
-                complaint(_WHERE, f"weights[{i}].device", w.device, reason, "move one to the other")
-            )

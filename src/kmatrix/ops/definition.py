@@ -12,7 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kmatrix._errors import ArgumentError, complaint
+from kmatrix._checks import DTYPES, check_dtype
+from kmatrix._errors import ArgumentError, DtypeError, complaint
 
 
 class Pattern(NamedTuple):
@@ -98,6 +99,26 @@ def check_weights(where: str, weights: Sequence[Tensor], patterns: Patterns) -> 
         reason = f"does not fit the pattern (a, b, c, d) = {(a, b, c, d)}"
         way_out = "pass a weight of that shape, with size 1 along a or d where it is tied"
         raise ArgumentError(complaint(where, f"weights[{i}].shape", tuple(shape), reason, way_out))
+
+
+def check_numbers(where: str, x: Tensor, weights: Sequence[Tensor], *, x_is: str = "x") -> None:
+    """Raise unless the number type of ``x`` is usable, and every weight has it and lies on the same device."""
+    dtype, device = x.dtype, x.device
+    if dtype not in DTYPES:
+        check_dtype(f"{where}: {x_is}", dtype)
+    for i, w in enumerate(weights):
+        if w.dtype != dtype or w.device != device:
+            check_alike(where, f"weights[{i}]", w, x, x_is=x_is)
+
+
+def check_alike(where: str, name: str, tensor: Tensor, x: Tensor, *, x_is: str = "x") -> None:
+    """Raise unless a tensor has the number type and the device of ``x``, which the message calls ``x_is``."""
+    if tensor.dtype != x.dtype:
+        way_out = f"convert one: {name}.to({x.dtype}) or {x_is}.to({tensor.dtype})"
+        raise DtypeError(complaint(where, f"{name}.dtype", tensor.dtype, f"{x_is} has {x.dtype}", way_out))
+    if tensor.device != x.device:
+        reason, way_out = f"{x_is} is on {x.device}", "move one to the other"
+        raise ArgumentError(complaint(where, f"{name}.device", tensor.device, reason, way_out))
 
 
 def check_sizes(where: str, x: Tensor, patterns: Patterns) -> None:

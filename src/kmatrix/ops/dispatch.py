@@ -112,7 +112,7 @@ def use_backend(name: str) -> Iterator[None]:
     """Run every chain product inside the block on the named backend, or raise; results never depend on it.
 
     The request holds for products that start in this thread or task. Backward passes and compiled functions
-    obey the request in force when they run.
+    obey the request in force when they run. Products of empty tensors have nothing to compute and always run.
 
     Args:
         name: "native", "portable" or "reference".
@@ -163,10 +163,14 @@ def observing() -> Iterator[list[Product]]:
 def choose(x: Tensor, weights: Sequence[Tensor], patterns: Patterns) -> Backend:
     """The backend asked for by name, else the first that can run.
 
+    Where there is nothing to compute, the definition says what shape it has, whoever was asked for.
+
     Raises:
         BackendUnavailableError: if the one asked for cannot.
     """
     wanted = _requested.get()
+    if wanted is not None and _is_empty(x, patterns):
+        return BACKENDS[-1]
     for backend in BACKENDS:
         if wanted is not None and backend.name != wanted:
             continue
@@ -177,6 +181,10 @@ def choose(x: Tensor, weights: Sequence[Tensor], patterns: Patterns) -> Backend:
             raise unavailable(wanted, reason)
         _log.debug("backend %s passed over: %s", backend.name, reason)
     raise unavailable("any", "no backend takes these arguments")
+
+
+def _is_empty(x: Tensor, patterns: Patterns) -> bool:
+    return x.numel() == 0 or not all(map(all, patterns))
 
 
 def observe(
@@ -216,7 +224,7 @@ def explain(x: Tensor, weights: Sequence[Tensor], patterns: Patterns, how: Route
         verdicts = {
             name: v if name == Reference.name else Verdict(False, how.value) for name, v in verdicts.items()
         }
-    wanted = _requested.get()
+    wanted = None if _is_empty(x, patterns) else _requested.get()
     able = [name for name, verdict in verdicts.items() if verdict.ok and wanted in (None, name)]
     reasons = {name: verdict.reason for name, verdict in verdicts.items()}
     return Explanation(able[0] if able else None, how.value, reasons)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops.definition import Patterns
+from kmatrix.ops.routing import is_plain
 
 
 class OutsideError(Exception):
@@ -120,6 +121,8 @@ def check_index(where: str, name: str, index: object, length: int | None, low: i
         raise DtypeError(
             complaint(where, name, type(index).__name__, "not an index", "pass whole numbers")
         ) from None
+    if not found.numel() and not isinstance(index, Tensor):
+        found = found.long()  # an empty list holds no fractions, whatever torch makes of it
     if found.dtype == torch.bool or found.is_floating_point() or found.is_complex():
         raise DtypeError(complaint(where, f"{name}.dtype", found.dtype, "not an index", "pass whole numbers"))
     if found.ndim != 1 or (length is not None and len(found) != length):
@@ -128,16 +131,43 @@ def check_index(where: str, name: str, index: object, length: int | None, low: i
         raise ArgumentError(
             complaint(where, f"{name}.shape", tuple(found.shape), "does not fit the chain", way_out)
         )
-    if len(found) and not (low <= int(found.min()) and int(found.max()) < high):
-        reason = f"an index lies outside {low}..{high - 1}"
-        raise ArgumentError(complaint(where, name, f"index({len(found)})", reason, "keep it inside"))
+    outside = ((found < low) | (found >= high)).nonzero()
+    if len(outside):
+        position = int(outside[0])
+        raise ArgumentError(_points_outside(where, name, position, int(found[position]), low, high))
     return found.detach().to("cpu", torch.int64, copy=True).contiguous()
+
+
+def _points_outside(where: str, name: str, position: int, value: int, low: int, high: int) -> str:
+    argument = f"{name}[{position}]"
+    if low < 0:
+        reason = f"x has {high} entries, so an index is one of 0..{high - 1}, or -1 for zero"
+        return complaint(where, argument, value, reason, "point inside, or say with n= how long x is")
+    reason = f"the last factor has {high} rows, so an index is one of 0..{high - 1}"
+    return complaint(where, argument, value, reason, "point inside")
+
+
+def check_is_tensor(where: str, name: str, value: object) -> None:
+    """Raise unless a value is a tensor, of whatever kind."""
+    if not isinstance(value, Tensor):
+        way_out = f"pass a torch.Tensor, such as torch.as_tensor({name})"
+        raise DtypeError(complaint(where, name, type(value).__name__, "not a torch.Tensor", way_out))
+
+
+def check_plain(where: str, name: str, value: object) -> None:
+    """Raise unless a value is an ordinary tensor: memory is read or written past all rules of subclasses."""
+    check_is_tensor(where, name, value)
+    if not is_plain(value):
+        reason = "a subclass of torch.Tensor, which may have rules of its own"
+        way_out = f"pass {name}.as_subclass(torch.Tensor)"
+        raise DtypeError(complaint(where, name, type(value).__name__, reason, way_out))
 
 
 def check_bias(where: str, bias: Tensor | None, n_out: int, like: Tensor) -> None:
     """Raise unless the bias is one number of the dtype and device of ``like`` for each output."""
     if bias is None:
         return
+    check_is_tensor(where, "bias", bias)
     if bias.dtype != like.dtype:
         raise DtypeError(
             complaint(

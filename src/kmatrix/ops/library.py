@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from kmatrix._checks import DTYPES, check_dtype
-from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix._errors import ArgumentError, complaint
 from kmatrix.ops import autograd, dispatch
 from kmatrix.ops.definition import (
     Patterns,
+    check_alike,
+    check_numbers,
     check_sizes,
     check_weights,
     flatten_patterns,
@@ -70,20 +71,8 @@ def _checked(where: str, x: Tensor, weights: Sequence[Tensor], patterns: Sequenc
     chain = unflatten_patterns(patterns)
     check_weights(where, weights, chain)
     check_sizes(where, x, chain)
-    if x.dtype not in DTYPES:
-        check_dtype(f"{where}: x", x.dtype)
-    for i, w in enumerate(weights):
-        _check_alike(where, f"weights[{i}]", w, x)
+    check_numbers(where, x, weights)
     return chain
-
-
-def _check_alike(where: str, name: str, tensor: Tensor, x: Tensor) -> None:
-    if tensor.dtype != x.dtype:
-        way_out = f"convert one: {name}.to({x.dtype}) or x.to({tensor.dtype})"
-        raise DtypeError(complaint(where, f"{name}.dtype", tensor.dtype, f"x has {x.dtype}", way_out))
-    if tensor.device != x.device:
-        reason, way_out = f"x is on {x.device}", "move one to the other"
-        raise ArgumentError(complaint(where, f"{name}.device", tensor.device, reason, way_out))
 
 
 def _check_grad(where: str, grad: Tensor, x: Tensor, chain: Patterns) -> None:
@@ -91,7 +80,7 @@ def _check_grad(where: str, grad: Tensor, x: Tensor, chain: Patterns) -> None:
     if tuple(grad.shape) != shape:
         reason, way_out = f"the products have {shape}", "pass the gradient of the products"
         raise ArgumentError(complaint(where, "grad.shape", tuple(grad.shape), reason, way_out))
-    _check_alike(where, "grad", grad, x)
+    check_alike(where, "grad", grad, x)
 
 
 def _kernel(x: Tensor, weights: Sequence[Tensor], patterns: Sequence[int]) -> Tensor:

@@ -6,7 +6,6 @@ bytes change. The arithmetic of half precision is float32.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Hashable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -20,11 +19,8 @@ from kmatrix.ops.native_cache import PACKED
 from kmatrix.ops.native_layout import HALF, Description, Vectors, described, vectors
 from kmatrix.ops.native_module import DTYPE_CODES, NativeChain, native_part, threads
 from kmatrix.ops.native_plan import UNCACHED_BATCH, Schedule, batch_class, default_schedule
-from kmatrix.ops.portable import portable_chain_gradients
 from kmatrix.ops.verdict import Verdict
 from kmatrix.ops.wisdom import learned_schedule
-
-_log = logging.getLogger(__name__)
 
 
 class Native:
@@ -53,11 +49,7 @@ class Native:
         self, grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, need_x: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
         """Gradients, recomputing the vectors between the factors tile by tile."""
-        try:
-            return gradients(grad, x, weights, patterns, need_x)
-        except NotImplementedError as error:
-            _log.debug("native gradients passed over: %s", error)
-            return portable_chain_gradients(grad, x, weights, patterns, need_x)
+        return gradients(grad, x, weights, patterns, need_x)
 
 
 def multiply(
@@ -120,8 +112,6 @@ def gradients(
     chain = ready_chain(
         description, schedule, pointers, keep=source.batch < UNCACHED_BATCH, packed=True
     ).chain
-    if not chain.backward_can_run:
-        raise NotImplementedError("the kernels of this build have no gradients")
     grad_x = torch.empty(x.shape, dtype=x.dtype, device="cpu") if need_x else None
     target = (0, 0, 1) if grad_x is None else (grad_x.data_ptr(), x.shape[-1], 1)
     wide = torch.float32 if x.dtype in HALF else x.dtype
@@ -192,7 +182,7 @@ def ready_chain(
 
     ``keep`` says whether to remember what is copied, and ``packed`` that the weights must be.
     """
-    in_rows = schedule.kernel == "rows" and not packed and _plain_chain(description, schedule).rows_can_run
+    in_rows = schedule.kernel == "rows" and not packed
     if in_rows and (ends is None or ends.trivial):
         return Ready(_plain_chain(description, schedule), False, 0)
 

@@ -34,8 +34,6 @@ class NativeChain(Protocol):
     """A chain with fixed sizes, passes and index arrays, and the weights it packed last."""
 
     packed_nbytes: int
-    rows_can_run: bool
-    backward_can_run: bool
 
     def pack(self, pointers: Sequence[int]) -> None:
         """Copy the weights of the factors in order of use."""
@@ -173,7 +171,7 @@ def native_part() -> NativePart:
     """Load the compiled module, once in a process."""
     try:
         module = cast(NativeModule, importlib.import_module("kmatrix._native"))
-        isa = module.default_isa()
+        isa = _requested_isa(module) or module.default_isa()
     except ImportError as error:
         if build_info().get("native"):
             return _absent(f"the native kernels cannot be loaded ({error})")
@@ -183,6 +181,23 @@ def native_part() -> NativePart:
     if _process.forked:
         module.forked()
     return NativePart(module, isa, f"native kernels, {isa}")
+
+
+def _requested_isa(module: NativeModule) -> str:
+    """The instruction set that ``$KMATRIX_ISA`` names, in any case; "" if it names none.
+
+    Raises:
+        RuntimeError: if it is not in this build, or this processor does not run it.
+    """
+    asked = os.environ.get("KMATRIX_ISA", "").strip()
+    if asked:
+        try:
+            module.limits(asked.lower())
+        except ValueError:
+            built = ", ".join(module.compiled())
+            reason = "not in this build, or not on this processor"
+            raise RuntimeError(f"KMATRIX_ISA={asked}: {reason}; the build holds {built}") from None
+    return asked.lower()
 
 
 @lru_cache(maxsize=1)

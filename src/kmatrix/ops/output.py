@@ -12,7 +12,7 @@ from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops import dispatch, native
 from kmatrix.ops.calls import record, repeated
 from kmatrix.ops.definition import Patterns
-from kmatrix.ops.ends import Ends
+from kmatrix.ops.ends import Ends, check_plain
 from kmatrix.ops.native_layout import overlap
 from kmatrix.ops.routing import Route, is_plain, route
 
@@ -33,10 +33,12 @@ def multiply_into(
     out: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, given: object
 ) -> Tensor:
     """The product in ``out``; the other arguments have been checked, the patterns as they were given included."""
+    check_plain(_WHERE, "out", out)
     how = route(x, [*weights, out])
     if how is not Route.DIRECT:
+        reason = f"{how.obstacle}, and would not know that this memory is written"
         way_out = "leave out= away, or call under torch.no_grad() and outside of transforms"
-        raise ArgumentError(complaint(_WHERE, "out", f"tensor{tuple(out.shape)}", how.value, way_out))
+        raise ArgumentError(complaint(_WHERE, "out", f"tensor{tuple(out.shape)}", reason, way_out))
     check_out(_WHERE, out, (*x.shape[:-1], patterns[-1].rows if patterns else x.shape[-1]), x)
     if not patterns:
         return out.copy_(x)
@@ -79,10 +81,7 @@ def mark_written(out: Tensor) -> None:
 
 def check_out(where: str, out: Tensor, shape: tuple[int, ...], like: Tensor) -> None:
     """Raise unless ``out`` can hold a result of this shape and of the dtype and device of ``like``."""
-    if not is_plain(out):
-        raise DtypeError(
-            complaint(where, "out", type(out).__name__, "not a plain tensor", "pass a torch.Tensor")
-        )
+    check_plain(where, "out", out)
     if out.is_inference() and not torch.is_inference_mode_enabled():
         reason = "made in inference mode, which has ended"
         raise ArgumentError(complaint(where, "out", f"tensor{tuple(out.shape)}", reason, "pass out.clone()"))

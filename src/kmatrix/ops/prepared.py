@@ -12,7 +12,7 @@ from kmatrix.ops import dispatch
 from kmatrix.ops.calls import empty, recorder
 from kmatrix.ops.chain import chain_matmul, check_chain
 from kmatrix.ops.definition import Patterns
-from kmatrix.ops.ends import Ends, check_ends
+from kmatrix.ops.ends import Ends, check_ends, check_plain
 from kmatrix.ops.native import new_chain, schedule_of
 from kmatrix.ops.native_layout import Description, described, lie_in_place, overlap, vectors
 from kmatrix.ops.native_module import native_part, threads
@@ -117,7 +117,7 @@ class PreparedChain:
         if out is None:
             y = empty(shape, strides, self.dtype)
             return y if run(x, y, get_num_threads()) else self._slow(x, None)
-        if is_writable(out, shape) and run(x, out, get_num_threads()):
+        if is_plain(out) and is_writable(out, shape) and run(x, out, get_num_threads()):
             mark_written(out)
             return out
         return self._slow(x, out)
@@ -148,7 +148,7 @@ class PreparedChain:
             mark_written(out)
         with torch.no_grad():
             x = x.resolve_conj().resolve_neg()
-            if not (self._is_native and x.numel() and self.n_out):
+            if not (self._is_native and x.numel()):
                 y = self._portable(x)
                 return y if out is None else out.copy_(y)
             direct = out is not None and not (out.is_conj() or out.is_neg() or overlap(out, x))
@@ -161,12 +161,10 @@ class PreparedChain:
             return y if out is None or direct else out.copy_(y)
 
     def _check(self, x: Tensor) -> None:
-        if not is_plain(x):
-            way_out = "pass a torch.Tensor"
-            raise DtypeError(complaint(_CALL, "x", type(x).__name__, "not a plain tensor", way_out))
+        check_plain(_CALL, "x", x)
         how = route(x, ())
         if how is Route.DEFINITION or transforms_active():  # first: tracing minds being asked for sizes
-            raise ArgumentError(complaint(_CALL, "x", "a traced tensor", how.value, "use chain_matmul"))
+            raise ArgumentError(complaint(_CALL, "x", "a traced tensor", how.obstacle, "use chain_matmul"))
         if x.dtype != self.dtype:
             reason = f"the plan holds {self.dtype}"
             raise DtypeError(complaint(_CALL, "x.dtype", x.dtype, reason, f"pass x.to({self.dtype})"))
@@ -178,12 +176,13 @@ class PreparedChain:
             raise ArgumentError(complaint(_CALL, "x.device", x.device, reason, "prepare it again there"))
         if how is Route.AUTOGRAD:
             way_out = "call it under torch.no_grad(), pass x.detach(), or use chain_matmul"
-            raise ArgumentError(complaint(_CALL, "x", "a tensor with gradients", how.value, way_out))
+            raise ArgumentError(complaint(_CALL, "x", "a tensor with gradients", how.obstacle, way_out))
 
     @property
     def _is_native(self) -> bool:
         return (
             dispatch.native_is_next()
+            and self.n_out > 0
             and self._weights[0].device.type == "cpu"
             and native_part().module is not None
         )
@@ -204,7 +203,7 @@ class PreparedChain:
         pointers = [w.data_ptr() for w in self._weights]
         if self._ends.bias is not None:
             chain.set_bias(self._ends.bias.data_ptr())
-        packed = schedule.kernel == "tiles" or not chain.rows_can_run
+        packed = schedule.kernel == "tiles"
         if packed:
             chain.pack(pointers)
         record = recorder()

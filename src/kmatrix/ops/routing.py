@@ -16,14 +16,25 @@ from torch.autograd import forward_ad
 
 
 class Route(Enum):
-    """How to run one call."""
+    """How to run one call, in words for ``explain_dispatch``."""
 
-    DIRECT = "nothing watches the call: the backend runs at once"
-    AUTOGRAD = "autograd alone watches the call: the backend runs under a node of its graph"
-    OPERATOR = "the compiler, vmap, autocast or a mode watches the call: it goes through torch.ops.kmatrix"
-    DEFINITION = "torch.func, forward-mode derivatives and tracing see through the definition only"
+    DIRECT = "a plain call: the backend runs at once"
+    AUTOGRAD = "autograd records gradients: the backend runs as one step of its graph"
+    OPERATOR = "under torch.compile, vmap, autocast, a mode or with a subclass: through torch.ops.kmatrix"
+    DEFINITION = "torch.func, forward-mode derivatives and tracing need the definition"
+
+    @property
+    def obstacle(self) -> str:
+        """What is in the way of a call that takes plain tensors only, in words."""
+        return _OBSTACLES[self]
 
 
+_OBSTACLES = {
+    Route.DIRECT: "nothing",
+    Route.AUTOGRAD: "autograd is recording gradients",
+    Route.OPERATOR: "torch.compile, vmap, autocast, a mode or a tensor subclass takes part",
+    Route.DEFINITION: "torch.func, forward-mode derivatives or tracing is at work",
+}
 AUTOCAST_DEVICES = ("cpu", "cuda", "xpu", "mps")
 _PLAIN = (Tensor, torch.nn.Parameter)
 

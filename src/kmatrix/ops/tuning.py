@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from kmatrix._checks import check_size
+from kmatrix._checks import check_seconds, check_size
 from kmatrix._errors import ArgumentError, BackendUnavailableError, complaint
 from kmatrix.ops import calls
 from kmatrix.ops.chain import check_chain
@@ -45,11 +45,11 @@ class Tuning(NamedTuple):
     path: str | None
 
     def __str__(self) -> str:
-        kernel, passes, height = self.schedule
         gain = self.rule_seconds / self.seconds
+        kept = "" if self.path else "; not kept in a file"
         return (
-            f"{kernel} kernel, passes {'+'.join(map(str, passes))}, tiles {height} vectors high: "
-            f"{1e6 * self.seconds:.2f} us, {gain:.2f}x the rule ({self.tried} tried)"
+            f"{in_words(self.schedule)}: "
+            f"{1e6 * self.seconds:.2f} us, {gain:.2f}x the rule ({self.tried} tried{kept})"
         )
 
 
@@ -84,13 +84,18 @@ def tune(
         What was found, and how much faster it is than the rule.
 
     Raises:
-        ArgumentError: if shapes, patterns or devices do not fit, or there is no factor.
+        ArgumentError: if shapes, patterns or devices do not fit, there is no factor, or ``seconds`` is not a positive
+            number.
         BackendUnavailableError: if the native kernels are not there, or do not compute these weights.
         DtypeError: if number types are unusable or differ.
 
     Example:
         >>> print(tune([torch.ones(4, 2, 2, 1), torch.ones(2, 2, 2, 2)], batch=64))  # doctest: +SKIP
         tiles kernel, passes 2, tiles 2 vectors high: 1.30 us, 1.02x the rule (5 tried)
+
+    Reference:
+        Frigo and Johnson, The design and implementation of FFTW3 (2005), for measuring instead of modelling and for
+        the word wisdom.
     """
     if not weights:
         raise ArgumentError(
@@ -108,6 +113,9 @@ def tune_chain(
     if ends is None:
         ends = Ends(patterns[0].cols, patterns[-1].rows, None, None, None, ())
     check_size("tune", "batch", batch)
+    seconds = check_seconds("tune", "seconds", seconds)
+    if not ends.n_out:
+        raise ArgumentError(complaint("tune", "take", "[]", "there is nothing to compute", "take some row"))
     weights = [w.detach().resolve_conj().resolve_neg() for w in weights]
     probe = torch.empty(1, patterns[0].cols, dtype=weights[0].dtype, device=weights[0].device)
     ok, reason = NATIVE.can_run(probe, weights, patterns)
@@ -207,7 +215,7 @@ class _Trial:
         self.pointers = [w.data_ptr() for w in weights]
         self.source = vectors(torch.randn(batch, ends.n_in, device="cpu").to(description.dtype))
         self.target = vectors(torch.empty(batch, ends.n_out, dtype=description.dtype, device="cpu"))
-        self.in_rows = schedule.kernel == "rows" and self.chain.rows_can_run
+        self.in_rows = schedule.kernel == "rows"
         if not self.in_rows:
             self.chain.pack(self.pointers)
 
@@ -220,20 +228,32 @@ class _Trial:
             self.chain.forward(*self.source.place, *self.target.place, self.source.batch, threads())
 
 
+def in_words(schedule: Schedule) -> str:
+    """A schedule in words."""
+    kernel, passes, height = schedule
+    tall = f", tiles {height} vector{'' if height == 1 else 's'} high" if kernel == "tiles" else ""
+    return f"{kernel} kernel, passes {'+'.join(map(str, passes))}{tall}"
+
+
 def race(trials: Sequence[Callable[[], object]], seconds: float) -> list[float]:
     """Time of one run of each: the median of rounds taken turn by turn, so that noise hits all alike."""
+    return [statistics.median(found) for found in rounds(trials, seconds)]
+
+
+def rounds(trials: Sequence[Callable[[], object]], seconds: float, count: int = 5) -> list[list[float]]:
+    """Time of one run of each in every round, the rounds taken turn by turn."""
     repeats = []
     for trial in trials:
         trial()
         start = time.perf_counter()
         trial()
         once = max(time.perf_counter() - start, 1e-7)
-        repeats.append(max(1, round(seconds / len(trials) / 5 / once)))
+        repeats.append(max(1, round(seconds / len(trials) / count / once)))
     times: list[list[float]] = [[] for _ in trials]
-    for _ in range(5):
-        for trial, count, found in zip(trials, repeats, times, strict=True):
+    for _ in range(count):
+        for trial, runs, found in zip(trials, repeats, times, strict=True):
             start = time.perf_counter()
-            for _ in range(count):
+            for _ in range(runs):
                 trial()
-            found.append((time.perf_counter() - start) / count)
-    return [statistics.median(found) for found in times]
+            found.append((time.perf_counter() - start) / runs)
+    return times
