@@ -10,10 +10,10 @@ import pytest
 import torch
 
 import kmatrix as km
-from kmatrix.benchmark import special, sweep, training
+from kmatrix.benchmark import special, suite, sweep, training
 from kmatrix.benchmark.cases import member
 from kmatrix.benchmark.contenders import Problem
-from kmatrix.benchmark.page import SECTION, SECTIONS, rewritten, times
+from kmatrix.benchmark.page import SECTION, SECTIONS, break_even, break_even_cells, rewritten, times, where
 from kmatrix.benchmark.picture import speed_picture
 from kmatrix.benchmark.remote import Remote
 from kmatrix.benchmark.results import CaseResult, CurvePoint, Figure, Point, Results, Time, read_results
@@ -54,7 +54,14 @@ def test_every_section_is_written_from_the_results(results: Results) -> None:
     page = "".join(f"<!-- bench: {name} -->\nstale\n<!-- bench: end -->\n" for name in SECTIONS)
     text = rewritten(page, results)
     assert "stale" not in text
-    for words in ("| n = 64 | 0.50x |", "| n = 128 | 20x |", "**missed**", "**kmatrix** 50x", "avx512"):
+    for words in (
+        "| float32 | 128 |",
+        "| n = 64 | 0.50x |",
+        "| n = 128 | 20x |",
+        "**missed**",
+        "**kmatrix** 50x",
+        "avx512",
+    ):
         assert words in text
     assert rewritten(text, results) == text
     assert "avx512" not in rewritten(text, None)
@@ -129,6 +136,28 @@ def test_overhead_is_that_of_the_call_and_of_the_prepared_chain() -> None:
     assert [(f.what, f.unit) for f in special.overhead(16, 1e-3)] == [
         *(("chain_matmul", "us"), ("prepared", "us"))
     ]
+
+
+def test_the_break_even_is_where_all_larger_ones_are_faster(results: Results) -> None:
+    speeds = {16: 2.0, 32: 0.9, 64: 1.1, 128: 3.0}
+    results.map = [Point("float32", n, 1, s, s, s) for n, s in speeds.items()]
+    results.map += [Point("bfloat16", n, 16, 0.5, 0.5, 0.5) for n in (16, 32)]
+    assert break_even(results) == {("float32", 1): 64, ("bfloat16", 16): None}
+    head, *rows = break_even_cells(results)
+    assert head[1:] == ["batch 1", "batch 16"]
+    assert rows == [["float32", "64", ""], ["bfloat16", "", "none"]]
+
+
+@pytest.mark.parametrize(("cores", "said"), [([1.0, 1.0, 0.2], False), ([0.4, 0.3, 1.0], True)], ids=str)
+def test_a_busy_machine_is_named(results: Results, cores: list[float], said: bool) -> None:
+    """Contenders that got less than a core shared it with somebody, and no figure is worth publishing."""
+    times = tuple(Time(str(k), 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, None, c) for k, c in enumerate(cores))
+    results.cases = [CaseResult("a", "butterfly", 1, 1, 1, "0", 5, times)]
+    busy = suite._busy(results)
+    assert bool(busy) == said
+    if said:
+        results.machine["busy"] = busy
+        assert "contenders got 40% of a core" in where(results)
 
 
 @native

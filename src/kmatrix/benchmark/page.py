@@ -31,7 +31,8 @@ def where(results: Results) -> str:
     """One line on the machine."""
     m = results.machine
     many = "thread" if m["threads"] == "1" else "threads"
-    return f"{m['processor']} ({m['instructions']}), {m['threads']} {many}, PyTorch {m['torch']}."
+    busy = f" The machine was not quiet: contenders got {m['busy']} of a core." if "busy" in m else ""
+    return f"{m['processor']} ({m['instructions']}), {m['threads']} {many}, PyTorch {m['torch']}.{busy}"
 
 
 def times(ratio: float) -> str:
@@ -51,7 +52,10 @@ def break_even_map(results: Results) -> str:
         head = [dtype, *[f"batch {batch}" for batch in batches]]
         rows = [[f"n = {n}", *[cells.get((n, batch), "") for batch in batches]] for n in sizes]
         parts.append(_table(head, rows))
-    return "\n".join([*parts, break_even_table(results)])
+    if results.map:
+        head, *rows = break_even_cells(results)
+        parts.insert(-len({p.dtype for p in results.map}), _table(head, rows))
+    return "\n".join(parts)
 
 
 def break_even(results: Results) -> dict[tuple[str, int], int | None]:
@@ -69,13 +73,12 @@ def break_even(results: Results) -> dict[tuple[str, int], int | None]:
     return found
 
 
-def break_even_table(results: Results) -> str:
-    """Where it starts to pay, a row for each number type."""
+def break_even_cells(results: Results) -> list[list[str]]:
+    """Where it starts to pay as a table: the head, and a row for each number type."""
     found = break_even(results)
     dtypes, batches = dict.fromkeys(d for d, _ in found), sorted({b for _, b in found})
     head = ["faster than dense from n =", *[f"batch {batch}" for batch in batches]]
-    rows = [[d, *[_size(found, (d, b)) for b in batches]] for d in dtypes]
-    return _table(head, rows)
+    return [head, *[[d, *[_size(found, (d, b)) for b in batches]] for d in dtypes]]
 
 
 def _size(found: dict[tuple[str, int], int | None], key: tuple[str, int]) -> str:

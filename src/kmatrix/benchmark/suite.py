@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import statistics
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from kmatrix.structures import Butterfly
 QUICK_SIZE, QUICK_BATCH = 1024, 256
 SHARE = ("of the speed of avx512", None, "x", special.SHARE)
 GAIN = ("one thread", None, "x", special.TWO_THREADS)
+QUIET = 0.9  # of a core that a contender gets where nothing else runs; less says that somebody else did
 NOT_QUICK = ("isa", "memory", "schedule")  # unless they are asked for
 GROUPS = {
     "butterfly": "butterflies of 256, 1024 and 4096 points, batches 1 to 2048",
@@ -113,8 +115,18 @@ def run(
                 task.run(results)
             except TooManyCoresError as error:
                 results.notes.append(f"{task.name}: {error}")
+    busy = _busy(results)
+    if busy:
+        results.machine["busy"] = busy
     tell(len(todo), len(todo), "done")
     return results
+
+
+def _busy(results: Results) -> str:
+    """How much of a core contenders got in the middle, if others took a part of it; else empty."""
+    shares = [min(t.cores, 1.0) for case in results.cases for t in case.times if t.cores is not None]
+    share = statistics.median(shares) if shares else 1.0
+    return f"{share:.0%}" if share < QUIET else ""
 
 
 def _versions() -> dict[str, str]:

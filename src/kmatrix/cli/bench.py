@@ -13,7 +13,7 @@ from rich.table import Table
 
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix._files import write_atomically
-from kmatrix.benchmark.page import figure_cells, times, where
+from kmatrix.benchmark.page import break_even_cells, figure_cells, times, where
 from kmatrix.benchmark.picture import check_available, speed_picture
 from kmatrix.benchmark.results import CaseResult, Figure, Results
 from kmatrix.benchmark.suite import GROUPS, Settings, run
@@ -63,6 +63,8 @@ def show(console: Console, results: Results) -> None:
         console.print(_case_table(case))
     for dtype in dict.fromkeys(p.dtype for p in results.map):
         console.print(_map_table(results, dtype))
+    if results.map:
+        console.print(_break_even_table(results))
     if results.figures:
         console.print(_goal_table(results.figures))
     for note in results.notes:
@@ -75,6 +77,7 @@ def _case_table(case: CaseResult) -> Table:
     for t in sorted(case.times, key=lambda t: -t.speed):
         style = "bold" if t.name.startswith("kmatrix") else "dim" if t.name == case.baseline else ""
         name = f"{t.name} (baseline)" if t.name == case.baseline else t.name
+        name += f" ({t.mark})" if t.mark else ""
         spread = f"{times(t.speed_low)} to {times(t.speed_high)}"
         table.add_row(escape(name), times(t.speed), spread, f"{t.us:,.1f}", style=style)
     return table
@@ -87,6 +90,15 @@ def _map_table(results: Results, dtype: str) -> Table:
     table = plain_table(f"times dense, {dtype}", "n", *[f"#batch {batch}" for batch in batches])
     for n in sizes:
         table.add_row(str(n), *[_judged(cells.get((n, batch))) for batch in batches])
+    return table
+
+
+def _break_even_table(results: Results) -> Table:
+    """The size from which on it pays, for each number type and batch."""
+    head, *rows = break_even_cells(results)
+    table = plain_table("where it starts to pay", head[0], *[f"#{batch}" for batch in head[1:]])
+    for row in rows:
+        table.add_row(*row)
     return table
 
 
@@ -107,6 +119,8 @@ def _goal_table(figures: list[Figure]) -> Table:
             case = f.case
         style = "" if f.met is None else "bold green" if f.on_aim else "green" if f.met else "red"
         table.add_row(f"  {escape(f.what)}", *figure_cells(f), style=style)
+        if f.why:
+            table.add_row(f"    {escape(f.why)}", style="dim")
     return table
 
 
