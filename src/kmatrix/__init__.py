@@ -44,6 +44,7 @@ from kmatrix.structures import Diagonal as Diagonal
 from kmatrix.structures import Factor as Factor
 from kmatrix.structures import Fastfood as Fastfood
 from kmatrix.structures import FixedBPBP as FixedBPBP
+from kmatrix.structures import Grouped as Grouped
 from kmatrix.structures import GroupShuffle as GroupShuffle
 from kmatrix.structures import Hankel as Hankel
 from kmatrix.structures import Kaleidoscope as Kaleidoscope

@@ -26,6 +26,7 @@ from kmatrix.structures import (
     Factor,
     Fastfood,
     FixedBPBP,
+    Grouped,
     GroupShuffle,
     Hankel,
     Kaleidoscope,
@@ -250,6 +251,10 @@ class TestRealPart(RealNumbers):
         (RealPart(Butterfly()), 1, 1),
         (RealPart(Sum((Dense(), Circulant()))), 4, 4),
     )
+
+
+class TestGrouped(StructureConformance):
+    examples = ((Grouped(LowRank(rank=2), 3), 6, 9), (Grouped(Toeplitz(), 1), 1, 1))
 
 
 class TestSum(StructureConformance):

@@ -1,8 +1,8 @@
-"""What every layer that holds a structured matrix shares: the bias, its start, and how trained weights are taken over."""
+"""What every layer that holds a structured matrix shares: the bias, the product, how trained weights are taken over."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -41,12 +41,24 @@ class MatrixLayer(nn.Module):
             bound = self.matrix.shape[1] ** -0.5
             nn.init.uniform_(self.bias, -bound, bound)
 
-    def _product(self, x: Tensor) -> Tensor:
-        """The product along the last axis, with the bias."""
-        bias = self.bias
-        if bias is None:
-            return self.matrix(x)
-        return self.matrix(x) + from_pairs(bias, self.matrix.dtype.is_complex)
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply the last axis of ``x`` and add the bias."""
+        bias: Tensor | None
+        if torch.compiler.is_dynamo_compiling():
+            matrix, bias = self.matrix, self.bias
+        else:  # looking up attributes of a module takes longer than a small product
+            matrix = cast(StructuredMatrix, self._modules["matrix"])
+            bias = self._parameters["bias"] if "bias" in self._parameters else self.bias
+        if bias is not None and bias.ndim == 2:
+            bias = from_pairs(bias, True)
+        if (
+            matrix._forward_hooks
+            or matrix._forward_pre_hooks
+            or matrix._backward_hooks
+            or matrix._backward_pre_hooks
+        ):
+            return matrix(x, bias)
+        return matrix.forward(x, bias)
 
 
 def checked_structure(where: str, structure: object) -> Structure:

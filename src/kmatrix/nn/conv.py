@@ -11,7 +11,7 @@ from torch.nn import functional
 from kmatrix._checks import check_dtype, check_size
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix.nn._layer import MatrixLayer, checked_structure, empty_bias, fitted, given_bias
-from kmatrix.structures import Structure, StructuredMatrix
+from kmatrix.structures import Grouped, GroupedMatrix, Structure, StructuredMatrix
 
 Pair = tuple[int, int]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -23,7 +23,8 @@ class Conv2d(MatrixLayer):
 
     Every patch of ``in_channels * kh * kw`` numbers (channels first, as ``nn.Conv2d.weight`` is laid out) is
     multiplied by one ``out_channels x (in_channels * kh * kw)`` matrix. A 1 x 1 kernel multiplies the channels
-    directly; others gather patches first.
+    directly; others gather patches first, which takes ``kh * kw`` times the memory of the input. With groups the
+    matrix is block-diagonal, and each block has the structure.
 
     Args:
         in_channels: channels of the input.
@@ -35,7 +36,7 @@ class Conv2d(MatrixLayer):
         groups: blocks of channels that see only each other.
         bias: whether to add a learned bias.
         padding_mode: ``"zeros"``, ``"reflect"``, ``"replicate"`` or ``"circular"``.
-        structure: the class of matrices.
+        structure: the class of matrices; of each block if there are groups.
         device: where the numbers live.
         dtype: number type; the default dtype of torch if not given.
 
@@ -68,12 +69,13 @@ class Conv2d(MatrixLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_size("Conv2d", "in_channels", in_channels)
+        n = check_size("Conv2d", "in_channels", in_channels)
         m = check_size("Conv2d", "out_channels", out_channels)
         dtype = check_dtype("Conv2d", dtype or torch.get_default_dtype())
         kh, kw = _pair("kernel_size", kernel_size)
-        n = in_channels * kh * kw
-        matrix = checked_structure("Conv2d", structure).empty(m, n, dtype=dtype, device=device)
+        whole = grouped(checked_structure("Conv2d", structure), check_size("Conv2d", "groups", groups))
+        check_groups(n, m, groups)
+        matrix = whole.empty(m, n * kh * kw, dtype=dtype, device=device)
         super().__init__(matrix, empty_bias(m, bias, dtype, device))
         self._set_geometry(kernel_size, stride, padding, dilation, groups, padding_mode)
         self.reset_parameters()
@@ -145,6 +147,10 @@ class Conv2d(MatrixLayer):
             raise ArgumentError(
                 complaint("Conv2d.from_matrix", "matrix.shape", matrix.shape, reason, way_out)
             )
+        if groups > 1 and not (isinstance(matrix, GroupedMatrix) and len(matrix.members) == groups):
+            got, way_out = type(matrix).__name__, "pass a GroupedMatrix of as many blocks"
+            reason = f"it is not made of {groups} groups"
+            raise ArgumentError(complaint("Conv2d.from_matrix", "matrix", got, reason, way_out))
         return layer
 
     @classmethod
@@ -156,7 +162,9 @@ class Conv2d(MatrixLayer):
             structure: the class of matrices to fit.
             options: ``seed``, ``tol`` and ``max_seconds`` of ``km.fit``.
         """
-        matrix = fitted("Conv2d.from_conv2d", dense.weight.flatten(1), structure, options)
+        blocks = dense.weight.flatten(1).chunk(dense.groups)
+        parts = [fitted("Conv2d.from_conv2d", block, structure, options) for block in blocks]
+        matrix = parts[0] if dense.groups == 1 else GroupedMatrix(parts)
         matrix.requires_grad_(dense.weight.requires_grad)
         return cls.like(dense, matrix).train(dense.training)
 
@@ -187,16 +195,23 @@ class Conv2d(MatrixLayer):
     @property
     def weight(self) -> Tensor:
         """The dense weight, laid out as ``nn.Conv2d.weight``, computed anew each time it is read; differentiable."""
-        dense = self.matrix.to_dense()
-        return dense.reshape(self.out_channels, self.in_channels, *self.kernel_size)
+        if isinstance(self.matrix, GroupedMatrix) and self.groups > 1:
+            dense = torch.cat([part.to_dense() for part in self.matrix.members])
+        else:
+            dense = self.matrix.to_dense()
+        return dense.reshape(self.out_channels, self.in_channels // self.groups, *self.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve: ``(N, in_channels, H, W) -> (N, out_channels, H', W')``, or both without ``N``."""
+        channels_last = (
+            x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+        )
         if any(self._pads):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = functional.pad(x, self._pads, mode=mode)
-        y = self._product(self._patches(x)).movedim(-1, -3)
-        return y.contiguous()
+        y = super().forward(self._patches(x)).movedim(-1, -3)
+        # Laid out as nn.Conv2d does: whoever takes y.view(...) of it relies on that.
+        return y.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
     def _patches(self, x: Tensor) -> Tensor:
         """What every output sees, along the last axis: ``(*, H', W', in_channels * kh * kw)``."""
@@ -230,6 +245,19 @@ class Conv2d(MatrixLayer):
         parts += ["bias=False"] if self.bias is None else []
         parts += [f"padding_mode={self.padding_mode}"] if self.padding_mode != "zeros" else []
         return ", ".join(parts)
+
+
+def grouped(structure: Structure, groups: int) -> Structure:
+    """The structure of the whole matrix of a convolution whose groups each have a structure."""
+    return structure if groups == 1 else Grouped(structure, groups)
+
+
+def check_groups(in_channels: int, out_channels: int, groups: int) -> None:
+    """Raise unless the groups divide the channels."""
+    for name, channels in (("in_channels", in_channels), ("out_channels", out_channels)):
+        if channels % groups:
+            reason = f"not divisible by groups={groups}"
+            raise ArgumentError(complaint("Conv2d", name, channels, reason, "choose a common divisor"))
 
 
 def _pair(name: str, value: object, *, minimum: int = 1) -> Pair:

@@ -105,10 +105,6 @@ class Linear(MatrixLayer):
         """The dense ``(out_features, in_features)`` weight, computed anew each time it is read; differentiable."""
         return self.matrix.to_dense()
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply the last axis of ``x`` and add the bias: ``(*, in_features) -> (*, out_features)``."""
-        return self._product(x)
-
     def extra_repr(self) -> str:
         features = f"in_features={self.in_features}, out_features={self.out_features}"
         return f"{features}, bias={self.bias is not None}"

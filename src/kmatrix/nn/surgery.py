@@ -12,7 +12,7 @@ from torch.nn.utils import parametrize
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.nn._layer import MatrixLayer
-from kmatrix.nn.conv import Conv2d
+from kmatrix.nn.conv import Conv2d, grouped
 from kmatrix.nn.linear import Linear
 from kmatrix.structures import Structure
 from kmatrix.structures.base import from_pairs
@@ -42,10 +42,15 @@ class Site:
         return self.names[0]
 
     @property
+    def groups(self) -> int:
+        """How many blocks the weight, as a matrix, has on its diagonal; 1 but for grouped convolutions."""
+        return self.module.groups if isinstance(self.module, nn.Conv2d) else 1
+
+    @property
     def shape(self) -> tuple[int, int]:
-        """The weight as a matrix, ``(out, in)``."""
+        """Shape of the weight as a matrix: ``(out, in)``, or ``(out_channels, in_channels * kh * kw)``."""
         weight = self.module.get_parameter("weight")
-        return weight.shape[0], weight.numel() // weight.shape[0]
+        return weight.shape[0], weight.numel() // weight.shape[0] * self.groups
 
 
 @dataclass(frozen=True)
@@ -302,7 +307,7 @@ def replace_linear_(
             continue
         new[site.name] = layer
         replaced.append(site.names)
-        before += site.shape[0] * site.shape[1]
+        before += site.module.get_parameter("weight").numel()
         after += layer.matrix.num_params
     swap_(model, new)
     return Replacement(tuple(replaced), tuple(skipped), before, after)
@@ -312,7 +317,7 @@ def fresh(site: Site, structure: Structure) -> Linear | Conv2d:
     """A structured layer for the place of a dense one, its matrix drawn anew, its bias shared."""
     dense = site.module
     weight = dense.get_parameter("weight")
-    matrix = structure.empty(*site.shape, dtype=weight.dtype, device=weight.device)
+    matrix = grouped(structure, site.groups).empty(*site.shape, dtype=weight.dtype, device=weight.device)
     matrix.reset_parameters()
     matrix.requires_grad_(weight.requires_grad)
     layer: Linear | Conv2d

@@ -9,13 +9,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from kmatrix.ops import dispatch, native
-from kmatrix.ops.calls import record, repeated
+from kmatrix.ops.calls import record
+from kmatrix.ops.calls import repeated as repeated
 from kmatrix.ops.chain import chain_matmul
 from kmatrix.ops.definition import Pattern as Pattern
 from kmatrix.ops.definition import Patterns, check_weights
 from kmatrix.ops.ends import Ends, OutsideError, cropping, padding
 from kmatrix.ops.routing import Route, is_autocast, is_plain, route
 
+PLAIN = -1  # what `repeated` calls a product without surroundings
 _INDEX = (torch.int64, torch.int32)  # the others are masks to torch, or nothing
 
 
@@ -55,9 +57,7 @@ def chain_apply(
         if x.ndim and x.shape[-1] == patterns[0].cols:
             return chain_matmul(x, weights, patterns)
     others = tuple([t for t in (gather, take, bias) if t is not None])
-    # Which of them are given, and a size that none of them tells.
-    kind = 8 * (patterns[-1].rows if rows is None else rows)
-    kind += (gather is None) + 2 * (take is None) + 4 * (bias is None)
+    kind = _kind(patterns, gather is None, take is None, bias is None, rows)
     if not torch.compiler.is_dynamo_compiling():
         again = repeated(x, weights, patterns, others, kind)
         if isinstance(again, Tensor):
@@ -75,7 +75,20 @@ def chain_apply(
     y = chain_matmul(x if gather is None else x[..., gather], weights, patterns)
     y = y if take is None else y[..., take]
     y = y if rows is None or rows == y.shape[-1] else y[..., :rows]
-    return y if bias is None else y + bias
+    return y if bias is None else y + bias.to(y.dtype)  # autocast may have lowered the products alone
+
+
+def _kind(patterns: Patterns, no_gather: bool, no_take: bool, no_bias: bool, rows: int | None) -> int:
+    """Which surroundings are given, and a size that none of them tells."""
+    given = no_gather + 2 * no_take + 4 * no_bias
+    return 8 * (patterns[-1].rows if rows is None else rows) + given
+
+
+def kind_of_call(patterns: Patterns, n: int, *, gather: bool, take: bool, bias: bool, rows: int) -> int:
+    """What ``repeated`` calls a ``chain_apply`` to vectors of size ``n`` with these surroundings."""
+    if gather or take or bias or rows != patterns[-1].rows or n != patterns[0].cols:
+        return _kind(patterns, not gather, not take, not bias, rows)
+    return PLAIN
 
 
 def _folded(x: Tensor, weights: Sequence[Tensor], patterns: Patterns, ends: Ends) -> Tensor | None:

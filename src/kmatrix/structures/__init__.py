@@ -35,6 +35,8 @@ from kmatrix.structures.compose import scaled as scaled
 from kmatrix.structures.compose import sum_of as sum_of
 from kmatrix.structures.fastfood import Fastfood as Fastfood
 from kmatrix.structures.fastfood import FastfoodMatrix as FastfoodMatrix
+from kmatrix.structures.grouped import Grouped as Grouped
+from kmatrix.structures.grouped import GroupedMatrix as GroupedMatrix
 from kmatrix.structures.kaleidoscope import Kaleidoscope as Kaleidoscope
 from kmatrix.structures.kronecker import Kronecker as Kronecker
 from kmatrix.structures.monarch import GroupShuffle as GroupShuffle

@@ -15,12 +15,14 @@ from kmatrix.structures._safetensors import Unreadable, is_size, short
 from kmatrix.structures._schema import FAMILIES, Families, decode_structure, encode_fields, families_with
 from kmatrix.structures.base import Structure, StructuredMatrix
 from kmatrix.structures.compose import ProductMatrix, ScaledMatrix, SumMatrix, TransposedMatrix
+from kmatrix.structures.grouped import GroupedMatrix
 from kmatrix.structures.real_part import RealPartMatrix
 
 MAX_NODES = 1024
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in DTYPES}
 # What a node says of a matrix that is made of others, beside its type, shape and dtype.
 NODE_KEYS = {
+    "Grouped": ("parts",),
     "Product": ("parts",),
     "RealPart": ("of",),
     "Scaled": ("of", "scalar"),
@@ -59,7 +61,7 @@ def encode(matrix: StructuredMatrix, own: list[type[Structure]], depth: int = 0)
     if depth > MAX_DEPTH:
         reason = f"nested over {MAX_DEPTH} deep"
         raise ArgumentError(complaint("save", "matrix", name, reason, STATE_DICT_INSTEAD))
-    if isinstance(matrix, ProductMatrix | SumMatrix):
+    if isinstance(matrix, ProductMatrix | SumMatrix | GroupedMatrix):
         return node | {"parts": [encode(part, own, depth + 1) for part in matrix.members]}
     if isinstance(matrix, TransposedMatrix):
         return node | {"conjugate": matrix.conjugate, "of": encode(matrix.base, own, depth + 1)}
@@ -133,6 +135,8 @@ def _combined(node: dict[str, Any], parts: list[StructuredMatrix]) -> Structured
     match node["type"]:
         case "Product":
             return ProductMatrix(parts)
+        case "Grouped":
+            return GroupedMatrix(parts)
         case "Sum":
             return SumMatrix(parts)
         case "RealPart":

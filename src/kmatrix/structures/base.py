@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 M = TypeVar("M", bound="StructuredMatrix")
 
 
+def plus(y: Tensor, bias: Tensor) -> Tensor:
+    """Products with a bias, which autocast may have left in another precision than theirs."""
+    return y + (bias if bias.is_complex() != y.is_complex() else bias.to(y.dtype))
+
+
 class Structure(ABC):
     """A class of matrices and its hyper-parameters; subclasses are frozen dataclasses and hold no numbers."""
 
@@ -112,7 +117,7 @@ class StructuredMatrix(nn.Module, ABC):
 
     if TYPE_CHECKING:
 
-        def __call__(self, x: Tensor) -> Tensor: ...
+        def __call__(self, x: Tensor, bias: Tensor | None = None) -> Tensor: ...
 
     @abstractmethod
     def _matmul(self, x: Tensor) -> Tensor:
@@ -149,8 +154,12 @@ class StructuredMatrix(nn.Module, ABC):
         """Operations to multiply one vector; a multiply and an add are two."""
         return self.structure.flops(*self.shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiply the last axis of ``x``: ``(*, n) -> (*, m)``, as layers do.
+    def _affine(self, x: Tensor, bias: Tensor) -> Tensor:
+        """``_matmul(x) + bias``, in one pass where the family has one."""
+        return plus(self._matmul(x), bias)
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Multiply the last axis of ``x`` and add a bias: ``(*, n) -> (*, m)``, as layers do.
 
         A real matrix takes complex input and a complex matrix takes real input; precisions do not mix.
 
@@ -158,7 +167,12 @@ class StructuredMatrix(nn.Module, ABC):
             ArgumentError: if the last dimension of ``x`` is not ``n``.
             DtypeError: if ``x`` has another precision than the matrix.
         """
-        return self._promoted(self._matmul, x, self.shape[1])
+        if bias is None:
+            return self._promoted(self._matmul, x, self.shape[1])
+        if x.dtype == self.dtype:
+            check_last_dim(type(self.structure).__name__, x, self.shape[1])
+            return self._affine(x, bias)
+        return plus(self._promoted(self._matmul, x, self.shape[1]), bias)
 
     def rforward(self, x: Tensor) -> Tensor:
         """Multiply the last axis of ``x`` by the plain transpose: ``(*, m) -> (*, n)``, as ``forward``."""

@@ -19,13 +19,15 @@ from torch import Tensor, nn
 from kmatrix import _permutations
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops import Pattern
-from kmatrix.ops.apply import chain_apply
+from kmatrix.ops.apply import PLAIN, chain_apply, kind_of_call, repeated
+from kmatrix.ops.autograd import multiply_watched
 from kmatrix.ops.routing import is_plain, nothing_watches
 from kmatrix.structures.base import (
     Structure,
     StructuredMatrix,
     empty_parameter,
     fill_normal,
+    plus,
     stored_dtype,
     to_pairs,
 )
@@ -36,6 +38,10 @@ from kmatrix.structures.layout import PermuteKind as PermuteKind
 from kmatrix.structures.layout import Stage as Stage
 from kmatrix.structures.layout import Tie as Tie
 from kmatrix.structures.layout import transposed_chain
+
+
+# Patterns, names of permutations, and the kinds of a product without and with a bias.
+Lane = tuple[tuple[Pattern, ...], tuple[str, ...], int, int]
 
 
 class ChainStructure(Structure):
@@ -118,6 +124,13 @@ class AbstractChainMatrix(StructuredMatrix):
         layout = self.layout
         return _through(x, layout.runs, self.weights, layout.patterns, self.permutation, self.shape[0])
 
+    def _affine(self, x: Tensor, bias: Tensor) -> Tensor:
+        # Where autograd watches, the product has no bias of its own: the sum goes without trying.
+        if type(self)._matmul is not AbstractChainMatrix._matmul or torch.is_grad_enabled():
+            return super()._affine(x, bias)
+        layout = self.layout
+        return _through(x, layout.runs, self.weights, layout.patterns, self.permutation, self.shape[0], bias)
+
     def _rmatmul(self, x: Tensor) -> Tensor:
         weights, patterns = transposed_chain(self.weights, self.layout.patterns)
         k = len(weights)
@@ -149,11 +162,12 @@ def _through(
     patterns: tuple[Pattern, ...],
     index: Callable[[int], Tensor],
     rows: int,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """Send vectors through runs of factors and permutations, padded with zeros before and cropped behind.
 
-    A run takes the permutation before it along, and the last one that behind it as well: the product does
-    them while it reads and writes.
+    A run takes the permutation before it along, and the last one that behind it and the bias as well: the product
+    does them while it reads and writes.
     """
     gather: Tensor | None = None
     for i, run in enumerate(runs):
@@ -164,6 +178,7 @@ def _through(
             gather = index(run)
             continue
         behind = runs[i + 1] if i == len(runs) - 2 else None
+        last = i == len(runs) - 1 or isinstance(behind, int)
         part = slice(*run)
         x = chain_apply(
             x,
@@ -171,11 +186,14 @@ def _through(
             patterns[part],
             gather=gather,
             take=index(behind) if isinstance(behind, int) else None,
-            rows=rows if i == len(runs) - 1 or isinstance(behind, int) else None,
+            rows=rows if last else None,
+            bias=bias if last else None,
         )
         gather = None
+        bias = None if last else bias
     x = x if gather is None else _selected(x, gather)
-    return x if x.shape[-1] == rows else x[..., :rows]
+    x = x if x.shape[-1] == rows else x[..., :rows]
+    return x if bias is None else plus(x, bias)
 
 
 def _selected(x: Tensor, index: Tensor) -> Tensor:
@@ -206,6 +224,7 @@ class ChainMatrix(AbstractChainMatrix):
             empty_parameter(f.weight_shape, dtype, device) for f in layout.factors
         )
         self._names = tuple([str(k) for k in range(len(layout.factors))])
+        self._lane = self._lane_of(layout)
         # A chain of permutations alone has no parameter to ask for its dtype.
         real = dtype.to_real() if dtype.is_complex else dtype
         self.register_buffer("_like", torch.empty(0, dtype=real, device=device), persistent=False)
@@ -270,6 +289,49 @@ class ChainMatrix(AbstractChainMatrix):
                     )
                 )
             self.permutation(k).copy_(torch.as_tensor(index, device="cpu"))
+
+    def _lane_of(self, layout: Layout) -> Lane | None:
+        """What a product is recognised by, of a chain that is one run with a permutation at each end at most."""
+        runs = [isinstance(run, int) for run in layout.runs]
+        if type(self)._matmul is not AbstractChainMatrix._matmul or runs.count(False) != 1 or len(runs) > 3:
+            return None
+        before, behind = runs[0], len(runs) > 1 and runs[-1]
+        if len(runs) != before + 1 + behind:
+            return None
+        permutations = tuple([f"permutation_{k}" for k in range(before + behind)])
+        kinds = [
+            kind_of_call(
+                layout.patterns, self.shape[1], gather=before, take=behind, bias=bias, rows=self.shape[0]
+            )
+            for bias in (False, True)
+        ]
+        return layout.patterns, permutations, kinds[0], kinds[1]
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        # A product that ran before needs no questions: a record tells all of them at once.
+        if self._lane is not None and not torch.compiler.is_dynamo_compiling():
+            y = self._repeated(x, bias)
+            if y is not None:
+                return y
+        return super().forward(x, bias)
+
+    def _repeated(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
+        """The product, if one like it ran before."""
+        patterns, permutations, kind, kind_with_bias = cast(Lane, self._lane)
+        named = cast("dict[str, Tensor]", self._modules["factors"]._parameters)  # type: ignore[union-attr]
+        usual = not self._is_complex and tuple(named) == self._names
+        weights = tuple(named.values()) if usual else self.weights
+        others: tuple[Tensor, ...] = ()
+        if permutations:
+            others = tuple([cast(Tensor, self._buffers[name]) for name in permutations])
+        if bias is not None and not torch.is_grad_enabled():
+            again = repeated(x, weights, patterns, (*others, bias), kind_with_bias)
+            return again if isinstance(again, Tensor) else None
+        again = repeated(x, weights, patterns, others, kind)
+        if again is None or (kind != PLAIN and not isinstance(again, Tensor)):
+            return None  # autograd knows products, not what surrounds them
+        y = again if isinstance(again, Tensor) else multiply_watched(x, weights, again)
+        return y if bias is None else plus(y, bias)
 
     @property
     def weights(self) -> tuple[Tensor, ...]:

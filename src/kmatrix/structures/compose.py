@@ -128,8 +128,8 @@ class Product(Structure):
         return ProductMatrix([s.empty(*shape, dtype=dtype, device=device) for s, shape in shapes])
 
 
-class _Compound(StructuredMatrix):
-    """What products and sums share: parts that hold the numbers."""
+class CompoundMatrix(StructuredMatrix):
+    """What products, sums and groups share: parts that hold the numbers."""
 
     parts: nn.ModuleList
 
@@ -162,7 +162,7 @@ class _Compound(StructuredMatrix):
         return self.members[0].device
 
 
-class ProductMatrix(_Compound):
+class ProductMatrix(CompoundMatrix):
     """The product ``parts[0] @ parts[1] @ ...``, applied from the right."""
 
     def __init__(self, parts: Sequence[StructuredMatrix]) -> None:
@@ -232,7 +232,7 @@ class Sum(Structure):
         return SumMatrix([term.empty(m, n, dtype=dtype, device=device) for term in self.terms])
 
 
-class SumMatrix(_Compound):
+class SumMatrix(CompoundMatrix):
     """The sum of ``parts``."""
 
     def __init__(self, parts: Sequence[StructuredMatrix]) -> None:

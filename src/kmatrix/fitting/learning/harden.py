@@ -15,6 +15,7 @@ from kmatrix.structures.compose import (
     sum_of,
     transpose,
 )
+from kmatrix.structures.grouped import GroupedMatrix
 from kmatrix.structures.permutation import BPPermutationMatrix
 from kmatrix.structures.real_part import RealPartMatrix
 
@@ -50,6 +51,11 @@ def _(matrix: ProductMatrix) -> StructuredMatrix:
 @harden.register
 def _(matrix: SumMatrix) -> StructuredMatrix:
     return sum_of(*map(harden, matrix.members))
+
+
+@harden.register
+def _(matrix: GroupedMatrix) -> StructuredMatrix:
+    return GroupedMatrix(list(map(harden, matrix.members)))
 
 
 @harden.register
