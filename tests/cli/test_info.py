@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,9 @@ from click.testing import Result
 from safetensors.numpy import save_file
 
 import kmatrix as km
+from kmatrix.ops import wisdom
 from kmatrix.ops.native_module import native_part
+from kmatrix.ops.native_plan import Schedule
 
 Command = Callable[..., Result]
 
@@ -70,6 +75,50 @@ def test_the_installation_is_described(kmatrix: Command) -> None:
         assert words in result.stdout
     for words in ("kernels", native_part().isa or "not built", "wisdom", "threads"):
         assert words in result.stdout
+
+
+def row(text: str, name: str) -> str:
+    """The value of a fact in what was printed, on however many lines."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.strip().startswith(name))
+    width = lines[start].index(lines[start].strip().removeprefix(name).strip())
+    more = []
+    for line in lines[start + 1 :]:
+        if line[:width].strip():
+            break
+        more.append(line[width:].strip())
+    return lines[start][width:].strip() + "".join(more)
+
+
+def test_where_wisdom_is_kept(kmatrix: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.json"
+
+    def told(value: str) -> str:
+        monkeypatch.setenv("KMATRIX_WISDOM", value)
+        wisdom.forget()
+        return row(kmatrix("info", columns=300).stdout, "wisdom")
+
+    try:
+        assert told("") == "none: KMATRIX_WISDOM is empty"
+        assert told(str(path)) == f"{path}, not there yet"
+        wisdom.remember("key", Schedule("rows", (1,), 1), {})
+        assert told(str(path)) == f"{path}, 1 schedule measured"
+        wisdom.remember("another", Schedule("rows", (1,), 1), {})
+        assert told(str(path)) == f"{path}, 2 schedules measured"
+        assert told(str(tmp_path)) == f"{tmp_path}, not kept: is a folder"
+        path.write_text("[]")
+        assert told(str(path)) == f"{path}, not kept: cannot be read: not a table of answers"
+        assert told("~no-such-user/w.json").startswith("none: there is no home folder")
+    finally:
+        wisdom.forget()
+
+
+def test_backends_are_those_that_can_run(tmp_path: Path) -> None:
+    environment = {**os.environ, "KMATRIX_ISA": "no such set", "COLUMNS": "300"}
+    command = [sys.executable, "-c", "from kmatrix.cli import main; main()", "info"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert row(done.stdout, "backends") == "portable, reference"
+    assert row(done.stdout, "kernels").startswith("portable: ")
 
 
 @pytest.mark.parametrize(

@@ -152,7 +152,6 @@ def test_answers_of_two_processes_meet_in_one_file(file: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        b"",
         b"\xff\x00nonsense",
         b"[]",
         b'{"format": 1}',
@@ -160,7 +159,7 @@ def test_answers_of_two_processes_meet_in_one_file(file: Path) -> None:
         b'{"format": 1, "entries": []}',
         b"[" * 100_000,
     ],
-    ids=["empty", "bytes", "list", "no entries", "newer", "wrong entries", "deep"],
+    ids=["bytes", "list", "no entries", "newer", "wrong entries", "deep"],
 )
 def test_foreign_files_are_passed_over_with_one_line(
     file: Path, content: bytes, caplog: pytest.LogCaptureFixture

@@ -70,7 +70,46 @@ def test_products_are_told_once_without_the_kernels() -> None:
         assert len(km.explain(matrix, seconds=0.01).products) == 1
 
 
+def test_times_come_with_their_spread() -> None:
+    told = km.explain(km.Butterfly().random(8, 8), seconds=0.01)
+    for candidate in told.candidates:
+        assert (candidate.seconds is None) == (candidate.quartiles is None)
+        if candidate.quartiles is not None:
+            low, high = candidate.quartiles
+            assert low <= candidate.seconds <= high
+            assert f"({1e6 * low:.2f} to {1e6 * high:.2f})" in str(told) or high > 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128])
+def test_fourier_transforms_are_timed_beside_the_fft(dtype: torch.dtype) -> None:
+    forward, backward = km.transforms.dft(12, dtype=dtype), km.transforms.idft(12, norm="ortho", dtype=dtype)
+    named = [
+        (forward, "fft"),
+        (forward.T, "fft"),
+        (3j * forward, "fft"),
+        (backward, "ifft"),
+        (forward.H, "ifft"),
+    ]
+    for matrix, name in named:
+        told = km.explain(matrix, seconds=0.01)
+        assert [c.name for c in told.candidates] == [*[b.name for b in BACKENDS], "dense", "fft"]
+        assert told.candidates[-1].reason.startswith(f"torch.fft.{name},")
+        assert told.candidates[-1].seconds > 0
+        assert told.dense_seconds == told.candidates[-2].seconds
+
+
+def test_what_is_no_fourier_transform_is_not() -> None:
+    almost = km.transforms.dft(12)
+    with torch.no_grad():
+        almost.factors[0][0] += 0.01
+    for matrix in (almost, km.transforms.dct(12), km.transforms.hartley(12), 0 * km.transforms.dft(12)):
+        assert [c.name for c in km.explain(matrix, seconds=0.01).candidates][-1] == "dense"
+
+
 def test_refusals() -> None:
+    for seconds in (0, -1.0, float("nan"), float("inf"), "1", None):
+        with pytest.raises(ArgumentError, match="explain: seconds="):
+            km.explain(km.Butterfly().random(4, 4), seconds=seconds)  # type: ignore[arg-type]
     for nothing in ("text", [], 3):
         with pytest.raises(DtypeError, match="not a matrix"):
             km.explain(nothing)  # type: ignore[arg-type]

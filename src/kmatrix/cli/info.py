@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -16,10 +17,9 @@ from rich.markup import escape
 
 import kmatrix as km
 from kmatrix.cli.tables import fact_table
-from kmatrix.fitting.certificate import processor_name
-from kmatrix.ops.dispatch import BACKENDS
+from kmatrix.ops.dispatch import BACKENDS, NATIVE
 from kmatrix.ops.native_module import build_info, native_part
-from kmatrix.ops.wisdom import answers, wisdom_path
+from kmatrix.ops.wisdom import answers, obstacle, processor_name, wisdom_path
 from kmatrix.report.words import brief
 from kmatrix.structures.serialization import describe
 
@@ -79,7 +79,7 @@ def _installation() -> dict[str, str]:
         "scipy": _version("scipy"),
         "safetensors": _version("safetensors"),
         "processor": processor_name(),
-        "backends": ", ".join(backend.name for backend in BACKENDS),
+        "backends": ", ".join(b.name for b in BACKENDS if b is not NATIVE or native_part().module),
         "kernels": _kernels(),
         "wisdom": _wisdom(),
     }
@@ -97,8 +97,15 @@ def _kernels() -> str:
 def _wisdom() -> str:
     path = wisdom_path()
     if path is None:
-        return "none: KMATRIX_WISDOM is empty"
-    return f"{path}, {answers()} schedules measured" if path.exists() else f"{path}, not there yet"
+        if os.environ.get("KMATRIX_WISDOM") == "":
+            return "none: KMATRIX_WISDOM is empty"
+        return "none: there is no home folder to keep it in; name a file with KMATRIX_WISDOM"
+    found = obstacle(path)
+    if found is not None:
+        return f"{path}, not kept: {found}"
+    known = answers()
+    many = f"{known} schedule{'' if known == 1 else 's'} measured"
+    return f"{path}, {many}" if path.exists() else f"{path}, not there yet"
 
 
 def _version(package: str) -> str:

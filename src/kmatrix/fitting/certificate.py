@@ -19,6 +19,7 @@ from torch import Tensor
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.fitting.targets import as_target
+from kmatrix.ops.wisdom import processor_name
 from kmatrix.structures import Dense, StructuredMatrix
 
 FAILURE_PROBABILITY = 1e-6
@@ -267,18 +268,6 @@ def machine() -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
     }
-
-
-def processor_name() -> str:
-    """The processor's name as the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:  # noqa: PTH123 - a kernel file, not a path of ours
-            for line in info:
-                if line.startswith("model name"):
-                    return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def time_against_dense(

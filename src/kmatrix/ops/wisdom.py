@@ -18,7 +18,6 @@ from typing import Any, get_args
 
 import torch
 
-from kmatrix._errors import ArgumentError
 from kmatrix._files import write_atomically
 from kmatrix.ops.definition import Patterns, flatten_patterns
 from kmatrix.ops.native_module import DTYPE_CODES, native_part
@@ -33,13 +32,29 @@ MAX_BYTES = 2**26  # a file larger than this is not ours
 def wisdom_path() -> Path | None:
     """Where the file lies or would lie; None if the environment says there is none."""
     named = os.environ.get("KMATRIX_WISDOM")
-    if named is not None:
-        return Path(named).expanduser() if named else None
     cache = os.environ.get("XDG_CACHE_HOME")
     try:
+        if named is not None:
+            return Path(named).expanduser() if named else None
         return (Path(cache) if cache else Path.home() / ".cache") / "kmatrix" / "wisdom.json"
     except RuntimeError:  # there is no home
         return None
+
+
+def obstacle(path: Path) -> str | None:
+    """Why nothing can be kept in a file, in words; None if nothing is in the way."""
+    try:
+        if path.exists():
+            if not path.is_file():
+                return "is a folder" if path.is_dir() else "is not a file"
+            _content(path)
+            return None if os.access(path, os.W_OK) else "cannot be written"
+        nearest = next(folder for folder in path.absolute().parents if folder.exists())
+        if not nearest.is_dir():
+            return f"{nearest} is not a folder"
+        return None if os.access(nearest, os.W_OK | os.X_OK) else f"{nearest} cannot be written"
+    except (OSError, ValueError, RecursionError) as error:
+        return f"cannot be read: {_reason(error)}"
 
 
 def question(patterns: Patterns, dtype: torch.dtype, batch: int, threads: int, selects: bool = False) -> str:
@@ -72,20 +87,28 @@ def _looked_up(
 
 
 def remember(key: str, schedule: Schedule, measured: Mapping[str, float]) -> Path | None:
-    """Add an answer to what is known and to the file; returns where it was written, None if it was not."""
+    """Add an answer to what is known and to the file; returns where it was written, None if it was not.
+
+    What cannot be written this process knows all the same, and a file that is not ours stays as it is.
+    """
     answer = {**schedule._asdict(), "passes": list(schedule.passes), **measured}
     path = wisdom_path()
     _known()[key] = answer
     _looked_up.cache_clear()
     if path is None:
         return None
-    entries = {**_read(path), key: answer}  # read again: another process may have learned meanwhile
-    text = json.dumps({"format": FORMAT, "entries": entries}, indent=1, sort_keys=True)
     try:
+        entries = {**_content(path), key: answer}  # read again: another process may have learned meanwhile
+        text = json.dumps({"format": FORMAT, "entries": entries}, indent=1, sort_keys=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically("tune", path, text.encode())
-    except (OSError, ArgumentError) as error:
-        _log.warning("wisdom is not kept: %s", error)
+    except (OSError, ValueError, RecursionError) as error:  # a complaint is a ValueError, too
+        _log.warning(
+            "wisdom is not kept, this process alone knows it: %s is left as it is: %s; "
+            "move it away, or name another file with KMATRIX_WISDOM",
+            path,
+            _reason(error),
+        )
         return None
     return path
 
@@ -110,20 +133,34 @@ def _known() -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     """The entries of a file; none, and one line in the log, if it is not one of ours."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ValueError("too large")
-        content = json.loads(path.read_bytes())
-        if not isinstance(content, dict) or not isinstance(content.get("entries"), dict):
-            raise ValueError("not a table of answers")
-        if content.get("format") != FORMAT:
-            raise ValueError(f"format {content.get('format')!r}, this version reads {FORMAT}")
+        return _content(path)
+    except (OSError, ValueError, RecursionError) as error:
+        _log.warning("wisdom file %s is passed over: %s", path, _reason(error))
+        return {}
+
+
+def _content(path: Path) -> dict[str, Any]:
+    """The entries of a file, none if there is no file or nothing in it; raises if it is not one of ours."""
+    try:
+        size = path.stat().st_size
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
-        _log.warning("wisdom file %s is passed over: %s", path, error)
+    if size > MAX_BYTES:
+        raise ValueError("too large")
+    text = path.read_bytes()
+    if not text.strip():
         return {}
+    content = json.loads(text)
+    if not isinstance(content, dict) or not isinstance(content.get("entries"), dict):
+        raise ValueError("not a table of answers")
+    if content.get("format") != FORMAT:
+        raise ValueError(f"format {content.get('format')!r}, this version reads {FORMAT}")
     entries: dict[str, Any] = content["entries"]
     return entries
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def _as_schedule(entry: object, factors: int) -> Schedule | None:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kmatrix._checks import check_size
+from kmatrix._checks import check_seconds, check_size
 from kmatrix._errors import DtypeError, complaint
 from kmatrix.ops import dispatch, native
 from kmatrix.ops.chain import chain_matmul, check_chain
 from kmatrix.ops.definition import reference_chain_matmul
 from kmatrix.ops.dispatch import Product
 from kmatrix.ops.native_layout import described
-from kmatrix.ops.tuning import race
+from kmatrix.ops.tuning import in_words, rounds
 from kmatrix.structures.base import StructuredMatrix
+
+_ROUNDS = 9
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,14 @@ class Candidate:
     Attributes:
         name: the backend, "dense" for the ordinary matrix product, or "itself" for a matrix that is no chain.
         reason: why it can run or cannot.
-        seconds: its measured time; None where it cannot run.
+        seconds: its measured time, the median of all rounds; None where it cannot run.
+        quartiles: between which half of the rounds lie; None where it cannot run.
     """
 
     name: str
     reason: str
     seconds: float | None
+    quartiles: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -42,7 +48,8 @@ class Explanation:
     Attributes:
         what: the matrix, its number type, batch size and threads, in words.
         backend: who multiplies by default; None if the matrix needs no chain product.
-        candidates: every backend in order of preference, then the dense product.
+        candidates: every backend in order of preference, then the dense product, then ``torch.fft`` if the matrix is
+            that of a Fourier transform.
         products: each chain product that one multiplication runs, and how, in words.
     """
 
@@ -54,17 +61,17 @@ class Explanation:
     @property
     def dense_seconds(self) -> float:
         """The time of the dense product."""
-        return self.candidates[-1].seconds or 0.0
+        return next(c.seconds for c in self.candidates if c.name == "dense") or 0.0
 
     def __str__(self) -> str:
         lines = [self.what]
-        for name, reason, seconds in ((c.name, c.reason, c.seconds) for c in self.candidates):
-            mark = "*" if name == self.backend else " "
-            if seconds is None:
-                lines.append(f"{mark} {name:10} {'-':>10} {'':>14}  {reason}")
-                continue
-            against = f"{self.dense_seconds / seconds:.2f}x dense"
-            lines.append(f"{mark} {name:10} {_time(seconds):>10} {against:>14}  {reason}")
+        for c in self.candidates:
+            mark = "*" if c.name == self.backend else " "
+            time, spread, against = "-", "", ""
+            if c.seconds is not None:
+                time, spread = _time(c.seconds, *(c.quartiles or ()))
+                against = f"{self.dense_seconds / c.seconds:.2f}x dense"
+            lines.append(f"{mark} {c.name:10} {time:>10} {spread:>18} {against:>14}  {c.reason}")
         return "\n".join([*lines, *[f"  {product}" for product in self.products]])
 
 
@@ -77,6 +84,10 @@ def explain(
 ) -> Explanation:
     """Say which backend multiplies by a matrix, why the others do not, and what each takes against dense.
 
+    Everyone runs in rounds, turn by turn: a time is the median of the rounds, and the quartiles in brackets hold half
+    of them. A complex matrix whose entries are those of a discrete Fourier transform or its inverse, up to a multiple
+    and rounding, is timed beside ``torch.fft`` too; for cosine and sine transforms torch has nothing to compare with.
+
     Args:
         matrix: a structured matrix, or the weights of a chain as for ``chain_matmul``.
         patterns: as for ``chain_matmul``, where weights are given.
@@ -84,20 +95,21 @@ def explain(
         seconds: about how long to measure, all in all.
 
     Raises:
-        ArgumentError: if the weights and patterns do not fit, or ``batch`` is not positive.
+        ArgumentError: if the weights and patterns do not fit, or ``batch`` or ``seconds`` is not positive.
         DtypeError: if ``matrix`` is neither.
 
     Example:
         >>> import kmatrix as km
         >>> print(km.explain(km.Butterfly().random(256, 256), batch=64))  # doctest: +SKIP
         Butterfly, 256 x 256, float32, batch 64, 1 thread
-        * native        6.90 us    36.35x dense  native kernels, avx512
-          portable    121.40 us     2.07x dense  merged factors, stock torch kernels
-          reference   613.20 us     0.41x dense  the definition, one factor after the other
-          dense       250.80 us     1.00x dense  torch.nn.functional.linear
+        * native        6.90 us     (6.85 to 7.01)   36.35x dense  native kernels, avx512
+          portable    121.40 us (120.70 to 123.90)    2.07x dense  merged factors, stock torch kernels
+          reference   613.20 us (610.30 to 619.00)    0.41x dense  the definition, one factor after the other
+          dense       250.80 us (249.90 to 252.20)    1.00x dense  torch.nn.functional.linear
           8 factors, 256 -> 256: native, tiles kernel, passes 4+4, tiles 4 vectors high
     """
     check_size("explain", "batch", batch)
+    seconds = check_seconds("explain", "seconds", seconds)
     name, multiply, dense = _described(matrix, patterns)
     m, n = dense.shape
     generator = torch.Generator("cpu").manual_seed(0)
@@ -114,13 +126,38 @@ def explain(
         if not products:
             able["itself"] = lambda: multiply(x)
         able["dense"] = lambda: functional.linear(x, dense)
-        times = dict(zip(able, race(list(able.values()), seconds), strict=True))
-    candidates = [Candidate(name, reasons[name][1], times.get(name)) for name in runners]
-    if not products:
-        candidates.append(Candidate("itself", "stock torch functions", times["itself"]))
-    candidates.append(Candidate("dense", "torch.nn.functional.linear", times["dense"]))
+        told = {name: reason for name, (_, reason) in reasons.items()}
+        told |= {} if products else {"itself": "stock torch functions"}
+        told["dense"] = "torch.nn.functional.linear"
+        for transform, function in _fourier_transform(dense):
+            told["fft"] = f"{transform}, which has this matrix up to a multiple"
+            able["fft"] = partial(function, x)
+        times = dict(zip(able, rounds(list(able.values()), seconds, _ROUNDS), strict=True))
+    candidates = tuple([_candidate(name, reason, times.get(name)) for name, reason in told.items()])
     backend = products[0].backend if products else None
-    return Explanation(what, backend, tuple(candidates), tuple([_words(p) for p in products]))
+    return Explanation(what, backend, candidates, tuple([_words(p) for p in products]))
+
+
+def _candidate(name: str, reason: str, times: list[float] | None) -> Candidate:
+    if times is None:
+        return Candidate(name, reason, None)
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive")
+    return Candidate(name, reason, median, (low, high))
+
+
+def _fourier_transform(dense: Tensor) -> Iterator[tuple[str, Callable[[Tensor], Tensor]]]:
+    """The function of ``torch.fft`` that multiplies by a matrix, up to a multiple; nothing if there is none."""
+    m, n = dense.shape
+    if (
+        m != n or n < 3 or not dense.is_complex()
+    ):  # smaller ones are their own inverses, and no transforms to speak of
+        return
+    both = ("torch.fft.fft", torch.fft.fft, torch.fft.ifft), ("torch.fft.ifft", torch.fft.ifft, torch.fft.fft)
+    for name, transform, inverse in both:
+        multiple = inverse(dense, dim=0)  # of the identity
+        rest = multiple - multiple[0, 0] * torch.eye(n, dtype=dense.dtype, device=dense.device)
+        if bool(rest.norm() < torch.finfo(dense.dtype).eps ** 0.5 * multiple.norm()):
+            yield name, transform
 
 
 def _described(
@@ -167,14 +204,13 @@ def _words(product: Product) -> str:
     if product.backend != dispatch.NATIVE.name:
         return text
     _, description = described(product.weights, product.patterns)
-    kernel, passes, height = native.schedule_of(description, product.shape[:-1].numel(), product.ends)
-    grouped = "+".join(map(str, passes))
-    tall = f", tiles {height} vector{'s' if height > 1 else ''} high" if kernel == "tiles" else ""
-    return f"{text}, {kernel} kernel, passes {grouped}{tall}"
+    schedule = native.schedule_of(description, product.shape[:-1].numel(), product.ends)
+    return f"{text}, {in_words(schedule)}"
 
 
-def _time(seconds: float) -> str:
-    for unit, scale in (("us", 1e6), ("ms", 1e3)):
-        if seconds * scale < 1000:
-            return f"{seconds * scale:.2f} {unit}"
-    return f"{seconds:.2f} s"
+def _time(seconds: float, *quartiles: float) -> tuple[str, str]:
+    """A time in a unit that suits it, and its quartiles in the same."""
+    units = (("us", 1e6), ("ms", 1e3), ("s", 1.0))
+    unit, scale = next((one for one in units if seconds * one[1] < 1000), units[-1])
+    spread = " to ".join(f"{scale * q:.2f}" for q in quartiles)
+    return f"{scale * seconds:.2f} {unit}", spread and f"({spread})"
