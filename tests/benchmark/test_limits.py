@@ -9,10 +9,12 @@ import time
 import types
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from io import StringIO
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 from kmatrix.benchmark import clock, limits, peers
 from kmatrix.benchmark.cases import Case, Goal, butterfly
@@ -30,6 +32,7 @@ from kmatrix.benchmark.limits import VARIABLES, held_to, lacking, processor_flag
 from kmatrix.benchmark.page import goals
 from kmatrix.benchmark.results import Figure, Results, read_results
 from kmatrix.benchmark.suite import Settings, Task, measure, run
+from kmatrix.cli.bench import show
 
 
 class Burner:
@@ -251,3 +254,13 @@ def test_reasons_stand_beside_verdicts() -> None:
 
 def test_races_without_meters_are_fair() -> None:
     assert Race({"a": [1.0]}).fair("anywhere").excess("a") == ""
+
+
+def test_the_terminal_names_who_used_too_much_and_why_nothing_is_judged(clocks: Clocks) -> None:
+    results = judged(clocks, 2.0)
+    results.machine = {"processor": "P", "instructions": "avx2", "threads": "1", "torch": "2"}
+    console = Console(width=80, record=True, file=StringIO())
+    show(console, results)
+    text = console.export_text()
+    assert "\ndense float32 used 2.0 cores, 1 allowed\n" in text
+    assert "fake, dense float32: dense float32 used 2.0 cores, 1 allowed" in text

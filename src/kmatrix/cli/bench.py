@@ -61,12 +61,18 @@ def show(console: Console, results: Results) -> None:
     console.print(escape(where(results)), highlight=False)
     for case in results.cases:
         console.print(_case_table(case))
+        for t in case.times:
+            if t.mark:
+                console.print(f"{escape(t.name)} {t.mark}", style="yellow", highlight=False)
     for dtype in dict.fromkeys(p.dtype for p in results.map):
         console.print(_map_table(results, dtype))
     if results.map:
         console.print(_break_even_table(results))
     if results.figures:
         console.print(_goal_table(results.figures))
+        for f in results.figures:
+            if f.why:
+                console.print(escape(f"{f.case}, {f.what}: {f.why}"), style="dim", highlight=False)
     for note in results.notes:
         console.print(f"not measured: {escape(note)}", style="yellow", highlight=False)
 
@@ -77,7 +83,6 @@ def _case_table(case: CaseResult) -> Table:
     for t in sorted(case.times, key=lambda t: -t.speed):
         style = "bold" if t.name.startswith("kmatrix") else "dim" if t.name == case.baseline else ""
         name = f"{t.name} (baseline)" if t.name == case.baseline else t.name
-        name += f" ({t.mark})" if t.mark else ""
         spread = f"{times(t.speed_low)} to {times(t.speed_high)}"
         table.add_row(escape(name), times(t.speed), spread, f"{t.us:,.1f}", style=style)
     return table
@@ -119,8 +124,6 @@ def _goal_table(figures: list[Figure]) -> Table:
             case = f.case
         style = "" if f.met is None else "bold green" if f.on_aim else "green" if f.met else "red"
         table.add_row(f"  {escape(f.what)}", *figure_cells(f), style=style)
-        if f.why:
-            table.add_row(f"    {escape(f.why)}", style="dim")
     return table
 
 
