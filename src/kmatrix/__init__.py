@@ -75,12 +75,15 @@ __version__ = "0.1.0.dev0"
 
 # What not every program needs is imported when it is first asked for.
 _LATER = ("data", "report", "testing")
+_FROM_LATER = {"CompressReport": "compress", "compress_": "compress"}
 
 if _typing.TYPE_CHECKING:
     from types import ModuleType as _ModuleType
 
     from kmatrix import data as data
     from kmatrix import report as report
+    from kmatrix.compress import CompressReport as CompressReport
+    from kmatrix.compress import compress_ as compress_
 
     testing: _ModuleType  # not imported: cli, which imports this package, has no business with it
 else:
@@ -88,8 +91,10 @@ else:
     def __getattr__(name: str) -> object:
         if name in _LATER:
             return _importlib.import_module(f"kmatrix.{name}")
+        if name in _FROM_LATER:
+            return getattr(_importlib.import_module(f"kmatrix.{_FROM_LATER[name]}"), name)
         raise AttributeError(f"module 'kmatrix' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LATER})
+    return sorted({*globals(), *_LATER, *_FROM_LATER})

@@ -1,1 +1,11 @@
 """Whole models: choose, fit, measure, swap, heal, lower and save."""
+
+from kmatrix.compress.calibrate import Calibration as Calibration
+from kmatrix.compress.calibrate import Moments as Moments
+from kmatrix.compress.calibrate import calibrate as calibrate
+from kmatrix.compress.plan import compress_ as compress_
+from kmatrix.compress.result import CompressReport as CompressReport
+from kmatrix.compress.result import LayerReport as LayerReport
+from kmatrix.compress.result import Point as Point
+from kmatrix.compress.result import Tried as Tried
+from kmatrix.compress.select import select as select

@@ -1,0 +1,301 @@
+"""What the inputs of layers look like: streaming second moments, taken by hooks while the model runs.
+
+The error of a layer that matters is ``E ||(W - A) x||^2 = tr((W - A) C (W - A)^T)`` with ``C = E x x^T``. Where the
+layer has a bias, the mean of the error goes into it, and ``C`` is the covariance.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from kmatrix._checks import check_size
+from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix.compress._progress import Step
+from kmatrix.nn.surgery import Site
+
+Forward = Callable[[nn.Module, Any], Any]
+"""Runs a model on one batch and returns its output."""
+ROWS = 1 << 14
+"""Vectors multiplied at once: a copy of a whole activation in a wider type is never made."""
+
+
+@dataclass
+class Moments:
+    """Sums over the inputs of one layer, and of the squares of the gradients of its outputs.
+
+    Attributes:
+        second: sum of ``x x^T``, ``(n, n)``.
+        first: sum of ``x``, ``(n,)``.
+        count: vectors seen.
+        calls: times the layer ran.
+        gradient: sum of the squared norms of the output gradients, 0 if none were taken.
+        spatial: height and width of the input of a convolution.
+    """
+
+    second: Tensor
+    first: Tensor
+    count: int = 0
+    calls: int = 0
+    gradient: float = 0.0
+    spatial: tuple[int, ...] = ()
+
+    @classmethod
+    def empty(cls, n: int, dtype: torch.dtype, device: torch.device) -> Moments:
+        """No vectors seen yet."""
+        zeros = torch.zeros
+        return cls(zeros(n, n, dtype=dtype, device=device), zeros(n, dtype=dtype, device=device))
+
+    def add(self, x: Tensor) -> None:
+        """Count some vectors, the rows of ``x``."""
+        for part in torch.split(x, ROWS):
+            wide = part.to(self.second.dtype)
+            self.second.addmm_(wide.mT, wide)
+            self.first.add_(wide.sum(0))
+        self.count += x.shape[0]
+
+    def mean(self) -> Tensor:
+        """The mean input in double precision."""
+        return self.first.double() / max(self.count, 1)
+
+    def covariance(self, *, centred: bool) -> Tensor:
+        """``E x x^T`` in double precision, minus the square of the mean if ``centred``."""
+        second = self.second.double() / max(self.count, 1)
+        if centred:
+            mean = self.mean()
+            second = second - torch.outer(mean, mean)
+        return 0.5 * (second + second.mT)
+
+
+def vectors_of(site: Site, x: Tensor) -> Tensor:
+    """The vectors ``(count, n)`` that the matrix of a layer meets; the patches of a convolution are unfolded."""
+    module = site.module
+    if isinstance(module, nn.Conv2d):
+        if x.ndim == 3:
+            x = x.unsqueeze(0)
+        if module.padding_mode != "zeros" or isinstance(module.padding, str):
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            x = nn.functional.pad(x, module._reversed_padding_repeated_twice, mode=mode)
+            padding: tuple[int, ...] = (0, 0)
+        else:
+            padding = module.padding
+        size, dilation, stride = module.kernel_size, module.dilation, module.stride
+        return nn.functional.unfold(x, size, dilation, padding, stride).transpose(1, 2).flatten(0, 1)
+    return x.reshape(-1, x.shape[-1])
+
+
+def default_forward(model: nn.Module, batch: Any) -> Any:
+    """Run a model on a batch: a dict by name, a tuple or list by position, anything else as the one input.
+
+    What the model's ``forward`` has no place for is left out, as labels that a loader gives beside the inputs.
+    """
+    if not isinstance(batch, (Mapping, tuple, list)):
+        return model(batch)
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    kinds = {p.kind for p in parameters}
+    if isinstance(batch, Mapping):
+        names = {p.name for p in parameters}
+        takes_all = inspect.Parameter.VAR_KEYWORD in kinds
+        return model(**{key: value for key, value in batch.items() if takes_all or key in names})
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return model(*batch)
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return model(*batch[: sum(p.kind in positional for p in parameters)])
+
+
+@dataclass
+class Calibration:
+    """What one pass over the calibration batches found.
+
+    Attributes:
+        moments: by the first name of each layer; layers that never ran have no vectors.
+        output: sum of the squares of the model's outputs.
+        batches: how many ran.
+    """
+
+    moments: dict[str, Moments]
+    output: float = 0.0
+    batches: int = 0
+
+
+def calibrate(
+    model: nn.Module,
+    sites: Sequence[Site],
+    calibration: object,
+    *,
+    forward: Forward | None = None,
+    sensitivity: bool = True,
+    double: bool = False,
+    max_batches: int | None = None,
+    step: Step | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """Run the model over the batches and sum the second moments of the inputs of its layers.
+
+    In a process group (``torchrun``) every process runs its own batches, and the sums of all are added.
+
+    Args:
+        model: run in evaluation mode, and left in the mode it had; parameters get no gradients.
+        sites: the layers to watch.
+        calibration: batches, or a callable that takes the model and runs it.
+        forward: runs the model on a batch; by name, by position or as the one input if not given.
+        sensitivity: whether to go backwards from a random direction of the output as well, which tells how much
+            an error in each layer changes the output; from a scalar output, a loss, along its gradient.
+        double: whether sums are kept in float64; float32 otherwise.
+        max_batches: stop after so many.
+        step: called after every batch.
+        seed: of the random directions.
+
+    Raises:
+        DtypeError: if ``calibration`` is neither iterable nor callable.
+        ArgumentError: if it has no batches, or an activation is not finite.
+    """
+    dtype = torch.float64 if double else torch.float32
+    found = Calibration(
+        {s.names[0]: Moments.empty(_columns(s.module), dtype, _device(s.module)) for s in sites}
+    )
+    generator = torch.Generator().manual_seed(check_size("calibrate", "seed", seed, minimum=0))
+    with ExitStack() as stack:
+        stack.enter_context(_quiet(model))
+        stack.enter_context(torch.set_grad_enabled(sensitivity))
+        for site in sites:
+            stack.callback(_watch(site, found.moments[site.names[0]], sensitivity).remove)
+        for output in _outputs(model, calibration, forward, max_batches, step):
+            found.output += _backwards(output, sensitivity, generator)
+            found.batches += 1
+    if found.batches == 0:
+        way_out = (
+            "pass at least one batch, and a list or a DataLoader rather than an iterator already used up"
+        )
+        raise ArgumentError(complaint("calibrate", "calibration", "nothing", "it has no batches", way_out))
+    _add_over_processes(found)
+    for name, moments in found.moments.items():
+        if not bool(torch.isfinite(moments.second.sum())):
+            reason = "it holds numbers that are not finite, or whose squares are too large"
+            way_out = "look for NaNs in the calibration batches, or pass double=True"
+            raise ArgumentError(complaint("calibrate", f"input of {name}", "tensor", reason, way_out))
+    return found
+
+
+@contextmanager
+def _quiet(model: nn.Module) -> Iterator[None]:
+    """The model in evaluation mode and without gradients of its parameters, and afterwards as it was."""
+    training = {module: module.training for module in model.modules()}
+    wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval()
+    for parameter in wanted:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for module, was in training.items():
+            module.training = was
+        for parameter in wanted:
+            parameter.requires_grad_(True)
+
+
+def _outputs(
+    model: nn.Module, calibration: object, forward: Forward | None, max_batches: int | None, step: Step | None
+) -> Iterator[Any]:
+    """Run the model on every batch."""
+    if callable(calibration) and not isinstance(calibration, Iterable):
+        yield calibration(model)
+        return
+    if isinstance(calibration, Tensor):
+        calibration = [calibration]
+    if not isinstance(calibration, Iterable) or isinstance(calibration, (str, bytes, Mapping)):
+        way_out = "pass an iterable of batches, or a function that takes the model and runs it"
+        got = type(calibration).__name__
+        raise DtypeError(complaint("calibrate", "calibration", got, "not an iterable of batches", way_out))
+    run = forward or default_forward
+    total = len(calibration) if isinstance(calibration, Sized) else 0
+    for done, batch in enumerate(islice(calibration, max_batches), 1):
+        yield run(model, batch)
+        if step is not None:
+            step("calibrating", done, min(total, max_batches or total))
+
+
+def _watch(site: Site, moments: Moments, sensitivity: bool) -> RemovableHandle:
+    def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+        x = args[0] if args else kwargs["input"]
+        with torch.no_grad():
+            moments.add(vectors_of(site, x.detach()))
+        moments.calls += 1
+        if site.kind == "conv2d":
+            moments.spatial = tuple(x.shape[-2:])
+        if not sensitivity or not output.is_floating_point():
+            return output
+        if not output.requires_grad:
+            # The graph begins here, as no parameter asks for one; a copy, because what follows may write into it.
+            output = output.detach().requires_grad_().clone()
+        output.register_hook(note)  # type: ignore[no-untyped-call]
+        return output
+
+    def note(gradient: Tensor) -> None:
+        moments.gradient += float(gradient.detach().double().square().sum())
+
+    return site.module.register_forward_hook(hook, with_kwargs=True)
+
+
+def _backwards(output: Any, sensitivity: bool, generator: torch.Generator) -> float:
+    """Send a random direction of the output backwards; returns the squares of the output.
+
+    On average over directions, the squared gradients of a value are the squared derivatives of all outputs.
+    """
+    tensors = [t for t in _tensors(output) if t.is_floating_point()]
+    energy = sum(float(t.detach().double().square().sum()) for t in tensors)
+    reached = [t for t in tensors if t.requires_grad]
+    if sensitivity and reached:
+        torch.autograd.backward(reached, [_signs(t, generator) for t in reached])
+    return energy
+
+
+def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
+    if like.ndim == 0:  # a loss: its gradient has one direction
+        return torch.ones_like(like)
+    drawn = torch.randint(0, 2, like.shape, generator=generator)
+    return drawn.to(like.device, like.dtype) * 2 - 1
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    if isinstance(output, Mapping):
+        return [t for value in output.values() for t in _tensors(value)]
+    if isinstance(output, (tuple, list)):
+        return [t for value in output for t in _tensors(value)]
+    return []
+
+
+def _add_over_processes(found: Calibration) -> None:
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return
+    for moments in found.moments.values():
+        dist.all_reduce(moments.second)
+        dist.all_reduce(moments.first)
+        figures = torch.tensor(
+            [moments.count, moments.calls, moments.gradient, found.output, found.batches], dtype=torch.float64
+        ).to(moments.second.device)
+        dist.all_reduce(figures)
+        moments.count, moments.calls, moments.gradient = int(figures[0]), int(figures[1]), float(figures[2])
+    if found.moments:
+        found.output, found.batches = float(figures[3]), int(figures[4])
+
+
+def _columns(module: nn.Module) -> int:
+    weight = cast(Tensor, module.weight)
+    return weight[0].numel()
+
+
+def _device(module: nn.Module) -> torch.device:
+    return cast(Tensor, module.weight).device

@@ -1,0 +1,229 @@
+"""What ``compress_`` returns: for every layer what was tried, measured and chosen and why, and the totals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from kmatrix.nn.surgery import Skipped
+from kmatrix.structures import Structure
+
+Measure = Literal["params", "flops", "time"]
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One structure in one layer.
+
+    Attributes:
+        structure: what it is.
+        num_params: numbers held; ``flops`` for one vector.
+        method: ``"activation-aware"`` or ``"activation-blind"``, or empty if it was not fitted.
+        error: relative squared error of the layer's outputs, None if it was not fitted.
+        blind_error: the same of the member nearest in the Frobenius norm, None where it was not made.
+        seconds: measured time of the layer at the batch, None if the clock was left alone.
+        ratios: quartiles of dense over this, from paired turns.
+        verdict: the judgement of the clock, such as ``"faster than"``.
+        refused: why it could not be chosen; empty if it could.
+    """
+
+    structure: Structure
+    num_params: int
+    flops: int
+    method: str = ""
+    error: float | None = None
+    blind_error: float | None = None
+    seconds: float | None = None
+    ratios: tuple[float, ...] = ()
+    verdict: str = ""
+    refused: str = ""
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times less time than dense."""
+        return self.ratios[1] if self.ratios else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {**asdict(self), "structure": str(self.structure), "speedup": self.speedup}
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer that could be compressed.
+
+    Attributes:
+        names: its qualified names, more than one if tied.
+        kind: ``"linear"`` or ``"conv2d"``.
+        shape: of the weight as a matrix, ``(out, in)``.
+        calls: how often it runs in a pass through the model.
+        vectors: how many vectors it meets in a pass through the model.
+        sensitivity: what an error that is all of its output adds to the predicted change of the model's output.
+        dense_seconds: measured time of the dense layer at the batch; None if the clock was left alone.
+        tried: every structure that was tried, largest first.
+        chosen: the one that was chosen; None if the layer stays dense.
+        reason: why.
+    """
+
+    names: tuple[str, ...]
+    kind: str
+    shape: tuple[int, int]
+    calls: float
+    vectors: float
+    sensitivity: float
+    dense_seconds: float | None
+    tried: tuple[Tried, ...]
+    chosen: Tried | None
+    reason: str
+
+    @property
+    def name(self) -> str:
+        """The first of the names."""
+        return self.names[0]
+
+    @property
+    def dense_params(self) -> int:
+        """Numbers of the dense weight."""
+        return self.shape[0] * self.shape[1]
+
+    @property
+    def num_params(self) -> int:
+        """Numbers of what stands there now."""
+        return self.chosen.num_params if self.chosen else self.dense_params
+
+    @property
+    def flops(self) -> int:
+        """Operations of one vector through what stands there now."""
+        return self.chosen.flops if self.chosen else 2 * self.dense_params
+
+    @property
+    def seconds(self) -> float | None:
+        """Measured time of what stands there now."""
+        return self.chosen.seconds if self.chosen else self.dense_seconds
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "names": list(self.names),
+            "kind": self.kind,
+            "shape": list(self.shape),
+            "calls": self.calls,
+            "vectors": self.vectors,
+            "sensitivity": self.sensitivity,
+            "dense_seconds": self.dense_seconds,
+            "tried": [tried.to_json() for tried in self.tried],
+            "chosen": self.chosen.to_json() if self.chosen else None,
+            "reason": self.reason,
+        }
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one budget would lead to.
+
+    Attributes:
+        budget: the share of dense.
+        loss: the predicted change of the output (see ``CompressReport.loss``).
+        params: numbers of the model as a share of dense.
+        seconds: measured time of the layers as a share of dense; None if the clock was left alone.
+    """
+
+    budget: float
+    loss: float
+    params: float
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class CompressReport:
+    """The outcome of ``compress_``.
+
+    Attributes:
+        budget: what was asked for, a share of dense.
+        of: of what: ``"params"`` of the whole model, ``"flops"`` or ``"time"`` of the layers that were selected.
+        reached: the share that came out.
+        batch: vectors (images, of a convolution) at which layers were timed.
+        params: numbers of the whole model; ``dense_params`` before.
+        loss: the sum over layers of error times sensitivity: the predicted squared change of the model's output
+            relative to its size. Without a calibration, or where nothing leads from a layer to the output, the sum of
+            the relative errors.
+        layers: those that could be compressed.
+        skipped: those that could not, or were left out by the filter's own rules, with the reason.
+        curve: what other budgets would lead to.
+        seconds: spent on all of it.
+        machine: where it was measured.
+    """
+
+    budget: float
+    of: Measure
+    reached: float
+    batch: int
+    params: int
+    dense_params: int
+    loss: float
+    layers: tuple[LayerReport, ...]
+    skipped: tuple[Skipped, ...]
+    curve: tuple[Point, ...]
+    seconds: float
+    machine: dict[str, str]
+
+    @property
+    def compressed(self) -> tuple[LayerReport, ...]:
+        """The layers that are structured now."""
+        return tuple(layer for layer in self.layers if layer.chosen)
+
+    @property
+    def flops(self) -> tuple[float, float]:
+        """Operations of the selected layers in a pass through the model, now and dense."""
+        now = sum(layer.flops * layer.vectors for layer in self.layers)
+        return now, sum(2 * layer.dense_params * layer.vectors for layer in self.layers)
+
+    @property
+    def layer_seconds(self) -> tuple[float, float] | None:
+        """Measured time of the selected layers in a pass through the model, now and dense; None if not measured."""
+        now, dense = 0.0, 0.0
+        for layer in self.layers:
+            if layer.seconds is None or layer.dense_seconds is None:
+                return None
+            now += layer.seconds * layer.calls
+            dense += layer.dense_seconds * layer.calls
+        return now, dense
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain JSON values."""
+        return {
+            "budget": self.budget,
+            "of": self.of,
+            "reached": self.reached,
+            "batch": self.batch,
+            "params": self.params,
+            "dense_params": self.dense_params,
+            "flops": list(self.flops),
+            "layer_seconds": None if self.layer_seconds is None else list(self.layer_seconds),
+            "loss": self.loss,
+            "layers": [layer.to_json() for layer in self.layers],
+            "skipped": [{"names": list(s.names), "reason": s.reason} for s in self.skipped],
+            "curve": [asdict(point) for point in self.curve],
+            "seconds": self.seconds,
+            "machine": self.machine,
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _lines(self) -> Iterable[str]:
+        share = self.params / self.dense_params if self.dense_params else 1.0
+        yield (
+            f"{len(self.compressed)} of {len(self.layers)} layers compressed; {self.params:,} of "
+            f"{self.dense_params:,} numbers ({share:.1%}), {self.reached:.1%} of dense {self.of} for a budget of "
+            f"{self.budget:.1%}"
+        )
+        if self.layer_seconds is not None and self.layer_seconds[0] > 0:
+            now, dense = self.layer_seconds
+            yield f"these layers, batch {self.batch}: {dense / now:.2f}x less time than dense (measured one by one)"
+        for layer in self.layers:
+            what = "dense" if layer.chosen is None else str(layer.chosen.structure)
+            yield f"  {layer.name}: {what}; {layer.reason}"
+        for skipped in self.skipped:
+            yield f"  {', '.join(skipped.names)}: skipped; {skipped.reason}"

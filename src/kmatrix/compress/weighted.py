@@ -1,0 +1,197 @@
+"""Members of a structure near a weight in the norm of its inputs: one method for each kind of structure.
+
+Low rank is exact. Two untied factors (block tensor-trains, block low rank, Monarch, group-and-shuffle): every tile in
+turn is set to its best, given the others, which never raises the error. One factor (block diagonal): exact, row by
+row. Everything else (BLAST, butterflies, sums): L-BFGS from the nearest member in the Frobenius norm.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kmatrix._errors import FitError, KMatrixError
+from kmatrix._permutations import inverse
+from kmatrix.compress.metric import Metric
+from kmatrix.fitting import fit_into, project
+from kmatrix.fitting.problem import Problem
+from kmatrix.fitting.projections.tiles import Tiling, orders_of
+from kmatrix.structures import ChainMatrix, LowRank, Structure, StructuredMatrix
+from kmatrix.structures.chain import ChainStructure
+
+SWEEPS = 4
+"""Rounds over the tiles; the error falls fast at first and hardly afterwards."""
+GAIN = 1e-3
+"""A round that lowers the error by less than this share is the last."""
+STEPS = 40
+"""Of L-BFGS."""
+SECONDS = 10.0
+"""For the blind start of structures that are learnt by gradient."""
+
+
+def low_rank(shape: tuple[int, int], structure: LowRank, basis: Tensor, reduced: Tensor) -> StructuredMatrix:
+    """The member ``U_r U_r^T W`` from an orthonormal basis ``U`` with at least ``r`` columns, and ``U^T W``."""
+    r = structure.rank
+    left, right = balanced(basis[:, :r], reduced[:r])
+    weights = [right.reshape(1, r, -1, 1), left.reshape(1, -1, r, 1)]
+    return ChainMatrix.from_weights(structure, (shape[0], shape[1]), weights)
+
+
+def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+    """The same product ``left @ right``, the norm of each of its terms shared evenly between the two."""
+    ours = torch.linalg.vector_norm(left, dim=-2, keepdim=True)
+    theirs = torch.linalg.vector_norm(right, dim=-1, keepdim=True)
+    share = (theirs.mT / ours).sqrt()
+    share = torch.where(torch.isfinite(share) & (share > 0), share, 1.0)
+    return left * share, right / share.mT
+
+
+def blind(metric: Metric, structure: Structure) -> StructuredMatrix:
+    """The member nearest in the Frobenius norm, by the method of ``km.fit``."""
+    weight = metric.weight.cpu()
+    try:
+        matrix = project(structure, weight)
+    except FitError:
+        import time
+
+        problem = Problem(weight.double(), 1e-6, deadline=time.monotonic() + SECONDS)
+        matrix = fit_into(structure, problem).matrix
+    return matrix.to(metric.weight.device, metric.weight.dtype)
+
+
+def aware(metric: Metric, structure: Structure, start: StructuredMatrix) -> StructuredMatrix:
+    """A member near the weight in the norm of the inputs, from the blind one; that one if nothing is nearer."""
+    if metric.second is None:
+        return start
+    try:
+        found = _nearer(metric, structure, start)
+    except (KMatrixError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+        return start
+    with torch.no_grad():
+        return found if metric.error(found.to_dense()) <= metric.error(start.to_dense()) else start
+
+
+def _nearer(metric: Metric, structure: Structure, start: StructuredMatrix) -> StructuredMatrix:
+    if isinstance(start, ChainMatrix) and isinstance(structure, ChainStructure):
+        factors = start.layout.factors
+        tied = any(f.tie for f in factors)
+        if len(factors) == 2 and not tied:
+            return _tile_by_tile(metric, structure, start)
+        if len(factors) == 1 and not tied and factors[0].d == 1:
+            return _on_blocks(metric, structure, start)
+    return _descended(metric, start)
+
+
+def _framed(metric: Metric, start: ChainMatrix, columns: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight and the second moments, padded to the chain with zeros, in the order of its blocks."""
+    m, n = metric.weight.shape
+    regular = metric.regular
+    assert regular is not None
+    weight = metric.weight.new_zeros(start.layout.rows, start.layout.cols)
+    weight[:m, :n] = metric.weight
+    second = weight.new_zeros(weight.shape[1], weight.shape[1])
+    second[:n, :n] = regular
+    return weight[rows][:, columns], second[columns][:, columns]
+
+
+def _tile_by_tile(metric: Metric, structure: ChainStructure, start: ChainMatrix) -> StructuredMatrix:
+    """Rounds over the blocks of columns: every tile in turn becomes the best of its rank, given the others.
+
+    With ``E`` the weight minus all other tiles of the same rows, ``X = E C_k (C_kk)^-1`` is the best tile without a
+    bound on its rank, and ``U_r U_r^T X`` the best of rank ``r``, ``U`` the left singular vectors of ``X C_kk^(1/2)``.
+    """
+    tiling = Tiling.of(start)
+    (height, width), (b, c) = tiling.grid, (tiling.second.b, tiling.first.c)
+    columns, rows = (torch.from_numpy(index.ravel()) for index in (tiling.columns, tiling.rows))
+    weight, second = _framed(metric, start, columns, rows)
+    weight = weight.reshape(height, b, width * c)
+    roots = [_roots(second[k * c : (k + 1) * c, k * c : (k + 1) * c]) for k in range(width)]
+    with torch.no_grad():
+        padded = weight.new_zeros(start.layout.rows, start.layout.cols)
+        padded[: start.shape[0], : start.shape[1]] = start.to_dense()
+    gap = weight - padded[rows][:, columns].reshape(height, b, width * c)
+    values = tiling.first.rows
+    left, right = weight.new_zeros(values, b), weight.new_zeros(values, c)
+    before = float("inf")
+    for _ in range(SWEEPS):
+        for k, (whiten, unwhiten) in enumerate(roots):
+            own = slice(k * c, (k + 1) * c)
+            gap[..., own] = weight[..., own]
+            best = gap @ (second[:, own] @ whiten)
+            for rank, used, places in tiling.groups:
+                here = torch.nonzero(used % width == k).squeeze(-1)
+                blocks = used[here] // width
+                u = _left_vectors(best[blocks], rank)
+                v = (u.mT @ best[blocks]) @ unwhiten
+                gap[blocks, :, own] = weight[blocks, :, own] - u @ v
+                u, v = balanced(u, v)
+                left[places[here]], right[places[here]] = u.mT, v
+        error = metric_of(gap.reshape(height * b, -1), second)
+        if not error < before * (1 - GAIN):
+            break
+        before = error
+    return ChainMatrix.from_weights(structure, start.shape, tiling.weights(left, right))
+
+
+def metric_of(gap: Tensor, second: Tensor) -> float:
+    """``tr(E C E^T)``."""
+    return float(((gap @ second) * gap).sum())
+
+
+def _roots(block: Tensor) -> tuple[Tensor, Tensor]:
+    """``V s^(-1/2)`` and ``s^(-1/2) V^T`` of a positive semidefinite ``V s V^T``; zero where ``s`` is (padding)."""
+    values, vectors = torch.linalg.eigh(0.5 * (block + block.mT))
+    floor = values[-1:].clamp_min(0) * torch.finfo(block.dtype).eps * len(values)
+    inverse_root = torch.where(values > floor, values.clamp_min(1e-300).rsqrt(), 0.0)
+    return vectors * inverse_root, inverse_root.unsqueeze(-1) * vectors.mT
+
+
+def _left_vectors(tiles: Tensor, rank: int) -> Tensor:
+    """Leading left singular vectors ``(count, b, rank)`` of matrices ``(count, b, c)``; zero beyond their sides."""
+    b, c = tiles.shape[-2:]
+    kept = min(rank, b, c)
+    if b <= c:
+        vectors = torch.linalg.eigh(tiles @ tiles.mT)[1].flip(-1)[..., :kept]
+    else:
+        inner = torch.linalg.eigh(tiles.mT @ tiles)[1].flip(-1)[..., :kept]
+        vectors = torch.linalg.qr(tiles @ inner).Q
+    return torch.nn.functional.pad(vectors, (0, rank - kept))
+
+
+def _on_blocks(metric: Metric, structure: ChainStructure, start: ChainMatrix) -> StructuredMatrix:
+    """Block diagonal: every block is the least squares solution for its rows, ``W C_k (C_kk)^-1``."""
+    (factor,) = start.layout.factors
+    columns, outer = orders_of(start)
+    weight, second = _framed(metric, start, torch.from_numpy(columns), torch.from_numpy(inverse(outer)))
+    blocks = []
+    for k in range(factor.a):
+        own = slice(k * factor.c, (k + 1) * factor.c)
+        whiten, unwhiten = _roots(second[own, own])
+        rows = weight[k * factor.b : (k + 1) * factor.b]
+        blocks.append((rows @ (second[:, own] @ whiten)) @ unwhiten)
+    return ChainMatrix.from_weights(structure, start.shape, [torch.stack(blocks).unsqueeze(-1)])
+
+
+def _descended(metric: Metric, start: StructuredMatrix) -> StructuredMatrix:
+    """L-BFGS on all numbers of a copy of the start at once."""
+    from copy import deepcopy
+
+    matrix = deepcopy(start)
+    parameters = [p for p in matrix.parameters() if p.requires_grad]
+    second = metric.regular
+    scale = max(metric.energy, torch.finfo(torch.float64).tiny)
+    optimiser = torch.optim.LBFGS(parameters, max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        gap = metric.weight - matrix.to_dense()
+        through = (gap.detach() @ second) / scale if second is not None else gap.detach() / scale
+        # Its gradient is that of the quadratic form, without a second product with C.
+        (2 * (through * gap).sum()).backward()  # type: ignore[no-untyped-call]
+        return (through * gap.detach()).sum()
+
+    with torch.enable_grad():
+        optimiser.step(closure)  # type: ignore[no-untyped-call]
+    if not all(bool(torch.isfinite(p).all()) for p in parameters):
+        return start
+    return matrix
