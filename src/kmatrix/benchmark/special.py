@@ -100,13 +100,15 @@ def _bound_call(x: Tensor, y: Tensor, weights: Sequence[Tensor], patterns: Patte
 
 
 def instructions(isa: str, n: int, batch: int, seconds: float) -> Figure:
-    """The speed of another instruction set as a share of this one's."""
+    """The speed of another instruction set as a share of this one's, one thread each."""
     problem = Problem(member(Butterfly(), n, n), batch)
     best = native_part().isa
     with torch.inference_mode(), Remote(isa, n, batch) as remote:
         mine = ours(problem)
         mine.checked(f"butterfly {n}")
-        found = race({best: mine, isa: remote}, seconds).fair(f"instructions, {n}, batch {batch}")
+        found = race({best: Runner(mine.run, mine.inputs, threads=1), isa: remote}, seconds).fair(
+            f"instructions, {n}, batch {batch}"
+        )
     if remote.cores > ALLOWANCE:
         reason = f"used {remote.cores:.1f} cores, 1 allowed"
         raise TooManyCoresError(complaint("bench", "isa", isa, reason, "find who sets its number of threads"))
