@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.nn._layer import MatrixLayer
 from kmatrix.nn.conv import Conv2d, grouped
+from kmatrix.nn.hosts import opened, settle_hosts_
 from kmatrix.nn.linear import Linear
 from kmatrix.structures import Structure
 from kmatrix.structures.base import from_pairs
@@ -185,7 +186,7 @@ def _why_not(
     if not isinstance(module, nn.Linear | nn.Conv2d):
         return f"a {type(module).__name__} is neither an nn.Linear nor an nn.Conv2d"
     if any(isinstance(parent, nn.MultiheadAttention) for parent in parents):
-        return "nn.MultiheadAttention multiplies with its weight itself and never calls it"
+        return "nn.MultiheadAttention multiplies with its weight itself; km.nn.open_attention_(model) changes that"
     base = nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d
     own = [
         f
@@ -258,6 +259,7 @@ def swap_(model: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
         for key, child in list(parent._modules.items()):
             if child in new:
                 setattr(parent, key, new[child])
+    settle_hosts_(model)
 
 
 def replace_linear_(
@@ -327,6 +329,36 @@ def fresh(site: Site, structure: Structure) -> Linear | Conv2d:
         layer = Linear.from_matrix(matrix, dense.get_parameter("bias") if dense.bias is not None else None)
     layer.train(dense.training)
     return layer
+
+
+def open_attention_(model: nn.Module, filter_fn: FilterFn | None = None) -> list[str]:
+    """Give the projections of every ``nn.MultiheadAttention`` layers of their own, so that they can be swapped.
+
+    The function of the model stays the same; names of parameters change (``in_proj_weight`` becomes
+    ``q_proj.weight``, ``k_proj.weight`` and ``v_proj.weight``).
+
+    Args:
+        model: changed in place.
+        filter_fn: which attentions to open, from the module and its first qualified name; all if not given.
+
+    Returns:
+        The first name of each attention that was opened. Those with hooks, parametrizations or a class of their own
+        stay as they are.
+
+    Example:
+        >>> import torch.nn as nn, kmatrix as km
+        >>> model = nn.TransformerEncoderLayer(16, 2, batch_first=True)
+        >>> km.nn.open_attention_(model), len(km.nn.linear_like(model))
+        (['self_attn'], 6)
+    """
+    new: dict[str, nn.Module] = {}
+    for module, names in _by_module(model):
+        if "" not in names and (filter_fn is None or filter_fn(module, names[0])):
+            attention = opened(module)
+            if attention is not None:
+                new[names[0]] = attention
+    swap_(model, new)
+    return list(new)
 
 
 def densify_(model: nn.Module) -> list[str]:
