@@ -3,6 +3,8 @@
 from kmatrix.compress.calibrate import Calibration as Calibration
 from kmatrix.compress.calibrate import Moments as Moments
 from kmatrix.compress.calibrate import calibrate as calibrate
+from kmatrix.compress.healing import HealReport as HealReport
+from kmatrix.compress.healing import heal as heal
 from kmatrix.compress.plan import compress_ as compress_
 from kmatrix.compress.result import CompressReport as CompressReport
 from kmatrix.compress.result import LayerReport as LayerReport

@@ -250,7 +250,7 @@ def _backwards(output: Any, sensitivity: bool, generator: torch.Generator) -> fl
 
     On average over directions, the squared gradients of a value are the squared derivatives of all outputs.
     """
-    tensors = [t for t in _tensors(output) if t.is_floating_point()]
+    tensors = [t for t in tensors_of(output) if t.is_floating_point()]
     energy = sum(float(t.detach().double().square().sum()) for t in tensors)
     reached = [t for t in tensors if t.requires_grad]
     if sensitivity and reached:
@@ -265,13 +265,14 @@ def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
     return drawn.to(like.device, like.dtype) * 2 - 1
 
 
-def _tensors(output: Any) -> list[Tensor]:
+def tensors_of(output: Any) -> list[Tensor]:
+    """The tensors in an output, however it wraps them."""
     if isinstance(output, Tensor):
         return [output]
     if isinstance(output, Mapping):
-        return [t for value in output.values() for t in _tensors(value)]
+        return [t for value in output.values() for t in tensors_of(value)]
     if isinstance(output, (tuple, list)):
-        return [t for value in output for t in _tensors(value)]
+        return [t for value in output for t in tensors_of(value)]
     return []
 
 
