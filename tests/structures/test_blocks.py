@@ -61,6 +61,15 @@ def test_diagonal_fills_the_leading_diagonal(shape: tuple[int, int]) -> None:
     assert (A.num_params, A.flops) == (k, 2 * k)
 
 
+@pytest.mark.parametrize("shape", [(5, 9), (9, 5), (6, 6)])
+def test_diagonals_multiply_where_nobody_watches_as_where_autograd_does(shape: tuple[int, int]) -> None:
+    A = Diagonal().random(*shape, dtype=torch.float64)
+    x, y = torch.randn(3, shape[1], dtype=torch.float64), torch.randn(3, shape[0], dtype=torch.float64)
+    with torch.no_grad():
+        assert torch.equal(A(x), x @ A.to_dense().T)
+        assert torch.equal(A.T(y), y @ A.to_dense())
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_block_tensor_train_has_strided_tiles_of_its_rank(dtype: torch.dtype) -> None:
     p, q, rank, m, n = 3, 4, 2, 15, 28

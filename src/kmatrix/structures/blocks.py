@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kmatrix._checks import check_size
+from kmatrix.ops.apply import chain_apply
 from kmatrix.structures._grids import Grid, as_pair, balanced_factors, ceil_div, check_grid
 from kmatrix.structures.base import fill_normal
 from kmatrix.structures.butterfly import tile_chain
@@ -111,12 +112,15 @@ class DiagonalMatrix(ChainMatrix):
     """A square diagonal chain, cropping its input and filling up its output with zeros."""
 
     def _matmul(self, x: Tensor) -> Tensor:
-        size = self.layout.cols
-        return nn.functional.pad(super()._matmul(x[..., :size]), (0, self.shape[0] - size))
+        return self._product(x, self.shape[0])
 
     def _rmatmul(self, x: Tensor) -> Tensor:
+        return self._product(x, self.shape[1])
+
+    def _product(self, x: Tensor, rows: int) -> Tensor:
         size = self.layout.rows
-        return nn.functional.pad(super()._rmatmul(x[..., :size]), (0, self.shape[1] - size))
+        y = chain_apply(x[..., :size], self.weights, self.layout.patterns)
+        return nn.functional.pad(y, (0, rows - size))
 
 
 class _Tiles(ChainStructure):
