@@ -75,7 +75,13 @@ __version__ = "0.1.0.dev0"
 
 # What not every program needs is imported when it is first asked for.
 _LATER = ("data", "report", "testing")
-_FROM_LATER = {"CompressReport": "compress", "compress_": "compress", "heal": "compress"}
+_FROM_LATER = {
+    "compress_": "compress",
+    "CompressReport": "compress",
+    "heal": "compress",
+    "lower_": "compress",
+    "LoweringReport": "compress",
+}
 
 if _typing.TYPE_CHECKING:
     from types import ModuleType as _ModuleType
@@ -83,8 +89,10 @@ if _typing.TYPE_CHECKING:
     from kmatrix import data as data
     from kmatrix import report as report
     from kmatrix.compress import CompressReport as CompressReport
+    from kmatrix.compress import LoweringReport as LoweringReport
     from kmatrix.compress import compress_ as compress_
     from kmatrix.compress import heal as heal
+    from kmatrix.compress import lower_ as lower_
 
     testing: _ModuleType  # not imported: cli, which imports this package, has no business with it
 else:

@@ -5,6 +5,10 @@ from kmatrix.compress.calibrate import Moments as Moments
 from kmatrix.compress.calibrate import calibrate as calibrate
 from kmatrix.compress.healing import HealReport as HealReport
 from kmatrix.compress.healing import heal as heal
+from kmatrix.compress.lower import LoweredLayer as LoweredLayer
+from kmatrix.compress.lower import LoweringReport as LoweringReport
+from kmatrix.compress.lower import lower_ as lower_
+from kmatrix.compress.lower import stock_layer as stock_layer
 from kmatrix.compress.plan import compress_ as compress_
 from kmatrix.compress.result import CompressReport as CompressReport
 from kmatrix.compress.result import LayerReport as LayerReport

@@ -1,0 +1,289 @@
+"""``lower_``: a model of structured layers as one of stock modules, to be exported or quantised by anybody's tools."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+
+from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix.compress.export import Blockwise, Program, stock_module, traced
+from kmatrix.compress.programs import Blocks, Form, program_of
+from kmatrix.nn import Conv2d, Linear, swap_
+from kmatrix.structures.base import StructuredMatrix
+
+FilterFn = Callable[[nn.Module, str], bool]
+_PROBES = 4
+_MARK = "_structured_before"  # on rows of layers, for km.save
+
+
+@dataclass(frozen=True)
+class LoweredLayer:
+    """What became of one layer.
+
+    Attributes:
+        names: every qualified name of the layer.
+        structure: the structure it had.
+        form: the stock modules it consists of now, in order of application.
+        num_params: numbers in its matrix before, without the bias.
+        num_params_after: numbers in its stock modules, without the bias.
+        error: largest difference between its outputs before and after, for four random inputs, relative to the largest
+            output: rounding, as every form is exact. NaN on the meta device.
+        note: why the form is what it is, where that is not the rule.
+    """
+
+    names: tuple[str, ...]
+    structure: str
+    form: str
+    num_params: int
+    num_params_after: int
+    error: float
+    note: str
+
+
+@dataclass(frozen=True)
+class LoweringReport:
+    """What ``lower_`` did, layer by layer.
+
+    Attributes:
+        layers: one entry for each layer, tied ones once.
+    """
+
+    layers: tuple[LoweredLayer, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.layers)} layers lowered"]
+        for layer in self.layers:
+            counts = f"{layer.num_params:,} -> {layer.num_params_after:,} numbers, error {layer.error:.1e}"
+            note = f" ({layer.note})" if layer.note else ""
+            lines.append(f"  {', '.join(layer.names)}: {layer.structure} -> {layer.form}; {counts}{note}")
+        return "\n".join(lines)
+
+
+def lower_(
+    model: nn.Module,
+    filter_fn: FilterFn | None = None,
+    *,
+    form: Form = "auto",
+    blocks: Blocks = "auto",
+) -> LoweringReport:
+    """Turn every structured layer of a model into stock modules that compute the same, up to rounding.
+
+    What is left are ``nn.Linear``, grouped ``nn.Conv1d`` and ``nn.Conv2d``, ``nn.Sequential``, and
+    ``torch.fx.GraphModule`` with reshapes, permutations, selections, padding and sums: no class and no operator of
+    kmatrix, so that ``torch.export``, ONNX, quantisation and pickles need nothing of it. A factor of one block is an
+    ``nn.Linear``; the blocks of others are an ``nn.Linear`` each, or together a grouped 1 x 1 convolution. Structures
+    that have no chain of real factors (those that go by FFT, relaxed permutations, sparse matrices) become dense.
+    Layers can be trained on, but their numbers are free then: what tied them, such as angles, is gone.
+
+    Args:
+        model: changed in place.
+        filter_fn: which structured layers to lower, from the module and its first qualified name; all if not given.
+        form: ``"auto"`` multiplies narrow factors out to wider ones, and everything where the factors would take no
+            fewer products than the dense matrix; ``"factors"`` keeps the factors as they are; ``"dense"`` multiplies
+            everything out.
+        blocks: ``"linear"`` makes a linear layer of every block, so that quantisation reaches it; ``"conv"`` one
+            convolution of all; ``"auto"`` linear layers up to 16 blocks, where they are the faster of the two.
+
+    Returns:
+        What became of each layer, with the measured error.
+
+    Raises:
+        ArgumentError: if the model is itself a structured layer, or holds a module of kmatrix that has no stock form;
+            nothing is changed then.
+        DtypeError: if a structured layer is complex; nothing is changed then.
+
+    Example:
+        >>> import torch, kmatrix as km
+        >>> model = torch.nn.Sequential(km.nn.Linear(64, 64, structure=km.LowRank(4)), torch.nn.ReLU())
+        >>> report = km.lower_(model)
+        >>> report.layers[0].form, model[0]
+        ('Linear(64, 4), Linear(4, 64)', Sequential(
+          (0): Linear(in_features=64, out_features=4, bias=False)
+          (1): Linear(in_features=4, out_features=64, bias=True)
+        ))
+    """
+    if not isinstance(model, nn.Module):
+        reason, way_out = "not an nn.Module", "pass the model"
+        raise DtypeError(complaint("lower_", "model", type(model).__name__, reason, way_out))
+    new: dict[str, nn.Module] = {}
+    layers = []
+    for names, module in _structured(model, filter_fn):
+        chosen, note = form, ""
+        if any(isinstance(_parent(model, name), nn.MultiheadAttention) for name in names):
+            chosen, note = "dense", "nn.MultiheadAttention multiplies by its weight itself"
+        new[names[0]], layer = _lowered(names, module, chosen, blocks, note)
+        layers.append(layer)
+    swap_(model, new)
+    _leave_fast_path(model)
+    return LoweringReport(tuple(layers))
+
+
+def stock_layer(layer: nn.Module, *, form: Form = "auto", blocks: Blocks = "auto") -> nn.Module:
+    """One structured layer, or structured matrix, as stock modules; as ``lower_``, which swaps them in a model.
+
+    Args:
+        layer: a ``km.nn.Linear``, a ``km.nn.Conv2d`` or a ``StructuredMatrix``; not changed.
+        form: as for ``lower_``.
+        blocks: as for ``lower_``.
+
+    Example:
+        >>> import kmatrix as km
+        >>> from kmatrix.compress import stock_layer
+        >>> stock_layer(km.Dense().random(2, 3))
+        Linear(in_features=3, out_features=2, bias=False)
+    """
+    return _lowered(("layer",), layer, form, blocks)[0]
+
+
+def _structured(model: nn.Module, filter_fn: FilterFn | None) -> Iterator[tuple[tuple[str, ...], nn.Module]]:
+    """The structured layers of a model, those inside others left out, each once with all its names."""
+    found: dict[nn.Module, list[str]] = {}
+    inside: list[str] = []
+    for name, module in model.named_modules(remove_duplicate=False):
+        if any(name.startswith(f"{outer}.") for outer in inside[-1:]):
+            continue
+        if not type(module).__module__.startswith("kmatrix."):
+            continue
+        inside.append(name)
+        found.setdefault(module, []).append(name)
+    for module, names in found.items():
+        if filter_fn is not None and not filter_fn(module, names[0]):
+            continue
+        kind = type(module).__name__
+        if names[0] == "":
+            reason, way_out = "a structured layer itself", "lower a model that holds it: nn.Sequential(layer)"
+            raise ArgumentError(complaint("lower_", "model", kind, reason, way_out))
+        yield tuple(names), module
+
+
+def _lowered(
+    names: tuple[str, ...], layer: nn.Module, form: Form, blocks: Blocks, note: str = ""
+) -> tuple[nn.Module, LoweredLayer]:
+    """The stock modules for one layer, and what to report of it."""
+    where, kind = names[0], type(layer).__name__
+    if not isinstance(layer, StructuredMatrix | Linear | Conv2d):
+        reason, way_out = f"a {kind} has no stock form", "leave it out with filter_fn, or replace it first"
+        raise ArgumentError(complaint("lower_", "model", where, reason, way_out))
+    matrix = layer if isinstance(layer, StructuredMatrix) else layer.matrix
+    bias = None if isinstance(layer, StructuredMatrix) or layer.bias is None else layer.bias.detach().clone()
+    if matrix.dtype.is_complex:
+        reason, way_out = "its matrix is complex, stock layers are real", "leave it out with filter_fn"
+        raise DtypeError(complaint("lower_", "model", where, reason, way_out))
+    program = program_of(matrix, form, blocks)
+    made = _convolution(layer, program, bias) if isinstance(layer, Conv2d) else stock_module(program, bias)
+    made.train(layer.training).requires_grad_(any(p.requires_grad for p in layer.parameters()))
+    if isinstance(made, nn.Sequential):
+        setattr(made, _MARK, True)
+    after = sum(p.numel() for p in made.parameters()) - (0 if bias is None else bias.numel())
+    forms, error = ", ".join(_forms(made)), _error(layer, made)
+    structure = str(matrix.structure)
+    return made, LoweredLayer(names, structure, forms, matrix.num_params, after, error, note or program.note)
+
+
+def _convolution(layer: Conv2d, program: Program, bias: Tensor | None) -> nn.Module:
+    """The stock form of a convolution: a row of them, or one that copies patches into channels and then a program."""
+    kh, kw = layer.kernel_size
+    steps = [step for step in program.steps if isinstance(step, Blockwise)]
+    if program.is_blocks and steps[0].factor.c % (kh * kw) == 0:
+        convs = [_conv2d(layer, step.weight[..., 0], k == 0) for k, step in enumerate(steps)]
+        if bias is not None:
+            convs[-1].bias = nn.Parameter(bias)
+        return convs[0] if len(convs) == 1 else nn.Sequential(*convs)
+    image = traced(LoweredImage(stock_module(program, bias)))
+    if (kh, kw) == layer.stride == (1, 1) and layer.padding in ((0, 0), "same", "valid"):
+        return image
+    # The convolution that copies every patch into the channels: each of its kernels is a single one.
+    ones = torch.eye(kh * kw, dtype=layer.matrix.dtype, device=layer.matrix.device)
+    return nn.Sequential(_conv2d(layer, ones.repeat(layer.in_channels, 1, 1), True), image)
+
+
+def _conv2d(layer: Conv2d, blocks: Tensor, on_patches: bool) -> nn.Conv2d:
+    """A convolution by blocks ``(groups, out, in)`` on a diagonal: on the patches of a layer, or at each point."""
+    groups, m, n = blocks.shape
+    kernel = layer.kernel_size if on_patches else (1, 1)
+    conv = nn.Conv2d(
+        groups * n // math.prod(kernel),
+        groups * m,
+        kernel,
+        stride=layer.stride if on_patches else 1,
+        padding=layer.padding if on_patches else 0,
+        dilation=layer.dilation if on_patches else 1,
+        groups=groups,
+        bias=False,
+        padding_mode=layer.padding_mode if on_patches else "zeros",
+        device="meta",
+    )
+    conv.weight = nn.Parameter(blocks.reshape(groups * m, -1, *kernel).clone())
+    return conv
+
+
+class LoweredImage(nn.Module):
+    """A module of the last axis for images, as what is traced and then thrown away."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x.movedim(-3, -1))
+        return y.movedim(-1, -3)
+
+
+def _forms(module: nn.Module) -> Iterator[str]:
+    """The stock modules with numbers, in order of application; runs of like ones once with their count."""
+    words = []
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            words.append(f"Linear({part.in_features}, {part.out_features})")
+        elif isinstance(part, nn.Conv1d | nn.Conv2d):
+            groups = f", groups={part.groups}" if part.groups > 1 else ""
+            words.append(f"{type(part).__name__}({part.in_channels}, {part.out_channels}{groups})")
+    for word, run in groupby(words):
+        count = len(list(run))
+        yield word if count == 1 else f"{count} x {word}"
+    if not words:
+        yield "index_select"
+
+
+def _error(layer: nn.Module, made: nn.Module) -> float:
+    """Largest difference of the outputs for a few random inputs, relative to the largest output."""
+    matrix = layer if isinstance(layer, StructuredMatrix) else cast("Linear | Conv2d", layer).matrix
+    if matrix.device.type == "meta":
+        return float("nan")
+    shape: tuple[int, ...] = (_PROBES, matrix.shape[1])
+    if isinstance(layer, Conv2d):
+        sides = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        shape = (_PROBES, layer.in_channels, *sides)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(matrix.device, matrix.dtype)
+    with torch.no_grad():
+        before, after = layer(x).double(), made(x).double()
+    largest = before.abs().max()
+    return float((before - after).abs().max() / largest) if largest else float((before - after).abs().max())
+
+
+def is_lowered(module: nn.Module) -> bool:
+    """Whether ``lower_`` made this module, and it is not an ordinary layer."""
+    # Names of children are all that copies and pickles keep of a traced module.
+    if isinstance(module, GraphModule):
+        return "lowered" in module._modules or "inner" in module._modules
+    return vars(module).get(_MARK) is True
+
+
+def _parent(model: nn.Module, name: str) -> nn.Module:
+    return model.get_submodule(name.rpartition(".")[0])
+
+
+def _leave_fast_path(model: nn.Module) -> None:
+    """Keep encoder layers of torch off their fast path, which reads weights of linear layers that have none now."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer) and not all(
+            hasattr(linear, "weight") for linear in (module.linear1, module.linear2)
+        ):
+            module.activation_relu_or_gelu = 0
