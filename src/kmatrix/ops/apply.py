@@ -30,11 +30,13 @@ def chain_apply(
     take: Tensor | None = None,
     rows: int | None = None,
     bias: Tensor | None = None,
+    pairs: bool = False,
+    transposed: bool = False,
 ) -> Tensor:
     """Multiply a selection of the input by a chain, select from the output, add a bias.
 
     ``y = (F_k ... F_1 x[gather])[take][:rows] + bias``, where an ``x`` that is too short is padded with zeros
-    first.
+    first. With ``transposed`` the chain is ``F_1^T ... F_k^T`` instead.
 
     Args:
         x: the vectors, shape ``(*, n)`` with ``n`` at most the number of columns of the first factor.
@@ -44,6 +46,8 @@ def chain_apply(
         take: an index of rows of the last factor; None for all in order.
         rows: how many of the selected outputs to keep, the first ones; None for all.
         bias: one number for each output that is kept.
+        pairs: whether the weights hold complex numbers, as real pairs along a last axis.
+        transposed: whether to multiply by the plain transpose of the chain.
 
     Returns:
         The result; differentiable, compiled and transformed as ``chain_matmul`` is.
@@ -53,41 +57,63 @@ def chain_apply(
         >>> chain_apply(torch.tensor([1.0, 2.0]), [torch.eye(2).view(p)], (p,), gather=swap)
         tensor([2., 1.])
     """
-    if gather is None and take is None and bias is None and rows in (None, patterns[-1].rows):
-        if x.ndim and x.shape[-1] == patterns[0].cols:
+    cols, full = patterns[0].cols, patterns[-1].rows
+    if transposed:
+        cols, full = full, cols
+    viewed = pairs or transposed
+    if not viewed and gather is None and take is None and bias is None and rows in (None, full):
+        if x.ndim and x.shape[-1] == cols:
             return chain_matmul(x, weights, patterns)
     others = tuple([t for t in (gather, take, bias) if t is not None])
-    kind = _kind(patterns, gather is None, take is None, bias is None, rows)
-    if not torch.compiler.is_dynamo_compiling():
-        again = repeated(x, weights, patterns, others, kind)
+    kind = _kind(full if rows is None else rows, gather, take, bias, pairs, transposed)
+    compiling = torch.compiler.is_dynamo_compiling()
+    held = weights[::-1] if transposed else weights
+    if not compiling:
+        again = repeated(x, held, patterns, others, kind)
         if isinstance(again, Tensor):
             return again
-        ends = _foldable(x, weights, patterns, gather, take, rows, bias)
-        if ends is not None and not ends.trivial:
-            record(x, weights, patterns, patterns, ends, kind)
-            x, *weights = dispatch.resolved([x, *weights])
-            y = _folded(x, weights, patterns, ends)
+    used, chain = _views(weights, patterns, pairs, transposed) if viewed else (weights, patterns)
+    if not compiling:
+        ends = _foldable(x, used, chain, gather, take, rows, bias)
+        if ends is not None and (viewed or not ends.trivial):
+            record(x, used, patterns, chain, ends, kind, held if viewed else None)
+            plain, *plain_weights = dispatch.resolved([x, *used])
+            y = _folded(plain, plain_weights, chain, ends)
             if y is not None:
                 return y
-    cols = patterns[0].cols
     if x.shape[-1] < cols:
         x = functional.pad(x, (0, cols - x.shape[-1]))
-    y = chain_matmul(x if gather is None else x[..., gather], weights, patterns)
+    y = chain_matmul(x if gather is None else x[..., gather], used, chain)
     y = y if take is None else y[..., take]
     y = y if rows is None or rows == y.shape[-1] else y[..., :rows]
     return y if bias is None else y + bias.to(y.dtype)  # autocast may have lowered the products alone
 
 
-def _kind(patterns: Patterns, no_gather: bool, no_take: bool, no_bias: bool, rows: int | None) -> int:
-    """Which surroundings are given, and a size that none of them tells."""
-    given = no_gather + 2 * no_take + 4 * no_bias
-    return 8 * (patterns[-1].rows if rows is None else rows) + given
+def _views(
+    weights: Sequence[Tensor], patterns: Patterns, pairs: bool, transposed: bool
+) -> tuple[tuple[Tensor, ...], Patterns]:
+    """The weights as a chain of its own, without copying a number, and its patterns."""
+    used = tuple([torch.view_as_complex(w) for w in weights]) if pairs else tuple(weights)
+    if not transposed:
+        return used, patterns
+    turned = tuple([w.transpose(1, 2) for w in reversed(used)])
+    return turned, tuple([Pattern(a, c, b, d) for a, b, c, d in reversed(patterns)])
 
 
-def kind_of_call(patterns: Patterns, n: int, *, gather: bool, take: bool, bias: bool, rows: int) -> int:
+def _kind(
+    rows: int, gather: object, take: object, bias: object, pairs: bool = False, transposed: bool = False
+) -> int:
+    """Which surroundings are given, how weights are read, and a size that none of the tensors tells."""
+    given = (gather is not None) + 2 * (take is not None) + 4 * (bias is not None)
+    return 32 * rows + given + 8 * pairs + 16 * transposed
+
+
+def kind_of_call(
+    patterns: Patterns, n: int, *, gather: bool, take: bool, bias: bool, rows: int, pairs: bool = False
+) -> int:
     """What ``repeated`` calls a ``chain_apply`` to vectors of size ``n`` with these surroundings."""
-    if gather or take or bias or rows != patterns[-1].rows or n != patterns[0].cols:
-        return _kind(patterns, not gather, not take, not bias, rows)
+    if pairs or gather or take or bias or rows != patterns[-1].rows or n != patterns[0].cols:
+        return _kind(rows, gather or None, take or None, bias or None, pairs)
     return PLAIN
 
 
@@ -138,7 +164,9 @@ def _foldable(
     unchecked = ((gather, cols), (take, full))
     padded = padding(n, cols) if n < cols else gather
     selected = full if take is None else len(take)
-    n_out = selected if rows is None else rows
+    n_out = selected if rows is None else min(rows, selected)
+    if not n_out:
+        return None  # nothing to compute
     if n_out < selected:
         take = cropping(n_out) if take is None else take[:n_out]
     if bias is not None and (bias.dtype != x.dtype or bias.shape != (n_out,)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -123,13 +123,19 @@ def record(
     chain: Patterns,
     ends: Ends | None = None,
     kind: int = -1,
+    held: Sequence[Tensor] | None = None,
 ) -> None:
-    """Remember a call that nothing watched and the native kernels ran, when it comes for the second time."""
+    """Remember a call that nothing watched and the native kernels ran, when it comes for the second time.
+
+    ``held`` are the tensors that ``repeated`` will be asked about where the weights are new views of them on every
+    call, and ``patterns`` those that will come with them.
+    """
     new_call = recorder()
     if new_call is None or type(weights) not in (list, tuple) or x.device.type != "cpu" or not x.numel():
         return
     others = _NOTHING if ends is None else ends.sources
-    key = _key(x, weights, others, kind)
+    asked = weights if held is None else held
+    key = _key(x, asked, others, kind)
     if key not in _seen:
         if len(_seen) > 8 * _MOST:
             _seen.clear()
@@ -146,18 +152,19 @@ def record(
     schedule, pointers = schedule_of(description, batch, ends), [w.data_ptr() for w in kept]
     try:
         ready = ready_chain(description, schedule, pointers, ends)
-        call = new_call(ready.chain, [*weights, *others], len(weights), ready.packed, ready.stamp)
+        call = new_call(ready.chain, [*asked, *others], len(asked), ready.packed, ready.stamp)
     except (ValueError, OutsideError):  # a tensor that is described to nobody, such as one lazily negated
         return
     if len(_records) >= _MOST:
         forget()
     fixed = isinstance(patterns, tuple) and all(isinstance(p, tuple) for p in patterns)
-    tells = all(tuple(w.shape) == p for w, p in zip(weights, chain, strict=True))
+    tells = held is None and all(tuple(w.shape) == p for w, p in zip(weights, chain, strict=True))
+    meant = chain if held is None else tuple(cast(Patterns, patterns))
     shape = (*x.shape[:-1], description.n_out if ends is None else ends.n_out)
     strides = torch.empty(shape, device="meta").stride()
     if ready.key is not None:
         _holders.setdefault(ready.key, set()).add(key)
-    _records[key] = _Record(patterns if fixed else _UNKNOWN, chain, tells, shape, strides, x.dtype, call.run)
+    _records[key] = _Record(patterns if fixed else _UNKNOWN, meant, tells, shape, strides, x.dtype, call.run)
     if ready.key is not None and not PACKED.holds(
         ready.key, ready.chain
     ):  # asked last: it may leave any time

@@ -36,6 +36,9 @@ def plus(y: Tensor, bias: Tensor) -> Tensor:
     return y + (bias if bias.is_complex() != y.is_complex() else bias.to(y.dtype))
 
 
+_PRODUCTS = (Tensor.__matmul__, Tensor.matmul, torch.matmul)
+
+
 class Structure(ABC):
     """A class of matrices and its hyper-parameters; subclasses are frozen dataclasses and hold no numbers."""
 
@@ -109,6 +112,20 @@ class StructuredMatrix(nn.Module, ABC):
 
     # Without this numpy would take ``scalar * A`` and ``array @ A`` apart entry by entry.
     __array_ufunc__ = None
+
+    @classmethod
+    def __torch_function__(
+        cls,
+        func: Callable[..., Any],
+        types: object,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Answer ``x @ A`` at once: wording the error that brings it to us takes torch longer than a small product."""
+        if func in _PRODUCTS and not kwargs and len(args) == 2:
+            left, right = args
+            return left @ right if isinstance(left, StructuredMatrix) else right.__rmatmul__(left)
+        return NotImplemented
 
     def __init__(self, structure: Structure, shape: tuple[int, int]) -> None:
         super().__init__()

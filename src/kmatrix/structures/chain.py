@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kmatrix import _permutations
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops import Pattern
-from kmatrix.ops.apply import PLAIN, chain_apply, kind_of_call, repeated
+from kmatrix.ops.apply import chain_apply, kind_of_call, repeated
 from kmatrix.ops.autograd import multiply_watched
 from kmatrix.ops.routing import is_plain, nothing_watches
 from kmatrix.structures.base import (
@@ -37,11 +37,9 @@ from kmatrix.structures.layout import Permute as Permute
 from kmatrix.structures.layout import PermuteKind as PermuteKind
 from kmatrix.structures.layout import Stage as Stage
 from kmatrix.structures.layout import Tie as Tie
-from kmatrix.structures.layout import transposed_chain
 
-
-# Patterns, names of permutations, and the kinds of a product without and with a bias.
-Lane = tuple[tuple[Pattern, ...], tuple[str, ...], int, int]
+# Patterns, names of permutations, whether nothing surrounds the product, and its kinds without and with a bias.
+Lane = tuple[tuple[Pattern, ...], tuple[str, ...], bool, int, int]
 
 
 class ChainStructure(Structure):
@@ -121,21 +119,31 @@ class AbstractChainMatrix(StructuredMatrix):
                 )
 
     def _matmul(self, x: Tensor) -> Tensor:
-        layout = self.layout
-        return _through(x, layout.runs, self.weights, layout.patterns, self.permutation, self.shape[0])
+        layout, (weights, pairs) = self.layout, self._held
+        return _through(
+            x, layout.runs, weights, layout.patterns, self.permutation, self.shape[0], pairs=pairs
+        )
+
+    @property
+    def _held(self) -> tuple[tuple[Tensor, ...], bool]:
+        """The weights as they are stored, and whether that is as real pairs."""
+        return self.weights, False
 
     def _affine(self, x: Tensor, bias: Tensor) -> Tensor:
         # Where autograd watches, the product has no bias of its own: the sum goes without trying.
         if type(self)._matmul is not AbstractChainMatrix._matmul or torch.is_grad_enabled():
             return super()._affine(x, bias)
-        layout = self.layout
-        return _through(x, layout.runs, self.weights, layout.patterns, self.permutation, self.shape[0], bias)
+        layout, (weights, pairs) = self.layout, self._held
+        return _through(
+            x, layout.runs, weights, layout.patterns, self.permutation, self.shape[0], bias, pairs=pairs
+        )
 
     def _rmatmul(self, x: Tensor) -> Tensor:
-        weights, patterns = transposed_chain(self.weights, self.layout.patterns)
-        k = len(weights)
-        runs = [r if isinstance(r, int) else (k - r[1], k - r[0]) for r in reversed(self.layout.runs)]
-        return _through(x, runs, weights, patterns, self._inverse, self.shape[1])
+        layout, (weights, pairs) = self.layout, self._held
+        runs = layout.runs[::-1]
+        return _through(
+            x, runs, weights, layout.patterns, self._inverse, self.shape[1], pairs=pairs, transposed=True
+        )
 
     def _inverse(self, k: int) -> Tensor:
         index = self.permutation(k)
@@ -163,11 +171,15 @@ def _through(
     index: Callable[[int], Tensor],
     rows: int,
     bias: Tensor | None = None,
+    *,
+    pairs: bool = False,
+    transposed: bool = False,
 ) -> Tensor:
     """Send vectors through runs of factors and permutations, padded with zeros before and cropped behind.
 
     A run takes the permutation before it along, and the last one that behind it and the bias as well: the product
-    does them while it reads and writes.
+    does them while it reads and writes. Weights are as they are stored, and those of a run that is ``transposed``
+    in the order of the run that it is the transpose of: views of them are made only where no record has them.
     """
     gather: Tensor | None = None
     for i, run in enumerate(runs):
@@ -188,6 +200,8 @@ def _through(
             take=index(behind) if isinstance(behind, int) else None,
             rows=rows if last else None,
             bias=bias if last else None,
+            pairs=pairs,
+            transposed=transposed,
         )
         gather = None
         bias = None if last else bias
@@ -301,11 +315,18 @@ class ChainMatrix(AbstractChainMatrix):
         permutations = tuple([f"permutation_{k}" for k in range(before + behind)])
         kinds = [
             kind_of_call(
-                layout.patterns, self.shape[1], gather=before, take=behind, bias=bias, rows=self.shape[0]
+                layout.patterns,
+                self.shape[1],
+                gather=before,
+                take=behind,
+                bias=bias,
+                rows=self.shape[0],
+                pairs=self._is_complex,
             )
             for bias in (False, True)
         ]
-        return layout.patterns, permutations, kinds[0], kinds[1]
+        bare = not permutations and (layout.rows, layout.cols) == self.shape
+        return layout.patterns, permutations, bare, kinds[0], kinds[1]
 
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         # A product that ran before needs no questions: a record tells all of them at once.
@@ -317,10 +338,8 @@ class ChainMatrix(AbstractChainMatrix):
 
     def _repeated(self, x: Tensor, bias: Tensor | None) -> Tensor | None:
         """The product, if one like it ran before."""
-        patterns, permutations, kind, kind_with_bias = cast(Lane, self._lane)
-        named = cast("dict[str, Tensor]", self._modules["factors"]._parameters)  # type: ignore[union-attr]
-        usual = not self._is_complex and tuple(named) == self._names
-        weights = tuple(named.values()) if usual else self.weights
+        patterns, permutations, bare, kind, kind_with_bias = cast(Lane, self._lane)
+        weights = self._stored
         others: tuple[Tensor, ...] = ()
         if permutations:
             others = tuple([cast(Tensor, self._buffers[name]) for name in permutations])
@@ -328,15 +347,19 @@ class ChainMatrix(AbstractChainMatrix):
             again = repeated(x, weights, patterns, (*others, bias), kind_with_bias)
             return again if isinstance(again, Tensor) else None
         again = repeated(x, weights, patterns, others, kind)
-        if again is None or (kind != PLAIN and not isinstance(again, Tensor)):
+        if again is None or (not bare and not isinstance(again, Tensor)):
             return None  # autograd knows products, not what surrounds them
-        y = again if isinstance(again, Tensor) else multiply_watched(x, weights, again)
+        y = again if isinstance(again, Tensor) else multiply_watched(x, self.weights, again)
         return y if bias is None else plus(y, bias)
 
     @property
     def weights(self) -> tuple[Tensor, ...]:
         stored = self._stored
         return tuple([torch.view_as_complex(p) for p in stored]) if self._is_complex else stored
+
+    @property
+    def _held(self) -> tuple[tuple[Tensor, ...], bool]:
+        return self._stored, self._is_complex
 
     @property
     def _stored(self) -> tuple[Tensor, ...]:

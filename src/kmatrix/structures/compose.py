@@ -24,6 +24,9 @@ class Transpose(Structure):
     of: Structure
     conjugate: bool = False
 
+    def __post_init__(self) -> None:
+        pass  # no field holds lists
+
     def check(self, m: int, n: int) -> None:
         self.of.check(n, m)
 
@@ -42,33 +45,58 @@ class Transpose(Structure):
 class TransposedMatrix(StructuredMatrix):
     """The (conjugate) transpose of ``base``, sharing its numbers."""
 
+    base: StructuredMatrix
+    conjugate: bool
+
     def __init__(self, base: StructuredMatrix, conjugate: bool) -> None:
-        super().__init__(Transpose(base.structure, conjugate), (base.shape[1], base.shape[0]))
-        self.base = base
-        self.conjugate = conjugate
+        # Written where torch would write them, because ``X @ A.T`` makes one for a product that takes no longer.
+        nn.Module.__init__(self)
+        m, n = base.shape
+        self.__dict__.update(
+            structure=Transpose(base.structure, conjugate), shape=(n, m), conjugate=conjugate
+        )
+        self._modules["base"] = base
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        if bias is not None or self._conjugates:
+            return super().forward(x, bias)
+        return self._base.rforward(x)
+
+    def rforward(self, x: Tensor) -> Tensor:
+        return super().rforward(x) if self._conjugates else self._base.forward(x)
+
+    @property
+    def _conjugates(self) -> bool:
+        return self.conjugate and self.dtype.is_complex
+
+    @property
+    def _base(self) -> StructuredMatrix:
+        return cast(StructuredMatrix, self._modules["base"])  # past the slow search for attributes of modules
 
     def _matmul(self, x: Tensor) -> Tensor:
-        return _conjugated(self.base._rmatmul, x) if self.conjugate else self.base._rmatmul(x)
+        base = self._base
+        return _conjugated(base._rmatmul, x) if self._conjugates else base._rmatmul(x)
 
     def _rmatmul(self, x: Tensor) -> Tensor:
-        return _conjugated(self.base._matmul, x) if self.conjugate else self.base._matmul(x)
+        base = self._base
+        return _conjugated(base._matmul, x) if self._conjugates else base._matmul(x)
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         self.base.reset_parameters(generator)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.base.dtype
+        return self._base.dtype
 
     @property
     def device(self) -> torch.device:
-        return self.base.device
+        return self._base.device
 
 
 def _conjugated(multiply: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Multiply by the entrywise conjugate of what ``multiply`` multiplies by."""
     # Resolved, because numpy and hand-written kernels do not know a conjugate that is only a flag.
-    return multiply(x.conj()).conj().resolve_conj()
+    return multiply(x.conj().resolve_conj()).conj().resolve_conj()
 
 
 def transpose(matrix: StructuredMatrix, *, conjugate: bool) -> StructuredMatrix:
