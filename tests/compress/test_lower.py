@@ -288,7 +288,7 @@ def test_what_cannot_be_lowered_is_refused(model: Any, error: type[Exception], s
         assert isinstance(model[0], StructuredMatrix)  # nothing was changed
 
 
-@pytest.mark.parametrize("option", ["form", "blocks"])
+@pytest.mark.parametrize("option", ["form", "blocks", "attention"])
 def test_unknown_options_are_refused(option: str) -> None:
     with pytest.raises(ArgumentError, match=f"{option}='x'"):
         lower_(nn.Sequential(km.Dense().random(2, 2)), **{option: "x"})  # type: ignore[arg-type]
@@ -319,15 +319,63 @@ def test_encoder_layers_of_torch_run_without_their_fast_path() -> None:
         assert_same(model(x), before, 1e-6)
 
 
-def test_attention_of_torch_keeps_a_weight_to_multiply_by() -> None:
-    attention = nn.MultiheadAttention(16, 2, batch_first=True).eval()
-    attention.out_proj = km.nn.Linear(16, 16, structure=km.LowRank(2))  # type: ignore[assignment]
-    x = torch.randn(2, 5, 16)
-    before = attention(x, x, x)[0]
-    report = lower_(attention)
-    assert isinstance(attention.out_proj, nn.Linear)
-    assert "MultiheadAttention" in report.layers[0].note
-    assert_same(attention(x, x, x)[0], before, 1e-6)
+def attention() -> nn.Sequential:
+    """Structured attention inside a model, with keys and values of other sizes."""
+    options: dict[str, Any] = {"kdim": 12, "vdim": 20, "add_bias_kv": True, "batch_first": True}
+    return nn.Sequential(km.nn.MultiheadAttention(16, 2, structure=km.LowRank(2), **options)).eval()
+
+
+def test_attention_keeps_its_factors() -> None:
+    model = attention()
+    inputs = [torch.randn(2, 5, size) for size in (16, 12, 20)]
+    before = model[0](*inputs)[0]
+    report = lower_(model)
+    assert [layer.names for layer in report.layers] == [(f"0.{x}_proj",) for x in ("q", "k", "v", "out")]
+    assert [type(m) for m in model[0].children()] == [nn.Sequential] * 4
+    assert_same(model[0](*inputs)[0], before, 1e-6)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"kdim": 12, "vdim": 20, "add_bias_kv": True}])
+def test_attention_becomes_that_of_torch(sizes: dict[str, Any]) -> None:
+    model = attention()
+    if not sizes:
+        model[0] = km.nn.MultiheadAttention(16, 2, batch_first=True, structure=km.LowRank(2)).eval()
+    inputs = [torch.randn(2, 5, size) for size in (16, sizes.get("kdim", 16), sizes.get("vdim", 16))]
+    before = model[0](*inputs)[0]
+    report = lower_(model, attention="dense")
+    assert type(model[0]) is nn.MultiheadAttention
+    assert no_trace_of_kmatrix(model)
+    assert "dense weights" in report.layers[0].note
+    assert report.layers[0].num_params < report.layers[0].num_params_after
+    assert_same(model[0](*inputs)[0], before, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("structure", "kinds"),
+    [
+        (km.LowRank(4), [nn.Embedding, nn.Linear]),
+        (km.Product((km.Dense(), km.GroupShuffle(4)), (8,)), [nn.Embedding] + [nn.Linear] * 4),
+        (km.BlockDiagonal(4), [nn.Embedding]),
+        (km.Toeplitz(), [nn.Embedding]),
+    ],
+    ids=["low rank", "product", "blocks", "dense"],
+)
+def test_tables_keep_their_rows(structure: Structure, kinds: list[type]) -> None:
+    model = nn.Sequential(km.nn.Embedding(40, 32, padding_idx=3, structure=structure, dtype=f64))
+    index = torch.tensor([[0, 3, 39], [7, 7, 1]])
+    before = model(index)
+    report = lower_(model)
+    assert [type(m) for m in model.modules() if list(m.parameters(recurse=False))] == kinds
+    assert no_trace_of_kmatrix(model)
+    assert_same(model(index), before, 1e-14)
+    assert report.layers[0].error < 1e-14
+
+
+def test_a_layer_with_a_guide_is_refused() -> None:
+    model = nn.Sequential(km.nn.Linear(8, 8, structure=km.LowRank(2)))
+    km.nn.self_guide_(model, 10)
+    with pytest.raises(ArgumentError, match="SelfGuidedLinear has no stock form"):
+        lower_(model)
 
 
 class NothingOfOurs(pickle.Unpickler):

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import cast
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
-from kmatrix.compress.export import Blockwise, Program, stock_module, traced
-from kmatrix.compress.programs import Blocks, Form, program_of
-from kmatrix.nn import Conv2d, Linear, swap_
+from kmatrix.compress.export import stock_module
+from kmatrix.compress.programs import Blocks, Form, check_choice, program_of
+from kmatrix.compress.stock import convolution, dense_attention, embedding
+from kmatrix.nn import Conv2d, Embedding, Linear, MultiheadAttention, swap_
+from kmatrix.nn._layer import MatrixLayer
 from kmatrix.structures.base import StructuredMatrix
 
+Attention = Literal["factors", "dense"]
 FilterFn = Callable[[nn.Module, str], bool]
 _PROBES = 4
 _MARK = "_structured_before"  # on rows of layers, for km.save
@@ -72,6 +74,7 @@ def lower_(
     *,
     form: Form = "auto",
     blocks: Blocks = "auto",
+    attention: Attention = "factors",
 ) -> LoweringReport:
     """Turn every structured layer of a model into stock modules that compute the same, up to rounding.
 
@@ -90,13 +93,16 @@ def lower_(
             everything out.
         blocks: ``"linear"`` makes a linear layer of every block, so that quantisation reaches it; ``"conv"`` one
             convolution of all; ``"auto"`` linear layers up to 16 blocks, where they are the faster of the two.
+        attention: ``"factors"`` lowers the projections of a ``km.nn.MultiheadAttention``, and leaves the module that
+            calls them: no module of torch calls layers for that. ``"dense"`` makes an ``nn.MultiheadAttention`` of it,
+            with dense weights.
 
     Returns:
         What became of each layer, with the measured error.
 
     Raises:
-        ArgumentError: if the model is itself a structured layer, or holds a module of kmatrix that has no stock form;
-            nothing is changed then.
+        ArgumentError: if the model is itself a structured layer, or holds a module of kmatrix that has no stock form
+            (a layer with a guide beside it), or an option is unknown; nothing is changed then.
         DtypeError: if a structured layer is complex; nothing is changed then.
 
     Example:
@@ -114,14 +120,14 @@ def lower_(
         raise DtypeError(complaint("lower_", "model", type(model).__name__, reason, way_out))
     new: dict[str, nn.Module] = {}
     layers = []
-    for names, module in _structured(model, filter_fn):
+    check_choice("attention", attention, get_args(Attention))
+    for names, module in _structured(model, filter_fn, attention):
         chosen, note = form, ""
         if any(isinstance(_parent(model, name), nn.MultiheadAttention) for name in names):
             chosen, note = "dense", "nn.MultiheadAttention multiplies by its weight itself"
         new[names[0]], layer = _lowered(names, module, chosen, blocks, note)
         layers.append(layer)
     swap_(model, new)
-    _leave_fast_path(model)
     return LoweringReport(tuple(layers))
 
 
@@ -129,7 +135,7 @@ def stock_layer(layer: nn.Module, *, form: Form = "auto", blocks: Blocks = "auto
     """One structured layer, or structured matrix, as stock modules; as ``lower_``, which swaps them in a model.
 
     Args:
-        layer: a ``km.nn.Linear``, a ``km.nn.Conv2d`` or a ``StructuredMatrix``; not changed.
+        layer: a ``km.nn.Linear``, ``Conv2d`` or ``Embedding``, or a ``StructuredMatrix``; not changed.
         form: as for ``lower_``.
         blocks: as for ``lower_``.
 
@@ -142,24 +148,27 @@ def stock_layer(layer: nn.Module, *, form: Form = "auto", blocks: Blocks = "auto
     return _lowered(("layer",), layer, form, blocks)[0]
 
 
-def _structured(model: nn.Module, filter_fn: FilterFn | None) -> Iterator[tuple[tuple[str, ...], nn.Module]]:
+def _structured(
+    model: nn.Module, filter_fn: FilterFn | None, attention: Attention
+) -> Iterator[tuple[tuple[str, ...], nn.Module]]:
     """The structured layers of a model, those inside others left out, each once with all its names."""
     found: dict[nn.Module, list[str]] = {}
-    inside: list[str] = []
+    outer = None
     for name, module in model.named_modules(remove_duplicate=False):
-        if any(name.startswith(f"{outer}.") for outer in inside[-1:]):
+        if outer is not None and (outer == "" or name.startswith(f"{outer}.")):
             continue
         if not type(module).__module__.startswith("kmatrix."):
             continue
-        inside.append(name)
+        if isinstance(module, MultiheadAttention) and attention == "factors":
+            continue
+        outer = name
         found.setdefault(module, []).append(name)
     for module, names in found.items():
         if filter_fn is not None and not filter_fn(module, names[0]):
             continue
-        kind = type(module).__name__
-        if names[0] == "":
+        if "" in names:
             reason, way_out = "a structured layer itself", "lower a model that holds it: nn.Sequential(layer)"
-            raise ArgumentError(complaint("lower_", "model", kind, reason, way_out))
+            raise ArgumentError(complaint("lower_", "model", type(module).__name__, reason, way_out))
         yield tuple(names), module
 
 
@@ -168,16 +177,23 @@ def _lowered(
 ) -> tuple[nn.Module, LoweredLayer]:
     """The stock modules for one layer, and what to report of it."""
     where, kind = names[0], type(layer).__name__
-    if not isinstance(layer, StructuredMatrix | Linear | Conv2d):
+    if isinstance(layer, MultiheadAttention):
+        return _attention(names, layer)
+    if not isinstance(layer, StructuredMatrix | Linear | Conv2d | Embedding):
         reason, way_out = f"a {kind} has no stock form", "leave it out with filter_fn, or replace it first"
         raise ArgumentError(complaint("lower_", "model", where, reason, way_out))
     matrix = layer if isinstance(layer, StructuredMatrix) else layer.matrix
-    bias = None if isinstance(layer, StructuredMatrix) or layer.bias is None else layer.bias.detach().clone()
     if matrix.dtype.is_complex:
         reason, way_out = "its matrix is complex, stock layers are real", "leave it out with filter_fn"
         raise DtypeError(complaint("lower_", "model", where, reason, way_out))
+    bias = layer.bias.detach().clone() if isinstance(layer, MatrixLayer) and layer.bias is not None else None
     program = program_of(matrix, form, blocks)
-    made = _convolution(layer, program, bias) if isinstance(layer, Conv2d) else stock_module(program, bias)
+    if isinstance(layer, Conv2d):
+        made = convolution(layer, program, bias)
+    elif isinstance(layer, Embedding):
+        made, program = embedding(layer, program, blocks)
+    else:
+        made = stock_module(program, bias)
     made.train(layer.training).requires_grad_(any(p.requires_grad for p in layer.parameters()))
     if isinstance(made, nn.Sequential):
         setattr(made, _MARK, True)
@@ -187,60 +203,27 @@ def _lowered(
     return made, LoweredLayer(names, structure, forms, matrix.num_params, after, error, note or program.note)
 
 
-def _convolution(layer: Conv2d, program: Program, bias: Tensor | None) -> nn.Module:
-    """The stock form of a convolution: a row of them, or one that copies patches into channels and then a program."""
-    kh, kw = layer.kernel_size
-    steps = [step for step in program.steps if isinstance(step, Blockwise)]
-    if program.is_blocks and steps[0].factor.c % (kh * kw) == 0:
-        convs = [_conv2d(layer, step.weight[..., 0], k == 0) for k, step in enumerate(steps)]
-        if bias is not None:
-            convs[-1].bias = nn.Parameter(bias)
-        return convs[0] if len(convs) == 1 else nn.Sequential(*convs)
-    image = traced(LoweredImage(stock_module(program, bias)))
-    if (kh, kw) == layer.stride == (1, 1) and layer.padding in ((0, 0), "same", "valid"):
-        return image
-    # The convolution that copies every patch into the channels: each of its kernels is a single one.
-    ones = torch.eye(kh * kw, dtype=layer.matrix.dtype, device=layer.matrix.device)
-    return nn.Sequential(_conv2d(layer, ones.repeat(layer.in_channels, 1, 1), True), image)
-
-
-def _conv2d(layer: Conv2d, blocks: Tensor, on_patches: bool) -> nn.Conv2d:
-    """A convolution by blocks ``(groups, out, in)`` on a diagonal: on the patches of a layer, or at each point."""
-    groups, m, n = blocks.shape
-    kernel = layer.kernel_size if on_patches else (1, 1)
-    conv = nn.Conv2d(
-        groups * n // math.prod(kernel),
-        groups * m,
-        kernel,
-        stride=layer.stride if on_patches else 1,
-        padding=layer.padding if on_patches else 0,
-        dilation=layer.dilation if on_patches else 1,
-        groups=groups,
-        bias=False,
-        padding_mode=layer.padding_mode if on_patches else "zeros",
-        device="meta",
+def _attention(names: tuple[str, ...], layer: MultiheadAttention) -> tuple[nn.Module, LoweredLayer]:
+    projections = [layer.q_proj, layer.k_proj, layer.v_proj, layer.out_proj]
+    structured = [p for p in projections if isinstance(p, Linear)]
+    structures = ", ".join(dict.fromkeys(str(p.structure) for p in structured))
+    dense = sum(cast(Tensor, p.weight).numel() for p in projections)
+    saved = sum(p.in_features * p.out_features - p.matrix.num_params for p in structured)
+    made = dense_attention(layer).train(layer.training)
+    made.requires_grad_(any(p.requires_grad for p in layer.parameters()))
+    note = "nn.MultiheadAttention has dense weights"
+    return made, LoweredLayer(
+        names, structures, "MultiheadAttention", dense - saved, dense, float("nan"), note
     )
-    conv.weight = nn.Parameter(blocks.reshape(groups * m, -1, *kernel).clone())
-    return conv
-
-
-class LoweredImage(nn.Module):
-    """A module of the last axis for images, as what is traced and then thrown away."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.inner(x.movedim(-3, -1))
-        return y.movedim(-1, -3)
 
 
 def _forms(module: nn.Module) -> Iterator[str]:
     """The stock modules with numbers, in order of application; runs of like ones once with their count."""
     words = []
     for part in module.modules():
-        if isinstance(part, nn.Linear):
+        if isinstance(part, nn.Embedding):
+            words.append(f"Embedding({part.num_embeddings}, {part.embedding_dim})")
+        elif isinstance(part, nn.Linear):
             words.append(f"Linear({part.in_features}, {part.out_features})")
         elif isinstance(part, nn.Conv1d | nn.Conv2d):
             groups = f", groups={part.groups}" if part.groups > 1 else ""
@@ -252,20 +235,24 @@ def _forms(module: nn.Module) -> Iterator[str]:
         yield "index_select"
 
 
-def _error(layer: nn.Module, made: nn.Module) -> float:
+def _error(layer: StructuredMatrix | MatrixLayer | Embedding, made: nn.Module) -> float:
     """Largest difference of the outputs for a few random inputs, relative to the largest output."""
-    matrix = layer if isinstance(layer, StructuredMatrix) else cast("Linear | Conv2d", layer).matrix
+    matrix = layer if isinstance(layer, StructuredMatrix) else layer.matrix
     if matrix.device.type == "meta":
         return float("nan")
+    generator = torch.Generator().manual_seed(0)
     shape: tuple[int, ...] = (_PROBES, matrix.shape[1])
     if isinstance(layer, Conv2d):
         sides = [d * (k - 1) + 1 for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         shape = (_PROBES, layer.in_channels, *sides)
-    x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(matrix.device, matrix.dtype)
+    if isinstance(layer, Embedding):
+        x = torch.randint(matrix.shape[0], (_PROBES,), generator=generator).to(matrix.device)
+    else:
+        x = torch.randn(shape, generator=generator).to(matrix.device, matrix.dtype)
     with torch.no_grad():
         before, after = layer(x).double(), made(x).double()
-    largest = before.abs().max()
-    return float((before - after).abs().max() / largest) if largest else float((before - after).abs().max())
+    largest, difference = float(before.abs().max()), float((before - after).abs().max())
+    return difference / largest if largest else difference
 
 
 def is_lowered(module: nn.Module) -> bool:
@@ -278,12 +265,3 @@ def is_lowered(module: nn.Module) -> bool:
 
 def _parent(model: nn.Module, name: str) -> nn.Module:
     return model.get_submodule(name.rpartition(".")[0])
-
-
-def _leave_fast_path(model: nn.Module) -> None:
-    """Keep encoder layers of torch off their fast path, which reads weights of linear layers that have none now."""
-    for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer) and not all(
-            hasattr(linear, "weight") for linear in (module.linear1, module.linear2)
-        ):
-            module.activation_relu_or_gelu = 0

@@ -50,8 +50,8 @@ def program_of(matrix: StructuredMatrix, form: Form = "auto", blocks: Blocks = "
         >>> program_of(km.LowRank(4).random(64, 32)).num_params
         384
     """
-    _check_choice("form", form, get_args(Form))
-    _check_choice("blocks", blocks, get_args(Blocks))
+    check_choice("form", form, get_args(Form))
+    check_choice("blocks", blocks, get_args(Blocks))
     if matrix.dtype.is_complex:
         reason, way_out = "stock layers are real", "lower RealPart(...) of it, or keep the layer as it is"
         raise DtypeError(complaint("lower_", "dtype", matrix.dtype, reason, way_out))
@@ -65,10 +65,11 @@ def program_of(matrix: StructuredMatrix, form: Form = "auto", blocks: Blocks = "
                 program = replace(program, note=note)
             elif program.products >= m * n:
                 program = _dense(matrix, "dense takes no more products than its factors")
-        return _settled(_trimmed(program), blocks, matrix.dtype)
+        return settled(_trimmed(program), blocks, matrix.dtype)
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raise unless an option is one of its choices."""
     if value not in choices:
         way_out = f"use one of {', '.join(map(repr, choices))}"
         raise ArgumentError(complaint("lower_", name, repr(value), "unknown", way_out))
@@ -80,7 +81,7 @@ def _program(matrix: StructuredMatrix) -> Program:
     if isinstance(matrix, AbstractChainMatrix) and type(matrix)._matmul in _KNOWN:
         return _chain(matrix)
     if isinstance(matrix, TransposedMatrix):
-        return _transposed(_program(matrix.base))
+        return transposed(_program(matrix.base))
     if isinstance(matrix, ScaledMatrix):
         return _scaled(_program(matrix.base), float(complex(matrix.structure.scalar).real))
     if isinstance(matrix, ProductMatrix):
@@ -155,7 +156,8 @@ def _chain(matrix: AbstractChainMatrix) -> Program:
     return Program(matrix.shape[1], matrix.shape[0], tuple(steps))
 
 
-def _transposed(program: Program) -> Program:
+def transposed(program: Program) -> Program:
+    """The program of the plain transpose."""
     steps = tuple(map(_step_transposed, reversed(program.steps)))
     return Program(program.rows, program.cols, steps, program.note)
 
@@ -165,7 +167,7 @@ def _step_transposed(step: Step) -> Step:
         f = step.factor
         return Blockwise(Factor(f.a, f.c, f.b, f.d, f.tie), step.linear, step.weight.transpose(1, 2))
     if isinstance(step, Branches):
-        return Branches(tuple(map(_transposed, step.programs)))
+        return Branches(tuple(map(transposed, step.programs)))
     # Of a cut the inverse is short; whoever reads beyond it reads zeros, as it must be.
     return Select(step.rows, torch.argsort(step.index))
 
@@ -245,12 +247,12 @@ def _trimmed(program: Program) -> Program:
     return replace(program, steps=tuple(steps))
 
 
-def _settled(program: Program, blocks: Blocks, dtype: torch.dtype) -> Program:
+def settled(program: Program, blocks: Blocks, dtype: torch.dtype) -> Program:
     """The program with its numbers in their final type, and linear layers or convolutions chosen."""
 
     def settle(step: Step) -> Step:
         if isinstance(step, Branches):
-            return Branches(tuple(_settled(p, blocks, dtype) for p in step.programs))
+            return Branches(tuple(settled(p, blocks, dtype) for p in step.programs))
         if isinstance(step, Select):
             return replace(step, index=step.index.clone())
         few = step.blocks <= (1 if blocks == "conv" else MOST_LINEAR)
