@@ -19,6 +19,7 @@ from kmatrix.nn.starts import zero_start_ as zero_start_
 from kmatrix.nn.surgery import Replacement as Replacement
 from kmatrix.nn.surgery import Site as Site
 from kmatrix.nn.surgery import Skipped as Skipped
+from kmatrix.nn.surgery import dense_layer as dense_layer
 from kmatrix.nn.surgery import densify_ as densify_
 from kmatrix.nn.surgery import linear_like as linear_like
 from kmatrix.nn.surgery import open_attention_ as open_attention_

@@ -124,6 +124,15 @@ class Embedding(nn.Module):
         kept[self.padding_idx] = 0
         return dense * kept
 
+    def dense(self) -> nn.Embedding:
+        """An ``nn.Embedding`` with the same rows."""
+        weight = self.weight.detach()
+        trained = any(p.requires_grad for p in self.matrix.parameters())
+        rows, dim = weight.shape
+        table = nn.Embedding(rows, dim, self.padding_idx, device="meta", dtype=weight.dtype)
+        table.weight = nn.Parameter(weight, requires_grad=trained)
+        return table.train(self.training)
+
     def reset_parameters(self) -> None:
         """Redraw the matrix at its recommended start.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.nn._layer import MatrixLayer
 from kmatrix.nn.conv import Conv2d, grouped
+from kmatrix.nn.embedding import Embedding
 from kmatrix.nn.hosts import opened, settle_hosts_
 from kmatrix.nn.linear import Linear
 from kmatrix.structures import Structure
@@ -364,8 +365,9 @@ def open_attention_(model: nn.Module, filter_fn: FilterFn | None = None) -> list
 def densify_(model: nn.Module) -> list[str]:
     """Turn every structured layer back into an ordinary one with the same function.
 
-    ``Linear`` becomes ``nn.Linear`` and ``Conv2d`` becomes ``nn.Conv2d``; biases stay the parameters they are, and
-    tied layers stay tied.
+    ``Linear`` becomes ``nn.Linear``, ``Conv2d`` becomes ``nn.Conv2d`` and ``Embedding`` becomes ``nn.Embedding``;
+    biases stay the parameters they are, tied layers stay tied, and layers that share a matrix share a weight (but for
+    tables with a row of padding, which reads as zeros and is none in the output layer).
 
     Args:
         model: changed in place.
@@ -380,20 +382,32 @@ def densify_(model: nn.Module) -> list[str]:
         (['0'], <class 'torch.nn.modules.linear.Linear'>)
     """
     new: dict[str, nn.Module] = {}
+    weights: dict[nn.Module, nn.Parameter] = {}
     for module, names in _by_module(model):
-        if isinstance(module, Linear | Conv2d):
+        if isinstance(module, Linear | Conv2d | Embedding):
             if "" in names:
                 way_out = "use km.nn.dense_layer(layer), which gives the dense layer back"
                 raise ArgumentError(
                     complaint("densify_", "model", type(module).__name__, "a layer itself", way_out)
                 )
-            new[names[0]] = dense_layer(module)
+            dense = dense_layer(module)
+            if not isinstance(module, Conv2d) and getattr(module, "padding_idx", None) is None:
+                dense.weight = weights.setdefault(module.matrix, cast(nn.Parameter, dense.weight))
+            new[names[0]] = dense
     swap_(model, new)
     return list(new)
 
 
-def dense_layer(layer: Linear | Conv2d) -> nn.Linear | nn.Conv2d:
-    """The ordinary layer with the same function, its bias shared where it is real."""
+def dense_layer(layer: Linear | Conv2d | Embedding) -> nn.Linear | nn.Conv2d | nn.Embedding:
+    """The ordinary layer with the same function, its bias shared where it is real.
+
+    Example:
+        >>> import kmatrix as km
+        >>> km.nn.dense_layer(km.nn.Linear(8, 4, structure=km.LowRank(2)))
+        Linear(in_features=8, out_features=4, bias=True)
+    """
+    if isinstance(layer, Embedding):
+        return layer.dense()
     weight = layer.weight.detach()
     options: dict[str, Any] = {"bias": False, "device": "meta", "dtype": weight.dtype}
     dense: nn.Linear | nn.Conv2d
