@@ -85,21 +85,58 @@ template <class T, int C> struct in_lines {
     int64_t width, stride; // between features of a group
 
     template <int FEATURES> KM_INLINE void load_group(int64_t group, int64_t r, vec<T> *x) const {
-        const T *first = tile + group * C * width + r;
+        const T *at = tile + group * C * width + r;
+        const int64_t step = stride * C * width;
 #pragma GCC unroll 16
-        for (int i = 0; i < FEATURES; i++)
-            for (int p = 0; p < C; p++) x[i * C + p] = load(first + (i * stride * C + p) * width);
+        for (int i = 0; i < FEATURES; i++) {
+            for (int p = 0; p < C; p++) x[i * C + p] = load(at + i % 4 * step + p * width);
+            if (i % 4 == 3 && i + 1 < FEATURES) at = here(at + 4 * step);
+        }
     }
 
     template <int FEATURES> KM_INLINE void store_group(int64_t group, int64_t r, const vec<T> *x) const {
-        T *first = tile + group * C * width + r;
+        T *at = tile + group * C * width + r;
+        const int64_t step = stride * C * width;
 #pragma GCC unroll 16
-        for (int i = 0; i < FEATURES; i++)
-            for (int p = 0; p < C; p++) store(first + (i * stride * C + p) * width, x[i * C + p]);
+        for (int i = 0; i < FEATURES; i++) {
+            for (int p = 0; p < C; p++) store(at + i % 4 * step + p * width, x[i * C + p]);
+            if (i % 4 == 3 && i + 1 < FEATURES) at = here(at + 4 * step);
+        }
     }
 };
 
-template <class T, int C, int K, class From, class To>
+// The passes of every butterfly chain are general 2x2 blocks on neighbours, then on ever wider pairs, or the other way
+// round: without a jump between their stages.
+enum pass_order { ANY, RISING, FALLING };
+
+template <class T, int C, int K, int SHIFT, int STEP> KM_INLINE const T *stages_in_order(const T *w, vec<T> *x) {
+    if constexpr (SHIFT >= 0 && SHIFT < K)
+        return stages_in_order<T, C, K, SHIFT + STEP, STEP>(stage_of<T, C, K, SHIFT, GENERAL>(w, x), x);
+    else return w;
+}
+
+static pass_order order_of(const packed_pass *pass) {
+    const int k = pass->log_radix;
+    bool rising = pass->count == k, falling = rising;
+    for (int s = 0; s < pass->count; s++) {
+        if (pass->form[s] != GENERAL) return ANY;
+        rising = rising && pass->shift[s] == s;
+        falling = falling && pass->shift[s] == k - 1 - s;
+    }
+    return rising ? RISING : falling ? FALLING : ANY;
+}
+
+template <class T, int C, int K, int ORDER> KM_INLINE void run_group(const packed_pass *pass, const T *w, vec<T> *x) {
+    if constexpr (ORDER == RISING) {
+        stages_in_order<T, C, K, 0, 1>(w, x);
+    } else if constexpr (ORDER == FALLING) {
+        stages_in_order<T, C, K, K - 1, -1>(w, x);
+    } else {
+        for (int s = 0; s < pass->count; s++) w = stage<T, C, K>(pass->shift[s], pass->form[s], w, x);
+    }
+}
+
+template <class T, int C, int K, int ORDER, class From, class To>
 static void run_stages(const packed_pass *pass, const T *w, From from, To to, int64_t width) {
     constexpr int lanes = simd<T>::lanes, features = 1 << K;
     const int64_t group = pass->group * C;
@@ -109,23 +146,31 @@ static void run_stages(const packed_pass *pass, const T *w, From from, To to, in
             for (int64_t r = 0; r < width; r += lanes) {
                 vec<T> x[features * C];
                 from.template load_group<features>(first, r, x);
-                const T *at = w;
-                for (int s = 0; s < pass->count; s++) at = stage<T, C, K>(pass->shift[s], pass->form[s], at, x);
+                run_group<T, C, K, ORDER>(pass, w, x);
                 to.template store_group<features>(first, r, x);
             }
         }
 }
 
+template <class T, int C, int K, class From, class To>
+static void run_in_order(const packed_pass *pass, const T *w, From from, To to, int64_t width) {
+    switch (order_of(pass)) {
+        case RISING: return run_stages<T, C, K, RISING>(pass, w, from, to, width);
+        case FALLING: return run_stages<T, C, K, FALLING>(pass, w, from, to, width);
+        default: return run_stages<T, C, K, ANY>(pass, w, from, to, width);
+    }
+}
+
 template <class T, int C, class From, class To>
 static void run_any_stages(const packed_pass *pass, const T *w, From from, To to, int64_t width) {
     switch (pass->log_radix) {
-        case 1: return run_stages<T, C, 1>(pass, w, from, to, width);
-        case 2: return run_stages<T, C, 2>(pass, w, from, to, width);
+        case 1: return run_in_order<T, C, 1>(pass, w, from, to, width);
+        case 2: return run_in_order<T, C, 2>(pass, w, from, to, width);
         case 3:
-            if constexpr (C == 1 || max_log_radix_complex >= 3) run_stages<T, C, 3>(pass, w, from, to, width);
+            if constexpr (C == 1 || max_log_radix_complex >= 3) run_in_order<T, C, 3>(pass, w, from, to, width);
             return;
         default:
-            if constexpr (C == 1 && max_log_radix >= 4) run_stages<T, C, 4>(pass, w, from, to, width);
+            if constexpr (C == 1 && max_log_radix >= 4) run_in_order<T, C, 4>(pass, w, from, to, width);
     }
 }
 

@@ -88,6 +88,13 @@ template <class T> KM_INLINE vec<T> splat(T value) { return value - vec<T>{}; }
 template <class T> KM_INLINE vec<T> load(const T *from) { return (vec<T>)*(const typename simd<T>::anywhere *)from; }
 template <class T> KM_INLINE void store(T *to, vec<T> value) { *(typename simd<T>::anywhere *)to = value; }
 
+// A pointer whose origin the optimiser does not see: it would keep one for each of many lines that are a step apart, and
+// move them in and out of registers.
+template <class P> KM_INLINE P *here(P *pointer) {
+    __asm__("" : "+r"(pointer));
+    return pointer;
+}
+
 // One vector of the arithmetic out of numbers of the storage type, and back.
 KM_INLINE vec<float> load_wide(const float *from) { return load(from); }
 KM_INLINE vec<double> load_wide(const double *from) { return load(from); }

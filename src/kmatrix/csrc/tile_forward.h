@@ -29,21 +29,21 @@ static void forward_tile(const packed_chain *head, km_matrix x, km_matrix y, int
     const int64_t width = int64_t(head->tile_vectors) * simd<T>::lanes;
     const packed_pass *first = head->passes, *last = head->passes + head->n_passes - 1;
     int p = 0;
-    if (!head->lines && head->n_passes > 1 && rows::fits(first, x)) {
-        const rows from{(S *)x.data + start * x.row_stride * C, x.row_stride, count, nullptr};
+    if (!head->lines && head->n_passes > 1 && rows::fits(first, x, width, count)) {
+        const rows from{(S *)x.data + start * x.row_stride * C, x.row_stride, nullptr};
         run_any_stages<T, C>(first, weights + first->offset, from, in_lines<T, C>{tile, width, 1}, width);
         p = 1;
     } else {
         load_tile<S, T, C>(head, x, start, count, tile);
     }
-    const bool straight = !head->sources && p < head->n_passes && rows::fits(last, y);
+    const bool straight = !head->sources && p < head->n_passes && rows::fits(last, y, width, count);
     for (; p < head->n_passes - straight; p++) {
         T *result = run_pass<T, C>(head->passes + p, weights, tile, spare, width);
         if (result == spare) spare = tile, tile = result;
     }
     if (!straight) return store_tile<S, T, C>(head, y, start, count, tile);
     const T *bias = head->bias ? (const T *)((const char *)head + head->bias) : nullptr;
-    const rows to{(S *)y.data + start * y.row_stride * C, y.row_stride, count, bias};
+    const rows to{(S *)y.data + start * y.row_stride * C, y.row_stride, bias};
     run_any_stages<T, C>(last, weights + last->offset, in_lines<T, C>{tile, width, 1}, to, width);
 }
 

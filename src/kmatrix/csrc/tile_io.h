@@ -150,24 +150,26 @@ static void store_tile(const packed_chain *head, km_matrix y, int64_t start, int
 
 template <class S, class T, int C> struct in_rows {
     S *data;
-    int64_t row_stride, count;
+    int64_t row_stride;
     const T *bias;
 
-    // Whether groups of this pass are neighbouring columns that fill whole vectors.
-    static bool fits(const packed_pass *pass, km_matrix m) {
-        return pass->log_radix && pass->d == 1 && m.column_stride == 1 && (C << pass->log_radix) % simd<T>::lanes == 0;
+    // Whether groups of this pass are neighbouring columns that fill whole vectors, and no row of the tile is missing.
+    static bool fits(const packed_pass *pass, km_matrix m, int64_t width, int64_t count) {
+        return width == count && pass->log_radix && pass->d == 1 && m.column_stride == 1 && (C << pass->log_radix) % simd<T>::lanes == 0;
     }
 
     template <int FEATURES> KM_INLINE void load_group(int64_t group, int64_t r, vec<T> *x) const {
         constexpr int lanes = simd<T>::lanes;
         if constexpr (FEATURES * C % lanes == 0) {
-            const S *from = data + group * C;
+            const int64_t step = row_stride * C;
+            const S *from = data + group * C + r * step;
 #pragma GCC unroll 4
             for (int v = 0; v < FEATURES * C; v += lanes) {
+                const S *at = from + v;
 #pragma GCC unroll 16
                 for (int i = 0; i < lanes; i++) {
-                    const int64_t row = r + i < count ? r + i : count - 1;
-                    x[v + i] = load_wide(from + row * row_stride * C + v);
+                    x[v + i] = load_wide(at + i % 4 * step);
+                    if (i % 4 == 3 && i + 1 < lanes) at = here(at + 4 * step);
                 }
                 transpose<T>(x + v);
             }
@@ -179,14 +181,22 @@ template <class S, class T, int C> struct in_rows {
     template <int FEATURES> KM_INLINE void store_group(int64_t group, int64_t r, vec<T> *x) const {
         constexpr int lanes = simd<T>::lanes;
         if constexpr (FEATURES * C % lanes == 0) {
-            S *to = data + group * C;
+            const int64_t step = row_stride * C;
+            S *to = data + group * C + r * step;
 #pragma GCC unroll 4
             for (int v = 0; v < FEATURES * C; v += lanes) {
                 transpose<T>(x + v);
-                const vec<T> shift = bias ? load(bias + group * C + v) : vec<T>{};
+                if (bias) {
+                    const vec<T> shift = load(bias + group * C + v);
 #pragma GCC unroll 16
-                for (int i = 0; i < lanes; i++)
-                    if (r + i < count) store_narrow(to + (r + i) * row_stride * C + v, bias ? x[v + i] + shift : x[v + i]);
+                    for (int i = 0; i < lanes; i++) x[v + i] += shift;
+                }
+                S *at = to + v;
+#pragma GCC unroll 16
+                for (int i = 0; i < lanes; i++) {
+                    store_narrow(at + i % 4 * step, x[v + i]);
+                    if (i % 4 == 3 && i + 1 < lanes) at = here(at + 4 * step);
+                }
             }
         } else {
             __builtin_unreachable();
