@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +16,51 @@ from torch import Tensor
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.routing import is_plain
+
+
+class SingleChain(NamedTuple):
+    """A matrix as one chain: ``y = (F_k ... F_1 x[gather])[take]`` for vectors of length ``n``.
+
+    Attributes:
+        weights: in order of application, as for ``chain_matmul``.
+        patterns: of the factors.
+        n: length of the vectors.
+        gather: which entry of ``x`` each column of the first factor takes, -1 for zero; None for all in order.
+        take: which rows of the last factor make up the result; None for all in order.
+    """
+
+    weights: Sequence[Tensor]
+    patterns: Sequence[tuple[int, int, int, int]] | None
+    n: int | None
+    gather: Sequence[int] | Tensor | None
+    take: Sequence[int] | Tensor | None
+
+
+@runtime_checkable
+class HasSingleChain(Protocol):
+    """A matrix that can say which single chain it is."""
+
+    def single_chain(self, where: str) -> SingleChain:
+        """The chain; raises ``ArgumentError`` in the name of ``where`` if there is none."""
+
+
+def given_chain(where: str, given: Sequence[Tensor] | HasSingleChain, *rest: Any) -> SingleChain:
+    """The chain that somebody gave: a matrix, or weights with patterns, ``n``, ``gather`` and ``take``."""
+    if isinstance(given, HasSingleChain):
+        for name, value in zip(("patterns", "n", "gather", "take"), rest, strict=True):
+            if value is not None:
+                reason, way_out = "the matrix says that itself", "leave it out, or pass weights and patterns"
+                raise ArgumentError(complaint(where, name, "(given)", reason, way_out))
+        return given.single_chain(where)
+    if isinstance(given, Tensor) or not isinstance(given, Sequence):
+        reason = "neither a matrix nor a list of weights"
+        way_out = "pass a StructuredMatrix, or the weights of a chain"
+        raise DtypeError(complaint(where, "weights", type(given).__name__, reason, way_out))
+    if not given:
+        raise ArgumentError(
+            complaint(where, "weights", "[]", "there is no factor", "pass at least one weight")
+        )
+    return SingleChain(given, *rest)
 
 
 class OutsideError(Exception):

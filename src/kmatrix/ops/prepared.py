@@ -12,7 +12,7 @@ from kmatrix.ops import dispatch
 from kmatrix.ops.calls import empty, recorder
 from kmatrix.ops.chain import chain_matmul, check_chain
 from kmatrix.ops.definition import Patterns
-from kmatrix.ops.ends import Ends, check_ends, check_plain
+from kmatrix.ops.ends import Ends, HasSingleChain, check_ends, check_plain, given_chain
 from kmatrix.ops.native import new_chain, schedule_of
 from kmatrix.ops.native_layout import Description, described, lie_in_place, overlap, vectors
 from kmatrix.ops.native_module import native_part, threads
@@ -23,11 +23,14 @@ from kmatrix.ops.tuning import tune_chain
 
 _WHERE = "prepare"
 _CALL = "PreparedChain"
+_GRADIENTS = Route.AUTOGRAD.obstacle
+_NO_GRADIENTS = "call it under torch.no_grad(), pass x.detach(), or use chain_matmul"
+_compiling = torch.compiler.is_dynamo_compiling
 _Kernel = Callable[[Tensor, Tensor, int], bool]  # (x, y, threads): False if one of them is not what it takes
 
 
 def prepare(
-    weights: Sequence[Tensor],
+    weights: Sequence[Tensor] | HasSingleChain,
     patterns: Sequence[tuple[int, int, int, int]] | None = None,
     *,
     n: int | None = None,
@@ -38,11 +41,12 @@ def prepare(
 ) -> PreparedChain:
     """Copy a chain into the form that multiplies fastest.
 
-    ``plan(x) = (F_k ... F_1 x[gather])[take] + bias``. The plan is a snapshot: later changes of the weights,
-    the indices or the bias do not reach it.
+    ``plan(x) = A x + bias`` for a structured matrix ``A`` that is one chain, permuted, padded and cropped before and
+    behind at most, and ``(F_k ... F_1 x[gather])[take] + bias`` for given weights. The plan is a snapshot: later
+    changes of the weights, the indices or the bias do not reach it.
 
     Args:
-        weights: as for ``chain_matmul``; at least one.
+        weights: a structured matrix, which needs nothing else; or weights as for ``chain_matmul``, at least one.
         patterns: as for ``chain_matmul``.
         n: length of the vectors that the plan takes; that of the first factor if neither this nor ``gather``
             says otherwise.
@@ -54,20 +58,23 @@ def prepare(
             indices; None to follow the rule and what was learned before.
 
     Raises:
-        ArgumentError: if shapes, patterns, indices or devices do not fit, or there is no factor.
+        ArgumentError: if shapes, patterns, indices or devices do not fit, there is no factor, or the matrix is not one
+            chain.
         BackendUnavailableError: if ``tune`` is given and the native kernels cannot run the chain.
-        DtypeError: if number types are unusable or differ.
+        DtypeError: if number types are unusable or differ, or ``weights`` is neither.
 
     Example:
+        >>> import kmatrix as km
+        >>> F = km.transforms.dft(8)
+        >>> prepare(F)
+        PreparedChain(8 -> 8, 3 factors, complex64)
         >>> half = torch.tensor([[0.5, 0.5], [0.5, -0.5]]).view(1, 2, 2, 1)
         >>> plan = prepare([half], gather=[1, 0])
         >>> plan(torch.tensor([[1.0, 3.0]]))
         tensor([[2., 1.]])
     """
-    if not weights:
-        raise ArgumentError(
-            complaint(_WHERE, "weights", "[]", "there is no factor", "pass at least one weight")
-        )
+    with torch.no_grad():
+        weights, patterns, n, gather, take = given_chain(_WHERE, weights, patterns, n, gather, take)
     chain = check_chain(_WHERE, weights, patterns)
     kept = [w.detach().resolve_conj().resolve_neg().clone() for w in weights]
     ends = check_ends(_WHERE, chain, n, gather, take, bias, kept[0])
@@ -81,8 +88,10 @@ def prepare(
 class PreparedChain:
     """A chain with its numbers, ready to multiply: what ``prepare`` returns.
 
-    Autograd, transforms and the compiler do not see through it: the result is a plain new tensor. It may be
-    called from several threads at once.
+    Autograd and transforms do not see through it: the result is a plain new tensor, and tensors with gradients are
+    refused. Under ``torch.compile`` it is traced as ``torch.ops.kmatrix.chain_matmul`` with stock torch for the
+    selections and the bias, so it joins the graph whole, without the head start that it has elsewhere. It may be called
+    from several threads at once.
 
     Attributes:
         n_in: length of the vectors it takes.
@@ -104,9 +113,12 @@ class PreparedChain:
             out: where to put the products; may share memory with ``x``.
 
         Raises:
-            ArgumentError: if a shape or device does not fit, or a transform is active.
+            ArgumentError: if a shape or device does not fit, a transform is active, or ``out`` is given where the
+                compiler traces.
             DtypeError: if a number type does not fit.
         """
+        if _compiling():
+            return self._traced(x, out)
         try:
             run, shape, strides = self._calls[x.shape]
             watched = x.requires_grad
@@ -128,6 +140,16 @@ class PreparedChain:
     def __repr__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
         return f"PreparedChain({self.n_in} -> {self.n_out}, {len(self._patterns)} factors, {name})"
+
+    def _traced(self, x: Tensor, out: Tensor | None) -> Tensor:
+        """What the compiler puts into its graph."""
+        if out is not None:
+            way_out = "leave out= away, the compiler plans memory itself"
+            raise ArgumentError(complaint(_CALL, "out", "a tensor", "traced by torch.compile", way_out))
+        self._check(x)
+        if x.requires_grad and torch.is_grad_enabled():
+            raise ArgumentError(complaint(_CALL, "x", "a tensor with gradients", _GRADIENTS, _NO_GRADIENTS))
+        return self._portable(x)
 
     def _first(self, x: Tensor, out: Tensor | None) -> Tensor:
         """The way of a shape that is new: check it and find its kernel."""
@@ -175,8 +197,7 @@ class PreparedChain:
             reason = f"the plan is on {self._weights[0].device}"
             raise ArgumentError(complaint(_CALL, "x.device", x.device, reason, "prepare it again there"))
         if how is Route.AUTOGRAD:
-            way_out = "call it under torch.no_grad(), pass x.detach(), or use chain_matmul"
-            raise ArgumentError(complaint(_CALL, "x", "a tensor with gradients", how.obstacle, way_out))
+            raise ArgumentError(complaint(_CALL, "x", "a tensor with gradients", how.obstacle, _NO_GRADIENTS))
 
     @property
     def _is_native(self) -> bool:

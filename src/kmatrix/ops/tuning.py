@@ -16,7 +16,7 @@ from kmatrix.ops import calls
 from kmatrix.ops.chain import check_chain
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.dispatch import NATIVE
-from kmatrix.ops.ends import Ends, check_ends
+from kmatrix.ops.ends import Ends, HasSingleChain, check_ends, given_chain
 from kmatrix.ops.native import forget_schedules, new_chain
 from kmatrix.ops.native_layout import Description, described, vectors
 from kmatrix.ops.native_module import NativeChain, native_part, threads
@@ -54,7 +54,7 @@ class Tuning(NamedTuple):
 
 
 def tune(
-    weights: Sequence[Tensor],
+    weights: Sequence[Tensor] | HasSingleChain,
     patterns: Sequence[tuple[int, int, int, int]] | None = None,
     *,
     batch: int,
@@ -72,7 +72,8 @@ def tune(
     ``take``.
 
     Args:
-        weights: as for ``chain_matmul``; at least one.
+        weights: a structured matrix that is one chain, which needs nothing else but ``batch``; or weights as for
+            ``chain_matmul``, at least one.
         patterns: as for ``chain_matmul``.
         batch: how many vectors are multiplied at a time.
         seconds: about how long to measure.
@@ -97,10 +98,8 @@ def tune(
         Frigo and Johnson, The design and implementation of FFTW3 (2005), for measuring instead of modelling and for
         the word wisdom.
     """
-    if not weights:
-        raise ArgumentError(
-            complaint("tune", "weights", "[]", "there is no factor", "pass at least one weight")
-        )
+    with torch.no_grad():
+        weights, patterns, n, gather, take = given_chain("tune", weights, patterns, n, gather, take)
     chain = check_chain("tune", weights, patterns)
     ends = check_ends("tune", chain, n, gather, take, None, weights[0])
     return tune_chain(weights, chain, batch, seconds, ends)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from kmatrix._checks import COMPLEX_OF, HALF_DTYPES, check_dtype, check_last_dim, check_size, freeze_fields
 from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix.ops.ends import SingleChain
 from kmatrix.structures._operands import as_array, fixed_number, times_array
 from kmatrix.structures.pairs import empty_parameter as empty_parameter
 from kmatrix.structures.pairs import fill_normal as fill_normal
@@ -315,6 +316,22 @@ class StructuredMatrix(nn.Module, ABC):
         if not isinstance(other, StructuredMatrix):
             return NotImplemented
         return self + (-other)
+
+    def single_chain(self, where: str = "single_chain") -> SingleChain:
+        """The matrix as one chain, ``A x = (F_k ... F_1 x[gather])[take]``, for ``km.ops.prepare`` and ``km.ops.tune``.
+
+        Chains have it unless something is permuted between their factors, and so have their transposes and multiples,
+        and products where chain meets chain.
+
+        Args:
+            where: who asks, for the words of the complaint.
+
+        Raises:
+            ArgumentError: if it is not one chain.
+        """
+        from kmatrix.structures.single_chain import single_chain
+
+        return single_chain(where, self)
 
     def to_dense(self) -> Tensor:
         """The matrix as an ordinary ``(m, n)`` tensor; differentiable."""
