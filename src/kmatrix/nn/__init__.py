@@ -2,6 +2,7 @@
 
 from kmatrix.nn.attention import MultiheadAttention as MultiheadAttention
 from kmatrix.nn.conv import Conv2d as Conv2d
+from kmatrix.nn.distributed import shard_placement as shard_placement
 from kmatrix.nn.embedding import Embedding as Embedding
 from kmatrix.nn.linear import Linear as Linear
 from kmatrix.nn.options import RMSCap as RMSCap
