@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from kmatrix.benchmark.page import break_even_cells, figure_cells, times, where
 from kmatrix.benchmark.picture import check_available, speed_picture
 from kmatrix.benchmark.results import CaseResult, Figure, Results
 from kmatrix.benchmark.suite import GROUPS, Settings, run
-from kmatrix.cli.tables import plain_table
+from kmatrix.cli.tables import output, plain_table
 
 _ONLY = f"Measure this alone; may be given again. One of: {', '.join(GROUPS)}."
 
@@ -33,10 +34,11 @@ def bench(
     What counts are ratios, not microseconds: noise hits everyone in a round alike.
     """
     settings = Settings(threads, quick, tuple(only or ()))
+    _check_cores(threads)
     if out is not None:
         check_available()
         _make(out)
-    console = Console()
+    console = output()
     with _progress(Console(stderr=True)) as bar:
         task = bar.add_task("", total=None)
         results = run(
@@ -115,15 +117,16 @@ def _judged(speed: float | None) -> str:
 
 
 def _goal_table(figures: list[Figure]) -> Table:
-    """What was aimed at, case by case; red is missed."""
-    table = plain_table("what it must show", "against", "#measured", "#must", "#aim")
+    """What was aimed at, case by case, and the verdict: in words, because not every terminal has colours."""
+    table = plain_table("what it must show", "against", "#measured", "#must", "#aim", "#verdict")
     case = None
     for f in figures:
         if f.case != case:
             table.add_row(escape(f.case), style="bold")
             case = f.case
         style = "" if f.met is None else "bold green" if f.on_aim else "green" if f.met else "red"
-        table.add_row(f"  {escape(f.what)}", *figure_cells(f), style=style)
+        verdict = "aim met" if f.on_aim and f.met is not False else f.verdict
+        table.add_row(f"  {escape(f.what)}", *figure_cells(f), verdict, style=style)
     return table
 
 
@@ -135,6 +138,15 @@ def _progress(console: Console) -> Progress:
         TextColumn("{task.description}"),
     )
     return Progress(*columns, console=console, transient=True)
+
+
+def _check_cores(threads: int) -> None:
+    """Threads that share a core measure the system's patience."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads > cores:
+        reason = f"this process may use {cores} core{'' if cores == 1 else 's'}"
+        way_out = f"pass {cores}{'' if cores == 1 else ' or fewer'}"
+        raise ArgumentError(complaint("kmatrix bench", "--threads", threads, reason, way_out))
 
 
 def _make(folder: Path) -> None:

@@ -12,11 +12,10 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 import kmatrix as km
-from kmatrix.cli.tables import fact_table
+from kmatrix.cli.tables import fact_table, output
 from kmatrix.ops.dispatch import BACKENDS, NATIVE
 from kmatrix.ops.native_module import build_info, native_part
 from kmatrix.ops.wisdom import answers, obstacle, processor_name, wisdom_path
@@ -30,7 +29,7 @@ def info(
     ] = None,
 ) -> None:
     """Describe a saved matrix without loading its numbers, or this installation."""
-    console = Console()
+    console = output()
     facts = _file_facts(file) if file else _installation()
     table = fact_table(escape(str(file) if file else "kmatrix"))
     for key, value in facts.items():

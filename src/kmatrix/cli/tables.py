@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from types import TracebackType
 
@@ -15,6 +16,14 @@ from kmatrix.report.curve import by_budget
 from kmatrix.report.words import judged
 
 WIDE = 100
+UNBOUNDED = 1000
+
+
+def output() -> Console:
+    """Where results are printed; as wide as they are where no terminal bounds them, so that files hold whole lines."""
+    console = Console()
+    bounded = console.is_terminal or "COLUMNS" in os.environ
+    return console if bounded else Console(width=UNBOUNDED)
 
 
 def plain_table(title: str, *headings: str) -> Table:
