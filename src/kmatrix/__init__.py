@@ -69,7 +69,6 @@ from kmatrix.structures import sum_of as sum_of
 from kmatrix.structures.explain import explain as explain
 from kmatrix.structures.serialization import describe as describe
 from kmatrix.structures.serialization import load as load
-from kmatrix.structures.serialization import save as save
 
 __version__ = "0.1.0.dev0"
 
@@ -79,8 +78,10 @@ _FROM_LATER = {
     "compress_": "compress",
     "CompressReport": "compress",
     "heal": "compress",
+    "load_model": "compress",
     "lower_": "compress",
     "LoweringReport": "compress",
+    "save": "compress",
 }
 
 if _typing.TYPE_CHECKING:
@@ -92,7 +93,9 @@ if _typing.TYPE_CHECKING:
     from kmatrix.compress import LoweringReport as LoweringReport
     from kmatrix.compress import compress_ as compress_
     from kmatrix.compress import heal as heal
+    from kmatrix.compress import load_model as load_model
     from kmatrix.compress import lower_ as lower_
+    from kmatrix.compress import save as save
 
     testing: _ModuleType  # not imported: cli, which imports this package, has no business with it
 else:

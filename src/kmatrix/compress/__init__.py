@@ -15,3 +15,8 @@ from kmatrix.compress.result import LayerReport as LayerReport
 from kmatrix.compress.result import Point as Point
 from kmatrix.compress.result import Tried as Tried
 from kmatrix.compress.select import select as select
+from kmatrix.compress.storage import ModelDescription as ModelDescription
+from kmatrix.compress.storage import SavedLayer as SavedLayer
+from kmatrix.compress.storage import describe_model as describe_model
+from kmatrix.compress.storage import load_model as load_model
+from kmatrix.compress.storage import save as save

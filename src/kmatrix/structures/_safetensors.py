@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
@@ -26,7 +26,13 @@ _NAMES = {
     torch.float32: "F32",
     torch.bfloat16: "BF16",
     torch.float16: "F16",
+    torch.complex64: "C64",
     torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
 }
 _DTYPES = {name: dtype for dtype, name in _NAMES.items()}
 
@@ -76,27 +82,42 @@ def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     Raises:
         ValueError: if a tensor is of a type that is not stored, has no numbers, or the header grows too long.
     """
-    # Wide numbers first keeps every tensor aligned, for readers that map the file.
-    order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    return b"".join(packed(tensors, metadata))
+
+
+def packed(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """The bytes of a file in pieces, those of tensors on the CPU not copied; otherwise as ``pack``."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
-    pieces = []
+    pieces: list[bytes | memoryview] = []
     begin = 0
-    for name in order:
+    for name, raw in raw_bytes(tensors):
+        tensor = tensors[name]
+        offsets = [begin, begin + raw.nbytes]
+        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        pieces.append(raw)
+        begin += raw.nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
+    text += b" " * (-len(text) % 8)
+    if len(text) > MAX_HEADER_BYTES:
+        raise ValueError(f"its description takes {len(text)} bytes, more than {MAX_HEADER_BYTES}")
+    return [len(text).to_bytes(8, "little"), text, *pieces]
+
+
+def raw_bytes(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, memoryview]]:
+    """The tensors in the order of the file, as bytes.
+
+    Raises:
+        ValueError: as ``pack``.
+    """
+    # Wide numbers first keeps every tensor aligned, for readers that map the file.
+    for name in sorted(tensors, key=lambda name: (-tensors[name].element_size(), name)):
         tensor = tensors[name]
         if tensor.dtype not in _NAMES:
             raise ValueError(f"{name} is {tensor.dtype}, which is not stored")
         if tensor.is_meta:
             raise ValueError(f"{name} has no numbers, it is on the meta device")
-        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        offsets = [begin, begin + raw.size]
-        header[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
-        pieces.append(raw.data)
-        begin += raw.size
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=True).encode()
-    text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER_BYTES:
-        raise ValueError(f"its description takes {len(text)} bytes, more than {MAX_HEADER_BYTES}")
-    return b"".join([len(text).to_bytes(8, "little"), text, *pieces])
+        plain = tensor.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        yield name, plain.reshape(-1).view(torch.uint8).numpy().data
 
 
 def read_header(file: BinaryIO, size: int) -> Header:
@@ -138,6 +159,8 @@ def read_into(file: BinaryIO, header: Header, name: str, out: Tensor) -> None:
         if not count:
             raise Unreadable(f"it ends within {short(name)}")
         target = target[count:]
+    if stored.dtype == torch.bool and bool((out.detach().view(torch.uint8) > 1).any()):
+        raise Unreadable(f"tensor {short(name)} holds bytes that are no truth values")
 
 
 def parse_json(text: bytes | str, what: str) -> Any:

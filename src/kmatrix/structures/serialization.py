@@ -116,7 +116,7 @@ def save(
     own: list[type[Structure]] = []
     description: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
-        "kmatrix_version": _library_version(),
+        "kmatrix_version": library_version(),
         "matrix": encode(matrix, own),
     }
     families = families_with("save", own, NODE_KEYS)
@@ -213,7 +213,8 @@ def describe(path: str | Path, *, structures: Iterable[type[Structure]] = ()) ->
         )
 
 
-def _library_version() -> str:
+def library_version() -> str:
+    """Version of the library that runs, for files to name."""
     try:
         return version("kmatrix")
     except PackageNotFoundError:
