@@ -5,7 +5,7 @@ from kmatrix.nn.conv import Conv2d as Conv2d
 from kmatrix.nn.distributed import shard_placement as shard_placement
 from kmatrix.nn.embedding import Embedding as Embedding
 from kmatrix.nn.linear import Linear as Linear
-from kmatrix.nn.options import RMSCap as RMSCap
+from kmatrix.nn.options import CappedMatrix as CappedMatrix
 from kmatrix.nn.options import SelfGuidance as SelfGuidance
 from kmatrix.nn.options import SelfGuidedLinear as SelfGuidedLinear
 from kmatrix.nn.options import remove_rms_caps_ as remove_rms_caps_

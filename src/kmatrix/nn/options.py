@@ -3,50 +3,71 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import parametrize
 
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix.nn.linear import Linear
 from kmatrix.nn.surgery import FilterFn, swap_
-from kmatrix.structures import ChainMatrix
-from kmatrix.structures.chain import spectral_scales
+from kmatrix.structures import ChainMatrix, StructuredMatrix
+from kmatrix.structures.base import to_pairs
+from kmatrix.structures.chain import AbstractChainMatrix, spectral_scales
 
 
-class RMSCap(nn.Module):
-    """A cap on the size of a factor: ``W -> gain * W / max(1, rms(W) / std)``.
+class CappedMatrix(AbstractChainMatrix):
+    """A chain whose factors are capped in size: each is ``gain * W / max(1, rms(W) / std)``.
 
-    Args:
-        std: the size at which the factor starts, and which it may not exceed.
-        is_complex: whether the numbers are stored as real pairs.
-        gain: whether to learn the factor ``gain``, which starts at 1.
+    Attributes:
+        base: the chain that holds the numbers.
+        gains: one learned number for each factor, which starts at 1; None without.
     """
 
-    gain: nn.Parameter | None
+    gains: nn.Parameter | None
 
-    def __init__(self, std: float, is_complex: bool, like: Tensor, gain: bool = True) -> None:
-        super().__init__()
-        self.std = std / math.sqrt(2) if is_complex else std  # each part has half the variance
-        one = nn.Parameter(torch.ones((), dtype=like.dtype, device=like.device)) if gain else None
-        self.register_parameter("gain", one)
+    def __init__(self, base: ChainMatrix, gain: bool) -> None:
+        StructuredMatrix.__init__(self, base.structure, base.shape)
+        self.layout = base.layout
+        self.base = base
+        like = base.factors[0]
+        ones = torch.ones(len(base.layout.factors), dtype=like.dtype, device=like.device)
+        self.register_parameter("gains", nn.Parameter(ones) if gain else None)
 
-    def forward(self, stored: Tensor) -> Tensor:
-        """The capped factor."""
-        rms = stored.square().mean().sqrt()
-        capped = stored / (rms / self.std).clamp(min=1.0)
-        return capped if self.gain is None else capped * self.gain
+    @property
+    def weights(self) -> tuple[Tensor, ...]:
+        capped = []
+        for k, (weight, std) in enumerate(zip(self.base.weights, spectral_scales(self.layout), strict=True)):
+            rms = weight.abs().square().mean().sqrt()
+            scale = 1 / (rms / std).clamp(min=1.0)
+            capped.append(weight * (scale if self.gains is None else scale * self.gains[k]))
+        return tuple(capped)
+
+    def permutation(self, k: int) -> Tensor:
+        return self.base.permutation(k)
+
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        self.base.reset_parameters(generator)
+        if self.gains is not None:
+            nn.init.ones_(self.gains)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.base.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.base.device
 
 
 def rms_cap_(model: nn.Module, *, gain: bool = True) -> int:
     """Cap the root mean square of every factor of every chain at the size it starts with.
 
-    Large models of products diverge where single factors grow; the cap acts on every forward pass, through
-    ``torch.nn.utils.parametrize``. Products then take the ordinary way, a few microseconds slower, so remove the caps
-    with ``remove_rms_caps_`` when training is over.
+    Each factor becomes ``gain * W / max(1, rms(W) / std)`` in every forward pass. Large models of products diverge
+    where single factors grow; this keeps them from it. It costs a few operations for each factor, so take the caps
+    off with ``remove_rms_caps_`` when training is over, before saving.
 
     Args:
         model: changed in place, before the optimiser is made.
@@ -54,41 +75,57 @@ def rms_cap_(model: nn.Module, *, gain: bool = True) -> int:
             that are normalised.
 
     Returns:
-        How many factors were capped.
+        How many chains were capped.
 
     Example:
         >>> import torch, kmatrix as km
         >>> layer = km.nn.Linear(8, 8, structure=km.Monarch(2))
-        >>> km.nn.rms_cap_(layer), [name for name, _ in layer.named_parameters() if "gain" in name]
-        (2, ['matrix.factors.parametrizations.0.0.gain', 'matrix.factors.parametrizations.1.0.gain'])
+        >>> km.nn.rms_cap_(layer), [name for name, _ in layer.named_parameters()]
+        (1, ['bias', 'matrix.gains', 'matrix.base.factors.0', 'matrix.base.factors.1'])
 
     Reference: arXiv 2406.06248 and its code, the normalisation for transformers.
     """
-    count = 0
-    for matrix in model.modules():
-        if isinstance(matrix, ChainMatrix):
-            is_complex = matrix.dtype.is_complex
-            for k, std in enumerate(spectral_scales(matrix.layout)):
-                if not parametrize.is_parametrized(matrix.factors, str(k)):
-                    cap = RMSCap(std, is_complex, matrix.factors[k], gain)
-                    parametrize.register_parametrization(matrix.factors, str(k), cap)
-                    count += 1
-    return count
+
+    def capped(module: nn.Module) -> nn.Module | None:
+        if not isinstance(module, ChainMatrix) or type(module)._matmul is not AbstractChainMatrix._matmul:
+            return None
+        return CappedMatrix(module, gain) if len(module.factors) else None
+
+    return _exchange(model, capped)
 
 
 def remove_rms_caps_(model: nn.Module) -> int:
     """Take the caps off, leaving the capped numbers: the function of the model stays the same.
 
     Returns:
-        From how many factors a cap was removed.
+        From how many chains the caps were taken.
     """
-    count = 0
-    for matrix in model.modules():
-        if isinstance(matrix, ChainMatrix) and parametrize.is_parametrized(matrix.factors):
-            for name in list(matrix.factors.parametrizations):  # type: ignore[arg-type]
-                parametrize.remove_parametrizations(matrix.factors, name, leave_parametrized=True)
-                count += 1
-    return count
+
+    def bare(module: nn.Module) -> nn.Module | None:
+        if not isinstance(module, CappedMatrix):
+            return None
+        with torch.no_grad():
+            for stored, weight in zip(module.base.factors, module.weights, strict=True):
+                stored.copy_(to_pairs(weight))
+        return module.base
+
+    return _exchange(model, bare)
+
+
+def _exchange(model: nn.Module, new: Callable[[nn.Module], nn.Module | None]) -> int:
+    """Put other modules in the place of those for which there are any, each once; how many."""
+    known: dict[nn.Module, nn.Module] = {}
+    for parent in list(model.modules()):
+        if isinstance(parent, CappedMatrix):
+            continue  # its base stays
+        for key, child in list(parent._modules.items()):
+            if child is not None and child not in known:
+                made = new(child)
+                if made is not None:
+                    known[child] = made
+            if child in known:
+                setattr(parent, key, known[child])
+    return len(known)
 
 
 class SelfGuidedLinear(nn.Module):

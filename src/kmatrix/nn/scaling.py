@@ -12,10 +12,10 @@ from functools import singledispatch
 from typing import Any, Literal, cast, get_args
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.nn._layer import MatrixLayer
+from kmatrix.nn.options import CappedMatrix
 from kmatrix.structures import (
     Butterfly,
     ChainMatrix,
@@ -64,20 +64,24 @@ def parts(matrix: StructuredMatrix) -> list[Part]:
 
 @parts.register
 def _(matrix: ChainMatrix) -> list[Part]:
-    stored = [_stored(matrix.factors, k) for k in range(len(matrix.layout.factors))]
+    stored = [cast(nn.Parameter, p) for p in matrix.factors]
     if is_butterfly(matrix.structure, len(stored)):
         found = [Part(p) for p in stored]
     else:
         pairs = zip(stored, matrix.layout.factors, strict=True)
         # A single factor with one number in each row is a diagonal.
         found = [Part(p, f.c, f.b, decays=max(f.b, f.c) > 1) for p, f in pairs]
-    known = {id(part.parameter) for part in found}
-    return found + [Part(p) for p in matrix.parameters() if id(p) not in known]
+    return found
 
 
 @parts.register
 def _(matrix: NumbersMatrix) -> list[Part]:
     return [Part(matrix.stored, decays=matrix.numbers.ndim > 1)]
+
+
+@parts.register
+def _(matrix: CappedMatrix) -> list[Part]:
+    return parts(matrix.base) + ([] if matrix.gains is None else [Part(matrix.gains)])
 
 
 @parts.register(ProductMatrix)
@@ -107,14 +111,6 @@ def is_butterfly(structure: Structure, factors: int) -> bool:
     return isinstance(structure, Butterfly | Kaleidoscope | FixedBPBP) or factors > _DEEP
 
 
-def _stored(factors: nn.ParameterList, k: int) -> nn.Parameter:
-    """The parameter behind a factor, through a parametrization if there is one."""
-    if parametrize.is_parametrized(factors, str(k)):
-        held = cast("nn.ModuleDict", factors.parametrizations)[str(k)]
-        return cast(nn.Parameter, held.original)
-    return cast(nn.Parameter, factors[k])
-
-
 def _depth(matrix: StructuredMatrix) -> int:
     """How many factors are multiplied with each other."""
     if isinstance(matrix, ProductMatrix):
@@ -125,7 +121,7 @@ def _depth(matrix: StructuredMatrix) -> int:
         return _depth(matrix.base)
     if isinstance(matrix, RealPartMatrix):
         return _depth(matrix.of)
-    return max(1, len(matrix.layout.factors)) if isinstance(matrix, ChainMatrix) else 1
+    return max(1, len(matrix.layout.factors)) if isinstance(matrix, ChainMatrix | CappedMatrix) else 1
 
 
 def multipliers(
