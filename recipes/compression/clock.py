@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import torch
 from torch.utils.benchmark import Timer
 
 TURN_SECONDS = 5e-3  # of one turn: long against the clock, short against what a neighbour does to a machine
@@ -26,6 +27,7 @@ class Race:
         return low, middle, high
 
 
+@torch.inference_mode()
 def race(contenders: Mapping[str, Callable[[], object]], rounds: int) -> Race:
     """Run all turn by turn for some rounds, each turn as many times as fill a few milliseconds."""
     timers = {name: Timer("run()", globals={"run": run}, num_threads=1) for name, run in contenders.items()}

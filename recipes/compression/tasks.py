@@ -31,8 +31,8 @@ class Digits:
 
     name = "mlp"
     measure = "accuracy"
-    heal_rate = 1.0
-    """The heal's learning rate as a share of the training's; chosen on the validation part with the plain SVD."""
+    heal_lr = 1e-4
+    """The heal's learning rate, chosen on the validation part with the plain SVD."""
 
     def __init__(self, images: data.Images, schedule: Schedule, width: int) -> None:
         self.images, self.schedule, self.width = images, schedule, width
@@ -74,7 +74,7 @@ class Characters:
 
     name = "transformer"
     measure = "loss"
-    heal_rate = 1.0
+    heal_lr = 5e-4
 
     def __init__(self, text: data.Text, schedule: Schedule, width: int, layers: int, context: int) -> None:
         self.text, self.schedule = text, schedule
