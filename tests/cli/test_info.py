@@ -68,6 +68,26 @@ def test_strange_certificates_do_no_harm(
     assert len(result.stdout) < 3000
 
 
+def test_a_saved_model_is_described_layer_by_layer(kmatrix: Command, tmp_path: Path) -> None:
+    first = torch.nn.Linear(64, 64)
+    model = torch.nn.Sequential(first, torch.nn.ReLU(), first, torch.nn.Linear(64, 10))
+    km.replace_linear_(model, km.Monarch(4), lambda module, name: name == "0")
+    km.save(model, tmp_path / "small")
+    result = kmatrix("info", "small")
+    assert result.exit_code == 0
+    for words in ("0 (+1)", "64 x 64", "2,048", "50.0%", "Monarch(nblocks=4", "1, 2,048 numbers", "2,762"):
+        assert words in result.stdout, words
+    assert max(map(len, result.stdout.splitlines())) <= 80
+
+
+def test_folders_of_others_are_refused_in_one_line(kmatrix: Command, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    result = kmatrix("info", "empty")
+    assert result.exit_code == 2
+    (line,) = result.stderr.splitlines()
+    assert "model.safetensors and structure.json" in line
+
+
 def test_the_installation_is_described(kmatrix: Command) -> None:
     result = kmatrix("info")
     assert result.exit_code == 0

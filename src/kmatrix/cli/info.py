@@ -12,10 +12,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from rich.console import Console
 from rich.markup import escape
 
 import kmatrix as km
-from kmatrix.cli.tables import fact_table, output
+from kmatrix.cli.tables import fact_table, output, plain_table
+from kmatrix.compress import describe_model
 from kmatrix.ops.dispatch import BACKENDS, NATIVE
 from kmatrix.ops.native_module import build_info, native_part
 from kmatrix.ops.wisdom import answers, obstacle, processor_name, wisdom_path
@@ -25,16 +27,45 @@ from kmatrix.structures.serialization import describe
 
 def info(
     file: Annotated[
-        Path | None, typer.Argument(help="A saved matrix; without one, this installation.")
+        Path | None,
+        typer.Argument(
+            help="A saved matrix, or the folder of a saved model; without one, this installation."
+        ),
     ] = None,
 ) -> None:
-    """Describe a saved matrix without loading its numbers, or this installation."""
+    """Describe a saved matrix or model without loading its numbers, or this installation."""
     console = output()
+    if file is not None and file.is_dir():
+        _print_model(console, file)
+        return
     facts = _file_facts(file) if file else _installation()
     table = fact_table(escape(str(file) if file else "kmatrix"))
     for key, value in facts.items():
         table.add_row(key, escape(value))
     console.print(table, highlight=False)
+
+
+def _print_model(console: Console, folder: Path) -> None:
+    """What the headers of a saved model say, layer by layer."""
+    found = describe_model(folder)
+    table = plain_table(escape(str(folder)), "layer", "shape", "#numbers", "#of dense", "structure")
+    for layer in found.layers:
+        m, n = layer.shape
+        share = f"{layer.num_params / (m * n):.1%}"
+        name = layer.names[0] + (f" (+{len(layer.names) - 1})" if len(layer.names) > 1 else "")
+        table.add_row(
+            escape(name), f"{m} x {n}", f"{layer.num_params:,}", share, escape(brief(layer.structure))
+        )
+    if found.layers:
+        console.print(table, highlight=False)
+    structured = sum(layer.num_params for layer in found.layers)
+    facts = fact_table("all of it" if found.layers else escape(str(folder)))
+    facts.add_row("structured layers", f"{len(found.layers)}, {structured:,} numbers")
+    facts.add_row(
+        "all numbers", f"{found.num_params:,}, with {len(found.tied)} names that share those of others"
+    )
+    facts.add_row("file", f"{found.file_bytes:,} bytes, by kmatrix {escape(found.kmatrix_version)}")
+    console.print(facts, highlight=False)
 
 
 def _file_facts(file: Path) -> dict[str, str]:
