@@ -18,7 +18,13 @@ from kmatrix.ops.ends import Ends, OutsideError
 from kmatrix.ops.native_cache import PACKED
 from kmatrix.ops.native_layout import HALF, Description, Vectors, described, vectors
 from kmatrix.ops.native_module import DTYPE_CODES, NativeChain, native_part, threads
-from kmatrix.ops.native_plan import UNCACHED_BATCH, Schedule, batch_class, default_schedule
+from kmatrix.ops.native_plan import (
+    UNCACHED_BATCH,
+    Schedule,
+    backward_passes,
+    batch_class,
+    default_schedule,
+)
 from kmatrix.ops.verdict import Verdict
 from kmatrix.ops.wisdom import learned_schedule
 
@@ -107,7 +113,8 @@ def gradients(
     if description.expanded:  # a weight that is expanded and not tied has a gradient for each of its numbers
         weights, description = described([w.contiguous() for w in weights], patterns)
     source, upstream = vectors(x), vectors(grad)
-    schedule = schedule_of(description, source.batch)
+    passes = backward_passes(description.patterns, description.dtype)
+    schedule = schedule_of(description, source.batch)._replace(kernel="tiles", passes=passes)
     pointers = [w.data_ptr() for w in weights]
     chain = ready_chain(
         description, schedule, pointers, keep=source.batch < UNCACHED_BATCH, packed=True

@@ -8,6 +8,7 @@ copy. A few rows do not pay for packing: they take the kernel that reads the wei
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -21,8 +22,12 @@ Kernel = Literal["rows", "tiles"]
 
 TILE_BYTES = 2**18  # of a tile and its copy: what a core keeps close
 MOST_VECTORS = 2  # of rows in a tile; more gains nothing
-LONG = 512  # from this length on, chains of 2x2 blocks run as fast without packing ...
-IN_CACHE = 2**18  # ... as long as all vectors together are no more numbers than this
+# Chains of 2x2 blocks of these lengths run as fast without packing on the widest vectors: below, tiles stay in the
+# first cache; beyond, the weights do not stay in the second ...
+UNPACKED = range(512, 1025)
+WIDEST = 16  # numbers in a register
+PAIRS_FROM = 64  # bytes of a register: there the backward pass takes stages of 2x2 blocks in pairs
+IN_CACHE = 2**19  # ... as long as all vectors together are no more numbers than this
 UNCACHED_BATCH = 1024  # from here on packing the weights is about a hundredth of the work
 
 
@@ -50,36 +55,71 @@ def default_schedule(patterns: Patterns, dtype: torch.dtype, batch: int, selects
 def best_passes(patterns: Patterns, dtype: torch.dtype) -> tuple[int, ...]:
     """The fewest passes the kernels can make of these factors, the widest first and the others even.
 
-    The shortest path over "factors done", an edge being a run that fuses; of equally short ones the one whose
-    first pass is widest, then the one with the smallest sum of squares, then the one in descending order.
+    Of equally few passes those whose first is widest, then those with the smallest sum of squares, then those in
+    descending order.
     """
+    k, fuses = len(patterns), _fusible(patterns, dtype)
+    return _shortest(k, fuses, lambda first, count: (1, 0 if first else -count, count * count))
+
+
+@lru_cache(maxsize=1024)
+def backward_passes(patterns: Patterns, dtype: torch.dtype) -> tuple[int, ...]:
+    """The passes that are cheapest to go back through: few, of an even number of stages, the widest last.
+
+    The largest register files take stages back in pairs, and what enters the last pass is found without
+    multiplying by it. Where stages go back one by one, the passes of the product are as good.
+    """
+    if dtype.is_complex or _lanes(dtype) * _real(dtype).itemsize < PAIRS_FROM:
+        return best_passes(patterns, dtype)
+    k, fuses = len(patterns), _fusible(patterns, dtype)
+    found = _shortest(k, lambda end, count: fuses(k - end - count, count), lambda _, count: (1, count % 2))
+    return found[::-1]
+
+
+def _fusible(patterns: Patterns, dtype: torch.dtype) -> Callable[[int, int], bool]:
+    """Whether ``count`` factors from ``first`` on can share a pass."""
     module, isa, _ = native_part()
     if module is None:
-        return (1,) * len(patterns)
-    code, flat, k = DTYPE_CODES[dtype], flatten_patterns(patterns), len(patterns)
-    # For every number of factors done: how many passes, minus the first one's width, squares, minus all widths.
-    best: list[tuple[int, int, int, tuple[int, ...]]] = [(0, 0, 0, ()), *[(k + 1, 0, 0, ())] * k]
+        return lambda first, count: count == 1
+    code, flat, chain = DTYPE_CODES[dtype], flatten_patterns(patterns), module.Chain
+    return lambda first, count: count == 1 or chain.can_fuse(code, flat, first, count, isa)
+
+
+def _shortest(
+    k: int, fuses: Callable[[int, int], bool], cost: Callable[[int, int], tuple[int, ...]]
+) -> tuple[int, ...]:
+    """The cheapest path over "factors done", an edge being a run that fuses; of equal ones wide runs come first.
+
+    Costs are added entry by entry and compared from the first entry on.
+    """
+    best: list[tuple[tuple[int, ...], tuple[int, ...]] | None] = [None] * (k + 1)
+    best[0] = ((), ())
     for start in range(k):
-        passes, first, squares, path = best[start]
+        here = best[start]
+        assert here is not None  # one factor is always a pass
         for count in range(1, k - start + 1):
-            if count > 1 and not module.Chain.can_fuse(code, flat, start, count, isa):
+            if not fuses(start, count):
                 break
-            longer = (passes + 1, first if path else -count, squares + count * count, (*path, -count))
-            best[start + count] = min(best[start + count], longer)
-    return tuple([-width for width in best[-1][-1]])
+            price = cost(start, count)
+            total = tuple(a + b for a, b in zip(here[0], price, strict=True)) if here[0] else price
+            there, longer = best[start + count], (total, (*here[1], -count))
+            best[start + count] = longer if there is None else min(there, longer)
+    end = best[k]
+    assert end is not None
+    return tuple(-width for width in end[1])
 
 
 def _suits_rows(patterns: Patterns, dtype: torch.dtype, batch: int, selects: bool) -> bool:
     """Whether the weights are best read where they are.
 
-    A tile is never less than a register of rows, so half of that many are faster one by one. Long chains of
-    2x2 blocks in float32 gain nothing from packing until the vectors leave the cache, but tiles select faster.
+    A tile is never less than a register of rows, so half of that many are faster one by one. Tiles select faster.
     """
-    if 2 * batch <= _lanes(dtype) or selects:
-        return 2 * batch <= _lanes(dtype)
+    lanes = _lanes(dtype)
+    if 2 * batch <= lanes or selects or lanes < WIDEST:
+        return 2 * batch <= lanes
     length = max(patterns[0].cols, patterns[-1].rows)
     small = all(p.b == p.c == 2 for p in patterns)
-    return small and dtype == torch.float32 and length >= LONG and length * batch <= IN_CACHE
+    return small and dtype == torch.float32 and length in UNPACKED and length * batch <= IN_CACHE
 
 
 def tile_heights(dtype: torch.dtype, batch: int) -> list[int]:
