@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-OPTIONAL = ["matplotlib", "typer", "rich", "triton", "hypothesis", "pytest", "optuna"]
+OPTIONAL = ["matplotlib", "typer", "rich", "triton", "hypothesis", "pytest", "optuna", "onnx", "onnxruntime", "torchao"]
 
 PROBE = """
 import json, logging, os, sys, threading, warnings

@@ -191,6 +191,10 @@ CONVOLUTIONS: dict[str, tuple[Structure, dict[str, Any]]] = {
     "reflect": (km.GroupShuffle(4), {"kernel_size": 3, "padding": 1, "padding_mode": "reflect"}),
     "blocks": (km.BlockDiagonal(4), {"kernel_size": 3, "padding": 1}),
     "dense": (km.Toeplitz(), {"kernel_size": 3}),
+    "groups": (km.LowRank(3), {"kernel_size": 3, "groups": 4}),
+    "groups of blocks": (km.GroupShuffle(2), {"kernel_size": (1, 2), "groups": 4}),
+    "groups of padded blocks": (km.Butterfly(), {"kernel_size": (1, 3), "groups": 4}),
+    "groups of dense blocks": (km.Toeplitz(), {"kernel_size": 3, "groups": 2}),
     "1 x 1": (km.GroupShuffle(4), {"kernel_size": 1}),
     "1 x 1 by 2": (km.GroupShuffle(4), {"kernel_size": 1, "stride": 2}),
     "1 x 1 low rank": (km.LowRank(2), {"kernel_size": 1, "bias": False}),
@@ -209,6 +213,12 @@ def test_convolutions_keep_their_function(name: str) -> None:
     assert_same(model(x), before, 1e-13)
     assert_same(model(x[0]), before[0], 1e-13)
     assert report.layers[0].error < 1e-14
+
+
+def test_grouped_convolutions_stay_grouped() -> None:
+    made = stock_layer(km.nn.Conv2d(16, 8, 3, groups=4, structure=km.LowRank(1)))
+    assert isinstance(made, nn.Sequential)
+    assert [(type(part), part.groups) for part in made] == [(nn.Conv2d, 4)] * 2
 
 
 def test_a_convolution_of_blocks_is_a_grouped_convolution() -> None:
