@@ -436,7 +436,10 @@ def test_lowered_models_compile_whole() -> None:
 
 
 def test_the_meta_device_is_enough() -> None:
-    model = nn.Sequential(km.nn.Linear(64, 64, structure=km.GroupShuffle(4), device="meta"))
+    turned = 2.0 * km.Permutation().random(64, 64, device="meta")
+    cut = km.Butterfly().random(64, 50, device="meta") @ km.Monarch(7).random(50, 64, device="meta")
+    model = nn.Sequential(km.nn.Linear(64, 64, structure=km.GroupShuffle(4), device="meta"), turned @ cut.T)
     report = lower_(model)
     assert report.layers[0].error != report.layers[0].error  # NaN: there is nothing to measure
-    assert {p.device.type for p in model.parameters()} == {"meta"}
+    assert {t.device.type for t in [*model.parameters(), *model.buffers()]} == {"meta"}
+    assert model(torch.empty(3, 64, device="meta")).shape == (3, 64)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix.compress._folder import Folder
@@ -160,3 +160,33 @@ def _check_tensors(name: str, layer: nn.Module, folder: Folder) -> None:
         if got != (tensor.dtype, tuple(tensor.shape)):
             wanted = (tensor.dtype, tuple(tensor.shape))
             raise Unreadable(f"tensor {short(whole)} is {short(got or 'absent')}, the structure has {wanted}")
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """What is inside a module that only runs another one."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return unwrapped(model.module)
+    inner = model._modules.get("_orig_mod")  # as torch.compile has it
+    return model if inner is None else unwrapped(inner)
+
+
+def distinct_tensors(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a model, each once, and for every other name that of the one it shares its numbers with."""
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor) or type(tensor) not in (Tensor, nn.Parameter):
+            reason = f"it is a {type(tensor).__name__}, not an ordinary tensor"
+            way_out = "save before quantising or distributing; keep other state in buffers"
+            raise ArgumentError(complaint("save", "model", name, reason, way_out))
+        if tensor.layout is not torch.strided:
+            reason, way_out = f"its layout is {tensor.layout}", "make it dense with .to_dense()"
+            raise ArgumentError(complaint("save", "model", name, reason, way_out))
+        key = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
+        first = seen.setdefault(key, name) if tensor.numel() and not tensor.is_meta else name
+        if first == name:
+            tensors[name] = tensor
+        else:
+            aliases[name] = first
+    return tensors, aliases

@@ -83,11 +83,11 @@ def _program(matrix: StructuredMatrix) -> Program:
     if isinstance(matrix, TransposedMatrix):
         return transposed(_program(matrix.base))
     if isinstance(matrix, ScaledMatrix):
-        return _scaled(_program(matrix.base), float(complex(matrix.structure.scalar).real))
+        return _scaled(_program(matrix.base), float(complex(matrix.structure.scalar).real), matrix.device)
     if isinstance(matrix, ProductMatrix):
         steps: list[Step] = []
         for part in reversed(matrix.members):
-            steps += _walled(_program(part))
+            steps += _walled(_program(part), matrix.device)
         return Program(n, m, tuple(steps))
     if isinstance(matrix, SumMatrix):
         return Program(n, m, (Branches(tuple(_program(part) for part in matrix.members)),))
@@ -100,12 +100,12 @@ def _program(matrix: StructuredMatrix) -> Program:
 _KNOWN = (AbstractChainMatrix._matmul, DiagonalMatrix._matmul)
 
 
-def _walled(program: Program) -> tuple[Step, ...]:
+def _walled(program: Program, device: torch.device) -> tuple[Step, ...]:
     """The steps of a part of a product: what its last one gives beyond its own rows must not reach the next part."""
     given = program.steps[-1].rows
     if given <= program.rows:
         return program.steps
-    return (*program.steps, Select(given, torch.arange(program.rows)))
+    return (*program.steps, Select(given, torch.arange(program.rows, device=device)))
 
 
 def _dense(matrix: StructuredMatrix, note: str) -> Program:
@@ -172,7 +172,7 @@ def _step_transposed(step: Step) -> Step:
     return Select(step.rows, torch.argsort(step.index))
 
 
-def _scaled(program: Program, scalar: float) -> Program:
+def _scaled(program: Program, scalar: float, device: torch.device) -> Program:
     """The multiple of a program: in its last factor, or in one more where there is none."""
     steps = list(program.steps)
     for k in reversed(range(len(steps))):
@@ -181,11 +181,10 @@ def _scaled(program: Program, scalar: float) -> Program:
             steps[k] = replace(step, weight=step.weight * scalar)
             return replace(program, steps=tuple(steps))
         if isinstance(step, Branches):
-            steps[k] = Branches(tuple(_scaled(p, scalar) for p in step.programs))
+            steps[k] = Branches(tuple(_scaled(p, scalar, device) for p in step.programs))
             return replace(program, steps=tuple(steps))
-    one = Blockwise(
-        Factor(1, 1, 1, program.rows, "d"), True, torch.full((1, 1, 1, 1), scalar, dtype=torch.float64)
-    )
+    number = torch.full((1, 1, 1, 1), scalar, dtype=torch.float64, device=device)
+    one = Blockwise(Factor(1, 1, 1, program.rows, "d"), True, number)
     return replace(program, steps=(*steps, one))
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.compress._folder import Folder, opened_folder, write_folder
-from kmatrix.compress._layers import described, made_layer, structured_layers
+from kmatrix.compress._layers import described, distinct_tensors, made_layer, structured_layers, unwrapped
 from kmatrix.nn import MultiheadAttention, swap_
 from kmatrix.nn.hosts import opened
 from kmatrix.structures import serialization
@@ -110,11 +110,11 @@ def save(
         raise ArgumentError(
             complaint("save", "path", path, "a model goes to a folder, not to a file", way_out)
         )
-    model = _unwrapped(model)
+    model = unwrapped(model)
     own: list[type[Structure]] = []
     layers = [described(names, layer, own) for names, layer in structured_layers(model)]
     families_with("save", own, NODE_KEYS)
-    tensors, aliases = _distinct(model)
+    tensors, aliases = distinct_tensors(model)
     description: dict[str, Any] = {
         "kmatrix_version": serialization.library_version(),
         "layers": layers,
@@ -210,36 +210,6 @@ def describe_model(path: str | Path, *, structures: Iterable[type[Structure]] = 
             folder.kmatrix_version,
             folder.certificate,
         )
-
-
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """What is inside a module that only runs another one."""
-    if isinstance(model, nn.parallel.DistributedDataParallel):
-        return _unwrapped(model.module)
-    inner = model._modules.get("_orig_mod")  # as torch.compile has it
-    return model if inner is None else _unwrapped(inner)
-
-
-def _distinct(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a model, each once, and for every other name that of the one it shares its numbers with."""
-    tensors: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    seen: dict[tuple[Any, ...], str] = {}
-    for name, tensor in model.state_dict().items():
-        if not isinstance(tensor, Tensor) or type(tensor) not in (Tensor, nn.Parameter):
-            reason = f"it is a {type(tensor).__name__}, not an ordinary tensor"
-            way_out = "save before quantising or distributing; keep other state in buffers"
-            raise ArgumentError(complaint("save", "model", name, reason, way_out))
-        if tensor.layout is not torch.strided:
-            reason, way_out = f"its layout is {tensor.layout}", "make it dense with .to_dense()"
-            raise ArgumentError(complaint("save", "model", name, reason, way_out))
-        key = (tensor.data_ptr(), tensor.device, tensor.dtype, tensor.shape, tensor.stride())
-        first = seen.setdefault(key, name) if tensor.numel() and not tensor.is_meta else name
-        if first == name:
-            tensors[name] = tensor
-        else:
-            aliases[name] = first
-    return tensors, aliases
 
 
 def _put_in(model: nn.Module, layers: list[tuple[tuple[str, ...], nn.Module | None]]) -> None:
