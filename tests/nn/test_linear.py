@@ -250,6 +250,37 @@ def test_from_linear_fits_and_shares_the_bias() -> None:
     assert none.bias is None and none.matrix.device.type == "meta"
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning")  # our checks look at sizes; any check does
+@pytest.mark.parametrize("structure", [km.Monarch(2), km.BlockLowRank(2), km.Toeplitz()], ids=name_of)
+def test_transforms_of_functions(structure: Structure) -> None:
+    layer = layer_of(structure, 8, 8)
+    named = dict(layer.named_parameters())
+    x = torch.randn(5, 8, dtype=torch.float64)
+
+    def loss(numbers: dict[str, torch.Tensor], row: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, numbers, (row,)).square().sum()
+
+    of_each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(named, x)
+    for i in range(5):
+        want = torch.autograd.grad(layer(x[i]).square().sum(), list(named.values()))
+        torch.testing.assert_close(tuple(g[i] for g in of_each.values()), want)
+    _, tangent = torch.func.jvp(layer, (x,), (x,))
+    torch.testing.assert_close(tangent, x @ layer.weight.mT)
+    traced = torch.jit.trace(layer, (x,))
+    torch.testing.assert_close(traced(x[:2]), layer(x[:2]))
+
+
+def test_two_layers_of_one_matrix_keep_their_biases() -> None:
+    A = km.Monarch(2).random(8, 8, dtype=torch.float64)
+    layers = [km.nn.Linear.from_matrix(A, torch.randn(8, dtype=torch.float64)) for _ in range(2)]
+    x = torch.randn(1, 8, dtype=torch.float64)
+    with torch.no_grad():
+        for _ in range(5):
+            for layer in layers:
+                assert_layer(layer(x), layer, x)
+
+
 def test_tied_layers_share_one_matrix() -> None:
     one = km.nn.Linear(8, 8, structure=km.Monarch(2))
     two = km.nn.Linear.from_matrix(one.matrix)
@@ -266,6 +297,8 @@ def test_what_is_refused() -> None:
         km.nn.Linear(0, 4, structure=km.Dense())
     with pytest.raises(km.ArgumentError, match=r"\(3,\): the matrix has 4 rows; pass 4 numbers"):
         km.nn.Linear.from_matrix(km.Dense().random(4, 4), torch.zeros(3))
+    with pytest.raises(km.DtypeError, match=r"bias\.dtype=torch\.float64: the matrix holds torch\.float32"):
+        km.nn.Linear.from_matrix(km.Dense().random(4, 4), torch.zeros(4, dtype=torch.float64))
     layer = km.nn.Linear(4, 4, structure=km.Dense())
     for _ in range(2):
         with pytest.raises(km.ArgumentError, match="last dimension must be 4"):

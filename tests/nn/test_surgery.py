@@ -160,6 +160,18 @@ def test_densify_keeps_tied_matrices_tied() -> None:
     torch.testing.assert_close((model["embed"](index), model["head"](x)), before)
 
 
+def test_what_replace_refuses() -> None:
+    model = nn.Sequential(nn.Linear(4, 4))
+    for structure in ("monarch", km.Monarch):
+        with pytest.raises(km.DtypeError, match="not a Structure"):
+            km.replace_linear_(model, structure)  # type: ignore[arg-type]
+    with pytest.raises(km.DtypeError, match="not a Structure"):
+        km.replace_linear_(model, lambda module, name: 3)  # type: ignore[arg-type,return-value]
+    for kinds in ("linear", ("conv",)):
+        with pytest.raises(km.ArgumentError, match="not kinds of layers"):
+            km.replace_linear_(model, km.Dense(), kinds=kinds)  # type: ignore[arg-type]
+
+
 def test_swap_by_name() -> None:
     model = Model()
     new = nn.Identity()

@@ -7,6 +7,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from kmatrix._checks import REAL_OF
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.fitting import fit
 from kmatrix.structures import Structure, StructuredMatrix
@@ -90,6 +91,13 @@ def given_bias(where: str, bias: Tensor | None, matrix: StructuredMatrix) -> nn.
     if tuple(stored.shape) != expected:
         reason, way_out = f"the matrix has {size} rows", f"pass {size} numbers of {matrix.dtype}"
         raise ArgumentError(complaint(where, "bias.shape", tuple(bias.shape), reason, way_out))
+    real = REAL_OF.get(matrix.dtype, matrix.dtype)
+    if stored.dtype != real:
+        reason, way_out = (
+            f"the matrix holds {matrix.dtype}",
+            f"convert it, for example bias.to({matrix.dtype})",
+        )
+        raise DtypeError(complaint(where, "bias.dtype", bias.dtype, reason, way_out))
     return stored
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
-from kmatrix.nn._layer import MatrixLayer
+from kmatrix.nn._layer import MatrixLayer, checked_structure
 from kmatrix.nn.conv import Conv2d, grouped
 from kmatrix.nn.embedding import Embedding
 from kmatrix.nn.hosts import opened, settle_hosts_
@@ -293,6 +293,14 @@ def replace_linear_(
         >>> print(km.replace_linear_(model, km.Monarch(4), lambda module, name: name == "0"))
         1 layers replaced, 65,536 -> 32,768 numbers (50.0%)
     """
+    unknown = [kind for kind in kinds if kind not in get_args(Kind)]
+    if isinstance(kinds, str) or unknown:
+        way_out = f"pass a tuple of {get_args(Kind)}"
+        raise ArgumentError(
+            complaint("replace_linear_", "kinds", repr(kinds), "not kinds of layers", way_out)
+        )
+    if isinstance(structure, type) or not callable(structure):
+        checked_structure("replace_linear_", structure)
     sites, skipped = survey(model, filter_fn)
     new: dict[str, nn.Module] = {}
     before = after = 0
@@ -304,7 +312,7 @@ def replace_linear_(
         if chosen is None:
             continue
         try:
-            layer = fresh(site, chosen)
+            layer = fresh(site, checked_structure("replace_linear_", chosen))
         except ArgumentError as error:
             skipped.append(Skipped(site.names, str(error)))
             continue

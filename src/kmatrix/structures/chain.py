@@ -130,8 +130,10 @@ class AbstractChainMatrix(StructuredMatrix):
         return self.weights, False
 
     def _affine(self, x: Tensor, bias: Tensor) -> Tensor:
-        # Where autograd watches, the product has no bias of its own: the sum goes without trying.
-        if type(self)._matmul is not AbstractChainMatrix._matmul or torch.is_grad_enabled():
+        # Where something watches, the product has no bias of its own: the sum goes without trying. Asked of traces,
+        # too, because torch checks them without gradients.
+        watched = torch.compiler.is_dynamo_compiling() or torch.is_grad_enabled() or not nothing_watches()
+        if type(self)._matmul is not AbstractChainMatrix._matmul or watched:
             return super()._affine(x, bias)
         layout, (weights, pairs) = self.layout, self._held
         return _through(
