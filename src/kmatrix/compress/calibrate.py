@@ -24,20 +24,23 @@ from kmatrix.nn.surgery import Site
 
 Forward = Callable[[nn.Module, Any], Any]
 """Runs a model on one batch and returns its output."""
+WIDEST = 4096
+"""Outputs up to which the products of their gradients are kept; beyond, only the squares."""
 ROWS = 1 << 14
 """Vectors multiplied at once: a copy of a whole activation in a wider type is never made."""
 
 
 @dataclass
 class Moments:
-    """Sums over the inputs of one layer, and of the squares of the gradients of its outputs.
+    """Sums over the inputs of one layer, and over the gradients of its outputs.
 
     Attributes:
         second: sum of ``x x^T``, ``(n, n)``.
         first: sum of ``x``, ``(n,)``.
         count: vectors seen.
         calls: times the layer ran.
-        gradient: sum of the squared norms of the output gradients, 0 if none were taken.
+        gradient: sum of ``g g^T`` over the gradients of the outputs, ``(m, m)``, or of their squares ``(m,)`` for very
+            wide outputs; None if none were taken.
         spatial: height and width of the input of a convolution.
     """
 
@@ -45,7 +48,7 @@ class Moments:
     first: Tensor
     count: int = 0
     calls: int = 0
-    gradient: float = 0.0
+    gradient: Tensor | None = None
     spatial: tuple[int, ...] = ()
 
     @classmethod
@@ -61,6 +64,12 @@ class Moments:
             self.second.addmm_(wide.mT, wide)
             self.first.add_(wide.sum(0))
         self.count += x.shape[0]
+
+    def add_gradient(self, g: Tensor) -> None:
+        """Count some gradients, the rows of ``g``."""
+        wide = g.to(self.second.dtype)
+        products = wide.mT @ wide if g.shape[1] <= WIDEST else wide.square().sum(0)
+        self.gradient = products if self.gradient is None else self.gradient.add_(products)
 
     def mean(self) -> Tensor:
         """The mean input in double precision."""
@@ -240,7 +249,8 @@ def _watch(site: Site, moments: Moments, sensitivity: bool) -> RemovableHandle:
         return output
 
     def note(gradient: Tensor) -> None:
-        moments.gradient += float(gradient.detach().double().square().sum())
+        g = gradient.detach()
+        moments.add_gradient(g.movedim(-3, -1).flatten(0, -2) if site.kind == "conv2d" else g.flatten(0, -2))
 
     return site.module.register_forward_hook(hook, with_kwargs=True)
 
@@ -284,13 +294,15 @@ def _add_over_processes(found: Calibration) -> None:
     for moments in found.moments.values():
         dist.all_reduce(moments.second)
         dist.all_reduce(moments.first)
-        figures = torch.tensor(
-            [moments.count, moments.calls, moments.gradient, found.output, found.batches], dtype=torch.float64
-        ).to(moments.second.device)
-        dist.all_reduce(figures)
-        moments.count, moments.calls, moments.gradient = int(figures[0]), int(figures[1]), float(figures[2])
-    if found.moments:
-        found.output, found.batches = float(figures[3]), int(figures[4])
+        if moments.gradient is not None:
+            dist.all_reduce(moments.gradient)
+        counts = torch.tensor([moments.count, moments.calls], device=moments.second.device)
+        dist.all_reduce(counts)
+        moments.count, moments.calls = int(counts[0]), int(counts[1])
+    device = next((m.second.device for m in found.moments.values()), torch.device("cpu"))
+    totals = torch.tensor([found.output, found.batches], dtype=torch.float64, device=device)
+    dist.all_reduce(totals)
+    found.output, found.batches = float(totals[0]), int(totals[1])
 
 
 def _columns(module: nn.Module) -> int:

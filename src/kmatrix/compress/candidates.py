@@ -14,7 +14,7 @@ from kmatrix._errors import KMatrixError
 from kmatrix.compress.metric import Metric
 from kmatrix.compress.sizes import DEFAULT, Family, members
 from kmatrix.compress.weighted import aware, blind, low_rank
-from kmatrix.structures import LowRank, Structure, StructuredMatrix
+from kmatrix.structures import LowRank, Monarch, Structure, StructuredMatrix
 
 AWARE, BLIND = "activation-aware", "activation-blind"
 
@@ -27,7 +27,8 @@ class Candidate:
         structure: what it is.
         method: ``"activation-aware"`` or ``"activation-blind"``, the nearer of the two.
         error: ``tr((W - A) C (W - A)^T) / tr(W C W^T)``, the relative squared error of the outputs.
-        blind_error: the same of the member nearest in the Frobenius norm; None where it was not made.
+        impact: ``tr(G (W - A) C (W - A)^T)``, ``G`` of the output gradients with a diagonal of mean 1.
+        blind_error: the error of the member nearest in the Frobenius norm; None where it was not made.
         num_params: numbers held.
         flops: operations for one vector.
         seconds: spent on fitting it.
@@ -37,6 +38,7 @@ class Candidate:
     structure: Structure
     method: str
     error: float
+    impact: float
     blind_error: float | None
     num_params: int
     flops: int
@@ -46,9 +48,10 @@ class Candidate:
 
 def candidates(
     metric: Metric,
+    families: Sequence[Family] = DEFAULT,
     *,
     dtype: torch.dtype,
-    families: Sequence[Family] | None = None,
+    prune: bool = True,
     seed: int = 0,
     blind_too: bool = True,
     step: Callable[[str], None] | None = None,
@@ -58,7 +61,8 @@ def candidates(
     Args:
         metric: the weight, and the second moments of the inputs.
         dtype: number type of the matrices.
-        families: structures, and classes whose sizes are chosen; the default ones if not given.
+        families: structures, and classes whose sizes are chosen.
+        prune: whether a family is left at the size from which low rank is nearer.
         seed: of the random directions of large decompositions.
         blind_too: whether low rank is fitted in the Frobenius norm as well, to show what the activations are worth.
         step: called with each structure before it is fitted.
@@ -67,7 +71,7 @@ def candidates(
         The candidates, and the structures that could not be fitted with the reason.
     """
     m, n = metric.weight.shape
-    wanted = members(DEFAULT if families is None else families, m, n)
+    wanted = members(families, m, n)
     ranks = [s for s in wanted if isinstance(s, LowRank)]
     found: list[Candidate] = []
     failed: list[tuple[Structure, str]] = []
@@ -75,78 +79,114 @@ def candidates(
         if step is not None:
             step("low rank")
         found += _low_rank(metric, ranks, dtype, seed, blind_too)
-    for structure in wanted:
-        if isinstance(structure, LowRank):
-            continue
-        if step is not None:
-            step(type(structure).__name__)
-        try:
-            found.append(_one(metric, structure, dtype))
-        except (KMatrixError, RuntimeError) as error:
-            failed.append((structure, str(error)))
+    bound = [(c.num_params, c.impact) for c in found]
+    for group in _alike([s for s in wanted if not isinstance(s, LowRank)]):
+        lost = ""
+        # Beyond low rank, structures gain most where they are small: from there up, until low rank is nearer.
+        for structure in sorted(group, key=lambda s: s.num_params(m, n)):
+            if lost:
+                failed.append((structure, lost))
+                continue
+            if step is not None:
+                step(type(structure).__name__)
+            try:
+                one = _one(metric, structure, dtype)
+            except (KMatrixError, RuntimeError) as error:
+                failed.append((structure, f"could not be fitted: {error}"))
+                continue
+            found.append(one)
+            if prune and any(size <= one.num_params and i < one.impact for size, i in bound):
+                lost = f"not fitted: low rank is nearer already where {structure} has fewer numbers"
     return found, failed
+
+
+def _alike(structures: Sequence[Structure]) -> list[list[Structure]]:
+    """Grouped by family and grid: members that differ in size alone."""
+    groups: dict[tuple[object, ...], list[Structure]] = {}
+    for structure in structures:
+        alone = isinstance(structure, Monarch)  # its grid is its size
+        grid = None if alone else getattr(structure, "nblocks", None)
+        groups.setdefault((type(structure), grid), []).append(structure)
+    return list(groups.values())
 
 
 def _one(metric: Metric, structure: Structure, dtype: torch.dtype) -> Candidate:
     start = time.perf_counter()
     first = blind(metric, structure)
+    matrix, method = first.to(dtype), BLIND
     with torch.no_grad():
         blind_error = metric.error(first.to_dense())
-        matrix = aware(metric, structure, first).to(dtype)
-        error = metric.error(matrix.to_dense())
-    method = AWARE if metric.second is not None and error < blind_error else BLIND
-    return Candidate(
-        structure,
-        method,
-        min(error, blind_error) if method == BLIND else error,
-        blind_error,
-        matrix.num_params,
-        matrix.flops,
-        time.perf_counter() - start,
-        lambda: matrix,
-    )
+        if metric.second is not None:
+            dense, nearer = first.to_dense(), aware(metric, structure, first)
+            if metric.impact(nearer.to_dense()) < metric.impact(dense):
+                matrix, method = nearer.to(dtype), AWARE
+        dense = matrix.to_dense()
+        error, impact = metric.error(dense), metric.impact(dense)
+    size, flops = matrix.num_params, matrix.flops
+    seconds = time.perf_counter() - start
+    return Candidate(structure, method, error, impact, blind_error, size, flops, seconds, lambda: matrix)
 
 
 def _low_rank(
     metric: Metric, structures: Sequence[LowRank], dtype: torch.dtype, seed: int, blind_too: bool
 ) -> list[Candidate]:
-    """All ranks from one decomposition: the basis of a smaller rank is the beginning of that of a larger one."""
+    """All ranks from one decomposition: the factors of a smaller rank are the beginning of those of a larger one."""
     start = time.perf_counter()
     m, n = metric.weight.shape
     most = max(s.rank for s in structures)
     generator = torch.Generator().manual_seed(seed)
-    basis, reduced, errors = _truncations(metric, metric, most, generator)
-    unseen: Tensor | None = None
-    if metric.second is not None and blind_too:
-        _, _, unseen = _truncations(metric.blind(), metric, most, generator)
-    basis, reduced = basis.to(dtype), reduced.to(dtype)
+    left, right = metric.low_rank(most, generator)
+    errors = _errors(metric, left, right)
+    impacts = errors * metric.energy if metric.outer is None else _impacts(metric, left, right)
+    unseen = errors
+    if metric.second is not None:
+        unseen = _errors(metric, *metric.blind().low_rank(most, generator)) if blind_too else torch.tensor([])
+    left, right = left.to(dtype), right.to(dtype)
     each = (time.perf_counter() - start) / len(structures)
+    method = BLIND if metric.second is None else AWARE
     made = []
     for structure in structures:
-        r = structure.rank
-        blind_error = float(errors[r]) if metric.second is None else None
-        if unseen is not None:
-            blind_error = float(unseen[r])
-        make = partial(low_rank, (m, n), structure, basis, reduced)
-        method = BLIND if metric.second is None else AWARE
+        r = min(structure.rank, len(errors) - 1)
+        error, impact = float(errors[r]), float(impacts[r])
+        blind_error = float(unseen[r]) if len(unseen) else None
         size, flops = structure.num_params(m, n), structure.flops(m, n)
-        made.append(Candidate(structure, method, float(errors[r]), blind_error, size, flops, each, make))
+        make = partial(low_rank, (m, n), structure, left, right)
+        made.append(Candidate(structure, method, error, impact, blind_error, size, flops, each, make))
     return made
 
 
-def _truncations(
-    through: Metric, judge: Metric, most: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """A basis ``U`` that is best for one metric, ``U^T W``, and the errors of ``U_r U_r^T W`` for another, by ``r``.
+def _errors(metric: Metric, left: Tensor, right: Tensor) -> Tensor:
+    """The relative error of ``L_r B_r`` for every ``r`` from 0."""
+    gaps = _gaps(metric.weight, metric.second, metric.energy, left, right)
+    return gaps / metric.energy if metric.energy > 0 else gaps
 
-    With ``D = W - U_r U_r^T W`` the error is ``tr(M) - 2 tr(U_r^T M U_r) + tr(U_r^T M U_r)``, ``M = W C W^T``, as
-    long as ``U`` is orthonormal: what is kept is a running sum over columns.
+
+def _impacts(metric: Metric, left: Tensor, right: Tensor) -> Tensor:
+    """The impact of ``L_r B_r`` for every ``r`` from 0."""
+    outer = metric.outer
+    assert outer is not None
+    weighed = outer.unsqueeze(-1) * left if outer.ndim == 1 else outer @ left
+    return _gaps(
+        metric.weight, metric.second, metric.impact(torch.zeros_like(metric.weight)), left, right, weighed
+    )
+
+
+def _gaps(
+    weight: Tensor,
+    second: Tensor | None,
+    whole: float,
+    left: Tensor,
+    right: Tensor,
+    weighed: Tensor | None = None,
+) -> Tensor:
+    """``tr(G (W - A_r) C (W - A_r)^T)`` of ``A_r = L_r B_r`` for every ``r``, from ``G L`` and the value for ``A = 0``.
+
+    It is ``whole - 2 sum_i X_ii + sum_ij Y_ij`` over ``i, j < r``, with ``X = L^T G W C B^T`` and
+    ``Y = (L^T G L) * (B C B^T)``: running sums.
     """
-    basis = through.leading(most, generator)
-    reduced = basis.mT @ judge.weight
-    kept = reduced if judge.second is None else reduced @ judge.second
-    each = (kept * reduced).sum(1, dtype=torch.float64)
-    total = judge.energy
-    left = (total - torch.cat([each.new_zeros(1), each.cumsum(0)])).clamp_min(0)
-    errors = left / total if total > 0 else torch.zeros_like(left)
-    return basis, reduced, errors
+    weighed = left if weighed is None else weighed
+    through = right if second is None else right @ second
+    crossed = ((weighed.mT @ weight) * through).sum(1, dtype=torch.float64).cumsum(0)
+    squared = ((weighed.mT @ left) * (through @ right.mT)).double().cumsum(0).cumsum(1).diagonal()
+    gaps = whole - 2 * crossed + squared
+    return torch.cat([gaps.new_full((1,), whole), gaps]).clamp_min(0)

@@ -15,11 +15,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kmatrix import nn as layers
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.compress._progress import Step, showing
 from kmatrix.compress.calibrate import Forward, default_forward, tensors_of
+from kmatrix.nn import param_groups
 
 Loss = Callable[[Any, Any], Tensor]
 """The loss of an output for a batch: ``loss(output, batch)``."""
@@ -166,8 +166,7 @@ class _Healer:
         self, data: Iterable[Any], steps: int, lr: float, weight_decay: float, step: Step, began: float
     ) -> HealReport:
         trained = self._wrapped()
-        rule = getattr(layers, "param_groups", None)
-        groups = rule(self.model, lr=lr, weight_decay=weight_decay) if rule else self.model.parameters()
+        groups = param_groups(self.model, lr=lr, weight_decay=weight_decay)
         optimiser = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: rate(k, steps))
         interrupted, held_out = False, 0

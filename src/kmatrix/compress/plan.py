@@ -47,6 +47,7 @@ class _Layer:
     calls: float = 1.0
     vectors: float = 1.0
     weight: float = 1.0
+    sensitivity: float = 1.0
     mean: Tensor | None = None
     found: tuple[Candidate, ...] = ()
     tried: tuple[Tried, ...] = ()
@@ -260,7 +261,7 @@ def _examined(
         layer.timings = clock.against_dense(layer.place, wanted)
         layer.dense_seconds = clock.dense_seconds(layer.place)
     fast = [s for s in wanted if layer.timings is None or layer.timings[s].verdict == FASTER]
-    _fit(layer, fast, moments, statistics, ridge, seed)
+    _fit(layer, fast, moments, statistics, ridge, seed, prune=structures is None)
     layer.tried = tuple(
         sorted((*layer.tried, *_not_fitted(layer, wanted, fast)), key=lambda t: -t.num_params)
     )
@@ -274,6 +275,7 @@ def _fit(
     statistics: Calibration | None,
     ridge: float,
     seed: int,
+    prune: bool,
 ) -> None:
     weight = weight_of(layer.site)
     second = None
@@ -281,14 +283,20 @@ def _fit(
         centred = layer.place.bias
         second = moments.covariance(centred=centred)
         layer.mean = moments.mean() if centred else None
-    metric = Metric.of(weight, second, ridge=ridge)
-    found, failed = candidates(metric, dtype=weight.dtype, families=structures, seed=seed)
-    if moments is not None and statistics is not None and moments.gradient > 0 and statistics.output > 0:
-        # An error e of the outputs, in any direction, changes the model's output by |g|^2 |e|^2 / m on average.
-        layer.weight = moments.gradient / layer.place.shape[0] * metric.energy / statistics.output
+    outer = moments.gradient if moments is not None else None
+    metric = Metric.of(weight, second, outer, ridge=ridge)
+    found, failed = candidates(metric, structures, dtype=weight.dtype, prune=prune, seed=seed)
+    # Without gradients the relative errors of all layers count alike.
+    layer.weight = 1 / metric.energy if metric.energy > 0 else 1.0
+    if outer is not None and statistics is not None and statistics.output > 0:
+        # An error e of a layer's output, which J takes to the model's output, changes that by e^T J^T J e, whose mean
+        # over errors and vectors is tr(G E C E^T); the metric has G divided by the mean of its diagonal.
+        mean = float((outer if outer.ndim == 1 else outer.diagonal()).mean())
+        layer.weight = mean / statistics.output
+    layer.sensitivity = layer.weight * metric.impact(torch.zeros_like(metric.weight))
     layer.found = tuple(found)
     layer.tried = tuple(_tried(layer, c) for c in found) + tuple(
-        replace(_blank(layer, s), refused=f"could not be fitted: {why}") for s, why in failed
+        replace(_blank(layer, s), refused=why) for s, why in failed
     )
 
 
@@ -306,6 +314,7 @@ def _tried(layer: _Layer, candidate: Candidate) -> Tried:
         _blank(layer, candidate.structure),
         method=candidate.method,
         error=candidate.error,
+        loss=candidate.impact * layer.weight,
         blind_error=candidate.blind_error,
     )
 
@@ -359,7 +368,7 @@ class _Plan:
             own, index = [Option(0.0, self._dense_cost(layer))], [-1]
             for k, candidate in enumerate(layer.found):
                 if self._eligible(layer, candidate):
-                    own.append(Option(candidate.error * layer.weight, self._cost(layer, candidate)))
+                    own.append(Option(candidate.impact * layer.weight, self._cost(layer, candidate)))
                     index.append(k)
             options.append(own)
             which.append(index)
@@ -424,7 +433,7 @@ class _Plan:
     def loss(self, picked: Sequence[int]) -> float:
         """The predicted change of the output."""
         pairs = zip(self.layers, picked, strict=True)
-        return sum(layer.found[k].error * layer.weight for layer, k in pairs if k >= 0)
+        return sum(layer.found[k].impact * layer.weight for layer, k in pairs if k >= 0)
 
     def curve(self, budget: float) -> tuple[Point, ...]:
         """What this and other budgets lead to, as far as they can be reached."""
@@ -486,7 +495,7 @@ class _Plan:
             shape=layer.place.shape,
             calls=layer.calls,
             vectors=layer.vectors,
-            sensitivity=layer.weight,
+            sensitivity=layer.sensitivity,
             dense_seconds=layer.dense_seconds,
             tried=tried,
             chosen=chosen,

@@ -21,7 +21,8 @@ class Tried:
         num_params: numbers held; ``flops`` for one vector.
         method: ``"activation-aware"`` or ``"activation-blind"``, or empty if it was not fitted.
         error: relative squared error of the layer's outputs, None if it was not fitted.
-        blind_error: the same of the member nearest in the Frobenius norm, None where it was not made.
+        loss: what it adds to the predicted change of the model's output.
+        blind_error: the error of the member nearest in the Frobenius norm, None where it was not made.
         seconds: measured time of the layer at the batch, None if the clock was left alone.
         ratios: quartiles of dense over this, from paired turns.
         verdict: the judgement of the clock, such as ``"faster than"``.
@@ -33,6 +34,7 @@ class Tried:
     flops: int
     method: str = ""
     error: float | None = None
+    loss: float | None = None
     blind_error: float | None = None
     seconds: float | None = None
     ratios: tuple[float, ...] = ()
@@ -59,7 +61,7 @@ class LayerReport:
         shape: of the weight as a matrix, ``(out, in)``.
         calls: how often it runs in a pass through the model.
         vectors: how many vectors it meets in a pass through the model.
-        sensitivity: what an error that is all of its output adds to the predicted change of the model's output.
+        sensitivity: what setting its weight to zero would add to the predicted change of the model's output.
         dense_seconds: measured time of the dense layer at the batch; None if the clock was left alone.
         tried: every structure that was tried, largest first.
         chosen: the one that was chosen; None if the layer stays dense.
@@ -145,9 +147,8 @@ class CompressReport:
         reached: the share that came out.
         batch: vectors (images, of a convolution) at which layers were timed.
         params: numbers of the whole model; ``dense_params`` before.
-        loss: the sum over layers of error times sensitivity: the predicted squared change of the model's output
-            relative to its size. Without a calibration, or where nothing leads from a layer to the output, the sum of
-            the relative errors.
+        loss: the predicted squared change of the model's output relative to its size, to first order: the sum over the
+            layers. Without the sensitivity, the sum of the relative errors of the layers.
         layers: those that could be compressed.
         skipped: those that could not, or were left out by the filter's own rules, with the reason.
         curve: what other budgets would lead to.

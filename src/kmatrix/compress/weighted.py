@@ -7,6 +7,9 @@ row. Everything else (BLAST, butterflies, sums): L-BFGS from the nearest member 
 
 from __future__ import annotations
 
+import time
+from copy import deepcopy
+
 import torch
 from torch import Tensor
 
@@ -19,10 +22,12 @@ from kmatrix.fitting.projections.tiles import Tiling, orders_of
 from kmatrix.structures import ChainMatrix, LowRank, Structure, StructuredMatrix
 from kmatrix.structures.chain import ChainStructure
 
-SWEEPS = 4
+SWEEPS = 3
 """Rounds over the tiles; the error falls fast at first and hardly afterwards."""
-GAIN = 1e-3
+GAIN = 1e-2
 """A round that lowers the error by less than this share is the last."""
+TILE_DTYPE = torch.float32
+"""Of the rounds over tiles: the ridge keeps their equations well within its precision."""
 STEPS = 40
 """Of L-BFGS."""
 SECONDS = 10.0
@@ -30,9 +35,12 @@ SECONDS = 10.0
 
 
 def low_rank(shape: tuple[int, int], structure: LowRank, basis: Tensor, reduced: Tensor) -> StructuredMatrix:
-    """The member ``U_r U_r^T W`` from an orthonormal basis ``U`` with at least ``r`` columns, and ``U^T W``."""
+    """The member ``L_r B_r`` from the first columns of ``L`` and rows of ``B``; zeros where they have fewer."""
     r = structure.rank
     left, right = balanced(basis[:, :r], reduced[:r])
+    missing = r - left.shape[1]
+    left = torch.nn.functional.pad(left, (0, missing))
+    right = torch.nn.functional.pad(right, (0, 0, 0, missing))
     weights = [right.reshape(1, r, -1, 1), left.reshape(1, -1, r, 1)]
     return ChainMatrix.from_weights(structure, (shape[0], shape[1]), weights)
 
@@ -52,23 +60,17 @@ def blind(metric: Metric, structure: Structure) -> StructuredMatrix:
     try:
         matrix = project(structure, weight)
     except FitError:
-        import time
-
         problem = Problem(weight.double(), 1e-6, deadline=time.monotonic() + SECONDS)
         matrix = fit_into(structure, problem).matrix
     return matrix.to(metric.weight.device, metric.weight.dtype)
 
 
 def aware(metric: Metric, structure: Structure, start: StructuredMatrix) -> StructuredMatrix:
-    """A member near the weight in the norm of the inputs, from the blind one; that one if nothing is nearer."""
-    if metric.second is None:
-        return start
+    """A member near the weight in the norm of the inputs, from the blind one; that one where no method applies."""
     try:
-        found = _nearer(metric, structure, start)
+        return _nearer(metric, structure, start)
     except (KMatrixError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         return start
-    with torch.no_grad():
-        return found if metric.error(found.to_dense()) <= metric.error(start.to_dense()) else start
 
 
 def _nearer(metric: Metric, structure: Structure, start: StructuredMatrix) -> StructuredMatrix:
@@ -103,13 +105,16 @@ def _tile_by_tile(metric: Metric, structure: ChainStructure, start: ChainMatrix)
     tiling = Tiling.of(start)
     (height, width), (b, c) = tiling.grid, (tiling.second.b, tiling.first.c)
     columns, rows = (torch.from_numpy(index.ravel()) for index in (tiling.columns, tiling.rows))
-    weight, second = _framed(metric, start, columns, rows)
+    weight, second = (t.to(TILE_DTYPE) for t in _framed(metric, start, columns, rows))
     weight = weight.reshape(height, b, width * c)
     roots = [_roots(second[k * c : (k + 1) * c, k * c : (k + 1) * c]) for k in range(width)]
     with torch.no_grad():
         padded = weight.new_zeros(start.layout.rows, start.layout.cols)
         padded[: start.shape[0], : start.shape[1]] = start.to_dense()
     gap = weight - padded[rows][:, columns].reshape(height, b, width * c)
+    # Within the rows of a block, directions of the output count as they matter; between blocks tiles are independent.
+    turn, back = _row_roots(metric, start, rows, (height, b))
+    weight, gap = turn @ weight, turn @ gap
     values = tiling.first.rows
     left, right = weight.new_zeros(values, b), weight.new_zeros(values, c)
     before = float("inf")
@@ -124,13 +129,29 @@ def _tile_by_tile(metric: Metric, structure: ChainStructure, start: ChainMatrix)
                 u = _left_vectors(best[blocks], rank)
                 v = (u.mT @ best[blocks]) @ unwhiten
                 gap[blocks, :, own] = weight[blocks, :, own] - u @ v
-                u, v = balanced(u, v)
+                u, v = balanced(back[blocks] @ u, v)
                 left[places[here]], right[places[here]] = u.mT, v
         error = metric_of(gap.reshape(height * b, -1), second)
         if not error < before * (1 - GAIN):
             break
         before = error
-    return ChainMatrix.from_weights(structure, start.shape, tiling.weights(left, right))
+    weights = [w.to(metric.weight.dtype) for w in tiling.weights(left, right)]
+    return ChainMatrix.from_weights(structure, start.shape, weights)
+
+
+def _row_roots(
+    metric: Metric, start: ChainMatrix, rows: Tensor, blocks: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """``R`` and ``R^-1 (blocks, b, b)`` with ``R R`` the diagonal blocks of ``G``; 1 for rows that are padding."""
+    height, b = blocks
+    outer = torch.eye(start.layout.rows, dtype=TILE_DTYPE, device=metric.weight.device)
+    m = metric.weight.shape[0]
+    if metric.outer is not None:
+        outer[:m, :m] = metric.outer.diag() if metric.outer.ndim == 1 else metric.outer
+    own = rows.reshape(height, b)
+    values, vectors = torch.linalg.eigh(outer[own.unsqueeze(2), own.unsqueeze(1)])
+    scales = values.clamp_min(torch.finfo(values.dtype).tiny).sqrt()
+    return scales.unsqueeze(-1) * vectors.mT, vectors / scales.unsqueeze(-2)
 
 
 def metric_of(gap: Tensor, second: Tensor) -> float:
@@ -174,18 +195,18 @@ def _on_blocks(metric: Metric, structure: ChainStructure, start: ChainMatrix) ->
 
 def _descended(metric: Metric, start: StructuredMatrix) -> StructuredMatrix:
     """L-BFGS on all numbers of a copy of the start at once."""
-    from copy import deepcopy
-
     matrix = deepcopy(start)
     parameters = [p for p in matrix.parameters() if p.requires_grad]
-    second = metric.regular
-    scale = max(metric.energy, torch.finfo(torch.float64).tiny)
+    second, outer = metric.regular, metric.outer
+    outer = outer.diag() if outer is not None and outer.ndim == 1 else outer
+    scale = max(metric.impact(torch.zeros_like(metric.weight)), torch.finfo(torch.float64).tiny)
     optimiser = torch.optim.LBFGS(parameters, max_iter=STEPS, history_size=10, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimiser.zero_grad()
         gap = metric.weight - matrix.to_dense()
-        through = (gap.detach() @ second) / scale if second is not None else gap.detach() / scale
+        through = gap.detach() / scale if second is None else gap.detach() @ second / scale
+        through = through if outer is None else outer @ through
         # Its gradient is that of the quadratic form, without a second product with C.
         (2 * (through * gap).sum()).backward()  # type: ignore[no-untyped-call]
         return (through * gap.detach()).sum()
