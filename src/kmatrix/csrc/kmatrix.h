@@ -56,8 +56,7 @@ typedef struct {
     void (*forward)(const km_chain *, const void *packed, km_matrix x, km_matrix y, int64_t batch, void *scratch,
                     int32_t threads);
 
-    // Forward for a few rows: weights read where they are, nothing packed. 0 if it cannot run this chain.
-    int (*rows_can_run)(const km_chain *);
+    // Forward for a few rows: weights read where they are, nothing packed.
     int64_t (*rows_scratch_bytes)(const km_chain *);
     void (*rows_forward)(const km_chain *, km_matrix x, km_matrix y, int64_t batch, void *scratch, int32_t threads);
 

@@ -81,11 +81,11 @@ template <class S, class T, int C> KM_INLINE void read_weight(const km_factor *f
 // ---- 2x2 factors ----
 
 // The weights that the group of features o*span + e + i*stride needs: where those of butterfly `pair` of a stage lie.
-struct place {
+struct weight_place {
     int64_t g, k;  // along a and along d of its factor
 };
 
-static place place_of(const packed_pass *pass, int shift, int64_t o, int64_t e, int pair) {
+static weight_place place_of(const packed_pass *pass, int shift, int64_t o, int64_t e, int pair) {
     const int64_t low = pair & ((1 << shift) - 1), high = pair >> shift;
     const int64_t in_group = int64_t(1) << (pass->log_radix - 1 - shift);
     return {o * in_group + high, low * pass->d + e};
@@ -118,7 +118,7 @@ template <class S, class T, int C> static void pack_stages(const km_chain *chain
     for (int s = 0; s < pass->count; s++) {
         const km_factor *f = chain->factors + pass->first + s;
         for (int pair = 0; pair < pairs; pair++) {
-            const place at = place_of(pass, pass->shift[s], 0, 0, pair);
+            const weight_place at = place_of(pass, pass->shift[s], 0, 0, pair);
             offsets[s][pair] = at.g * f->sa + at.k * f->sd;
         }
     }

@@ -5,6 +5,7 @@
 #ifndef KMATRIX_ROWS_H
 #define KMATRIX_ROWS_H
 
+#include "packing.h"
 #include "rows_blocks.h"
 #include "rows_fold.h"
 #include "rows_groups.h"
@@ -15,8 +16,6 @@ constexpr int64_t block_rows = 8, line_bytes = 64;
 
 // Splitting the outputs of a factor between threads pays from here on (reals of weights, in bytes).
 constexpr int64_t bytes_worth_threads = 1 << 20;
-
-static int64_t rounded(int64_t bytes) { return (bytes + line_bytes - 1) / line_bytes * line_bytes; }
 
 static int64_t widest(const km_chain *chain) {
     int64_t most = chain->n_in > chain->n_out ? chain->n_in : chain->n_out;
@@ -31,13 +30,13 @@ static int64_t widest(const km_chain *chain) {
 // A row of the buffers in bytes: a vector of slack to read and write beyond the end, and a line against rows that
 // compete for the same place in the cache.
 template <class T, int C> static int64_t row_bytes(const km_chain *chain) {
-    return rounded(widest(chain) * C * int64_t(sizeof(T))) + KM_VECTOR_BYTES + line_bytes;
+    return aligned(widest(chain) * C * int64_t(sizeof(T))) + KM_VECTOR_BYTES + line_bytes;
 }
 
 template <class S, class T, int C> static int64_t scratch_bytes(const km_chain *chain) {
     int64_t reals = 0;
     for (int i = 0; i < chain->n_factors; i++) reals += copied<T, C>(chain->factors[i]);
-    return 2 * block_rows * row_bytes<T, C>(chain) + rounded(reals * int64_t(sizeof(S)));
+    return 2 * block_rows * row_bytes<T, C>(chain) + aligned(reals * int64_t(sizeof(S)));
 }
 
 // ---- rows in and out ----

@@ -122,7 +122,6 @@ static void forward(const km_chain *chain, const void *packed, km_matrix x, km_m
     with_types(chain->dtype, forward_run{chain, packed, x, y, batch, scratch, threads});
 }
 
-static int rows_can_run(const km_chain *) { return 1; }
 static int64_t rows_scratch_bytes(const km_chain *chain) { return with_types(chain->dtype, rows_scratch_run{chain}); }
 
 static void rows_forward(const km_chain *chain, km_matrix x, km_matrix y, int64_t batch, void *scratch,
@@ -153,7 +152,6 @@ const km_kernels KM_JOIN(km_kernels_, KM_ISA) = {
     KM_JOIN(km_, KM_ISA)::pack,
     KM_JOIN(km_, KM_ISA)::scratch_bytes,
     KM_JOIN(km_, KM_ISA)::forward,
-    KM_JOIN(km_, KM_ISA)::rows_can_run,
     KM_JOIN(km_, KM_ISA)::rows_scratch_bytes,
     KM_JOIN(km_, KM_ISA)::rows_forward,
     KM_JOIN(km_, KM_ISA)::backward_scratch_bytes,
