@@ -1,4 +1,4 @@
-"""The command line: ``kmatrix fit``, ``info``, ``bench`` and ``demo``. Each command is a thin call of the library."""
+"""The command line: ``kmatrix fit``, ``compress``, ``info``, ``bench`` and ``demo``, thin calls of the library."""
 
 from __future__ import annotations
 

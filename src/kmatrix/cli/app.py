@@ -13,6 +13,7 @@ from rich.markup import escape
 from kmatrix import __version__
 from kmatrix._errors import KMatrixError
 from kmatrix.cli.bench import bench
+from kmatrix.cli.compress import compress
 from kmatrix.cli.demo import demo
 from kmatrix.cli.fit import fit
 from kmatrix.cli.info import info
@@ -55,6 +56,7 @@ def _root(
 
 
 app.command()(_complain(fit))
+app.command()(_complain(compress))
 app.command()(_complain(info))
 app.command()(_complain(bench))
 app.command()(_complain(demo))

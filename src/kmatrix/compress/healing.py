@@ -304,9 +304,8 @@ def _endless(data: Iterable[Any], steps: int, held_out: int) -> Iterator[Any]:
         if done == before and held_out:
             held_out = 0  # fewer than it seemed
         elif done == before:
-            reason = (
-                f"it ended after {done} batches and cannot be begun again" if done else "it has no batches"
-            )
+            used_up = iter(data) is data
+            reason = "it ended and cannot be begun again" if used_up or done else "it has no batches"
             way_out = f"pass a list or a DataLoader, or an iterator of at least {steps + PROBES} batches"
             raise ArgumentError(complaint("heal", "data", type(data).__name__, reason, way_out))
 

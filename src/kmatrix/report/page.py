@@ -19,6 +19,11 @@ from kmatrix.report.curve import by_budget, error_curve
 from kmatrix.report.factors import terms
 from kmatrix.report.pixels import Picture, picture
 from kmatrix.report.style import STYLE
+from kmatrix.report.tables import head as _head
+from kmatrix.report.tables import number as _number
+from kmatrix.report.tables import row as _row
+from kmatrix.report.tables import table as _table
+from kmatrix.report.tables import text as _text
 from kmatrix.report.words import brief, chosen_attempt, judged
 
 # Widths in pixels: of factors, seven to a row, and of whole matrices.
@@ -295,29 +300,6 @@ def _comparison(attempts: Sequence[Attempt], svd: TruncatedSVD) -> str:
         if a.num_params is not None and a.relative_error is not None
     ]
     return _table(head, rows)
-
-
-def _head(*names: str) -> str:
-    """Column headings; those that start with # stand over numbers."""
-    cells = (f'<th class="n">{escape(h[1:])}</th>' if h[0] == "#" else f"<th>{escape(h)}</th>" for h in names)
-    return f"<tr>{''.join(cells)}</tr>"
-
-
-def _row(cells: Iterable[str], css: str = "") -> str:
-    attribute = f' class="{css}"' if css else ""
-    return f"<tr{attribute}>{''.join(cells)}</tr>"
-
-
-def _text(text: str) -> str:
-    return f"<td>{escape(text)}</td>"
-
-
-def _number(text: str, *, won: bool = False) -> str:
-    return f'<td class="{"n won" if won else "n"}">{escape(text)}</td>'
-
-
-def _table(head: str, rows: Iterable[str]) -> str:
-    return f'<div class="scroll"><table>{head}{"".join(rows)}</table></div>'
 
 
 def _machine(fit: Fit) -> str:

@@ -1,0 +1,203 @@
+"""``kmatrix compress``: a function that builds a model, and its weights, in; a smaller and faster model out."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import nn
+
+import kmatrix as km
+from kmatrix._errors import complaint
+from kmatrix._files import write_atomically
+from kmatrix.cli.tables import fact_table, plain_table
+from kmatrix.compress import CompressReport, LayerReport
+from kmatrix.report.compression import write_compression_report
+from kmatrix.report.page import check_available
+from kmatrix.report.words import brief
+
+_WHERE = "as package.module:function; the current folder is looked in first"
+
+
+def compress(
+    build: Annotated[str, typer.Argument(help=f"What builds the model, {_WHERE}.")],
+    out: Annotated[Path, typer.Option(help="Folder where the compressed model goes.")],
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="A .safetensors file with the weights; those of the build if left out."),
+    ] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help=f"What gives the calibration batches, {_WHERE}.")
+    ] = None,
+    budget: Annotated[float, typer.Option(help="Share of dense to keep.")] = 0.5,
+    of: Annotated[str, typer.Option(help="Of what: params, flops or time.")] = "params",
+    batch: Annotated[int, typer.Option(help="Vectors that meet a layer at once, for the clock.")] = 1,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads to measure with; torch's own if left out.")
+    ] = None,
+    layers: Annotated[
+        list[str] | None, typer.Option(help="Names of layers, with * and ?; !NAME leaves out. Repeatable.")
+    ] = None,
+    tol: Annotated[
+        float | None, typer.Option(help="Largest relative squared error of any layer's outputs.")
+    ] = None,
+    heal: Annotated[int, typer.Option(help="Steps of fine-tuning towards the dense model.")] = 0,
+    lr: Annotated[float, typer.Option(help="Learning rate of --heal.")] = 3e-4,
+    max_batches: Annotated[int | None, typer.Option(help="How many calibration batches to take.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Where an HTML page goes.")] = None,
+    json_report: Annotated[Path | None, typer.Option("--json", help="Where the figures go as JSON.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice.")] = 0,
+) -> None:
+    """Compress a trained model: fit every layer, measure here, choose under one budget, and save.
+
+    The functions named are imported and called: name only code that you trust. Exit codes: 0 done, 2 something was
+    refused.
+    """
+    console = Console()
+    for option, path, suffix in (("--report", report, ".html"), ("--json", json_report, ".json")):
+        _check_place(option, path, suffix)
+    if report is not None:
+        check_available()
+    if heal and calibration is None:
+        way_out = "pass --calibration package.module:function"
+        raise km.ArgumentError(complaint("kmatrix compress", "--heal", heal, "there are no batches", way_out))
+    if threads is not None:
+        torch.set_num_threads(threads)
+    model = _model(build, weights)
+    batches = None if calibration is None else _batches(calibration)
+    dense = _model(build, weights) if heal else None
+    found = km.compress_(
+        model,
+        budget,
+        of=of,  # type: ignore[arg-type]  # checked there
+        calibration=batches,
+        batch=batch,
+        filter_fn=layers or None,
+        tol=tol,
+        max_batches=max_batches,
+        seed=seed,
+    )
+    healed = km.heal(model, _again(calibration, batches), teacher=dense, steps=heal, lr=lr) if heal else None
+    km.save(model, out)
+    if report is not None:
+        write_compression_report(report, found, title=f"{build} compressed")
+    if json_report is not None:
+        write_atomically("kmatrix compress", json_report, json.dumps(found.to_json(), indent=1).encode())
+    show(console, found)
+    if healed is not None:
+        console.print(f"healed: {healed}", highlight=False)
+    for what, path in (("model", out), ("report", report), ("figures", json_report)):
+        if path is not None:
+            console.print(f"{what} written to {escape(str(path))}", highlight=False, soft_wrap=True)
+
+
+def _function(option: str, text: str) -> Callable[[], Any]:
+    """The function that ``package.module:function`` names."""
+    module, colon, name = text.partition(":")
+    where, way_out = "kmatrix compress", "name it as package.module:function"
+    if not (module and colon and name):
+        raise km.ArgumentError(complaint(where, option, repr(text), "not a module and a function", way_out))
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # python -m does the same
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise km.ArgumentError(complaint(where, option, repr(text), str(error), way_out)) from None
+    if not callable(found):
+        raise km.ArgumentError(complaint(where, option, repr(text), "cannot be called", way_out))
+    function: Callable[[], Any] = found
+    return function
+
+
+def _model(build: str, weights: Path | None) -> nn.Module:
+    model = _function("build", build)()
+    where = "kmatrix compress"
+    if not isinstance(model, nn.Module):
+        way_out = "return the model"
+        got = type(model).__name__
+        raise km.DtypeError(
+            complaint(where, "build", repr(build), f"it returned {got}, no nn.Module", way_out)
+        )
+    if weights is None:
+        return model.eval()
+    from safetensors import SafetensorError
+    from safetensors.torch import load_model
+
+    try:
+        load_model(model, weights)
+    except (OSError, SafetensorError, RuntimeError) as error:
+        way_out = "pass the .safetensors file of this model's state_dict"
+        raise km.FileFormatError(complaint(where, "--weights", weights, str(error), way_out)) from None
+    return model.eval()
+
+
+def _batches(calibration: str) -> Any:
+    return _function("--calibration", calibration)()
+
+
+def _again(calibration: str | None, batches: Any) -> Any:
+    """The batches once more: a generator is used up by the calibration."""
+    return _batches(calibration) if calibration is not None and iter(batches) is batches else batches
+
+
+def _check_place(option: str, path: Path | None, suffix: str) -> None:
+    if path is None:
+        return
+    if path.suffix != suffix:
+        reason, way_out = f"not a {suffix} file", f"name one, such as {path.stem or 'report'}{suffix}"
+    elif not path.resolve().parent.is_dir():
+        reason, way_out = "its folder does not exist", f"make it first: mkdir -p {path.resolve().parent}"
+    else:
+        return
+    raise km.ArgumentError(complaint("kmatrix compress", option, path, reason, way_out))
+
+
+def show(console: Console, found: CompressReport) -> None:
+    """Print what became of every layer, and the totals."""
+    console.print(layer_table(found.layers))
+    for skipped in found.skipped:
+        console.print(f"skipped {escape(skipped.names[0])}: {escape(skipped.reason)}", highlight=False)
+    console.print()
+    console.print(_totals(found))
+
+
+def layer_table(layers: tuple[LayerReport, ...]) -> Table:
+    """One line per layer: what stands there now, its numbers, error and measured speed, or why it stays dense."""
+    table = plain_table("layers", "layer", "#shape", "#of dense", "#error", "#speed", "what, and why")
+    for layer in layers:
+        m, n = layer.shape
+        chosen = layer.chosen
+        if chosen is None:
+            table.add_row(escape(layer.name), f"{m}x{n}", "", "", "", escape(layer.reason), style="dim")
+            continue
+        error = "" if chosen.error is None else f"{chosen.error:.1e}"
+        speed = "" if chosen.speedup is None else f"{chosen.speedup:.2f}x"
+        share = f"{chosen.num_params / layer.dense_params:.0%}"
+        table.add_row(escape(layer.name), f"{m}x{n}", share, error, speed, escape(brief(chosen.structure)))
+    return table
+
+
+def _totals(found: CompressReport) -> Table:
+    table = fact_table("the model")
+    share = found.params / found.dense_params
+    table.add_row("parameters", f"{found.params:,} of {found.dense_params:,} ({share:.1%} of dense)")
+    now, dense = found.flops
+    table.add_row("FLOPs", f"{now / dense:.1%} of dense, in the layers above" if dense else "")
+    if found.layer_seconds is not None:
+        now, dense = found.layer_seconds
+        table.add_row("time", f"{dense / now:.2f}x less than dense, in the layers above, batch {found.batch}")
+    table.add_row("budget", f"{found.budget:.1%} of dense {found.of}, {found.reached:.1%} reached")
+    table.add_row("predicted change", f"{found.loss:.2e} of the squared size of the output")
+    table.add_row("took", f"{found.seconds:.1f} s")
+    return table

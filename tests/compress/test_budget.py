@@ -1,0 +1,59 @@
+"""One choice under one budget: optimal against all choices, within the budget, and a clear no below the least."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from kmatrix import ArgumentError
+from kmatrix.compress import budget as module
+from kmatrix.compress.budget import Option, choose
+
+
+def drawn(seed: int, layers: int = 4, options: int = 4) -> list[list[Option]]:
+    rng = random.Random(seed)
+    return [
+        [Option(0.0, 100.0), *(Option(rng.random(), 100 * rng.random()) for _ in range(options - 1))]
+        for _ in range(layers)
+    ]
+
+
+def total(options: list[list[Option]], picked: tuple[int, ...] | list[int]) -> tuple[float, float]:
+    pairs = [own[k] for own, k in zip(options, picked, strict=True)]
+    return sum(o.loss for o in pairs), sum(o.cost for o in pairs)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_no_other_choice_loses_less(seed: int, share: float) -> None:
+    options = drawn(seed)
+    least = sum(min(o.cost for o in own) for own in options)
+    budget = least + share * (400 - least)
+    loss, cost = total(options, choose(options, budget))
+    assert cost <= budget * (1 + 1e-9)
+    every = itertools.product(*(range(len(own)) for own in options))
+    best = min(loss for loss, cost in (total(options, picked) for picked in every) if cost <= budget)
+    assert loss <= best * (1 + 2 * module.GAP) + 1e-9
+
+
+def test_the_step_by_step_choice_keeps_the_budget() -> None:
+    options = [[own[k] for k in module._undominated(own)] for own in drawn(3)]
+    least = sum(own[-1].cost for own in options)
+    for budget in (least, 0.5 * (least + 400), 400.0):
+        assert total(options, module._greedy(options, budget))[1] <= budget * (1 + 1e-9)
+
+
+def test_losses_and_costs_of_any_size_are_compared() -> None:
+    options = [[Option(0.0, 1e12), Option(1e-14, 2e11)], [Option(0.0, 1e12), Option(3e-14, 2e11)]]
+    assert choose(options, 1.3e12) == [1, 0]
+
+
+def test_a_budget_below_the_least_is_refused() -> None:
+    with pytest.raises(ArgumentError, match="the cheapest choice in every layer comes to 4"):
+        choose([[Option(0.0, 10.0), Option(1.0, 4.0)]], 3.0)
+
+
+def test_nothing_to_choose_is_no_choice() -> None:
+    assert choose([], 1.0) == []

@@ -1,0 +1,116 @@
+"""Healing lowers the loss, keeps the best state, and says no to what cannot be learnt from."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kmatrix as km
+from kmatrix.compress.healing import divergence, rate
+
+
+@pytest.fixture
+def small(mlp: nn.Sequential, batches: list[Tensor]) -> nn.Sequential:
+    model = copy.deepcopy(mlp)
+    km.compress_(model, 0.4, calibration=batches, verify_speed=False, structures=[km.LowRank])
+    return model
+
+
+def distance(a: nn.Module, b: nn.Module, batches: list[Tensor]) -> float:
+    with torch.no_grad():
+        return sum(float(divergence(a(x), b(x), 1.0)) for x in batches)
+
+
+def test_a_teacher_draws_the_model_back(
+    mlp: nn.Sequential, small: nn.Sequential, batches: list[Tensor]
+) -> None:
+    before = distance(small, mlp, batches)
+    report = km.heal(small, batches, teacher=mlp, steps=60, lr=3e-3)
+    assert distance(small, mlp, batches) < 0.7 * before
+    assert len(report.losses) == 60
+    assert dict(report.scores)[report.best_step] == min(score for _, score in report.scores)
+    assert str(report).startswith("60 steps in ")
+
+
+def test_targets_are_learnt(small: nn.Sequential, batches: list[Tensor]) -> None:
+    data = [(x, x[:, :4].argmax(1)) for x in batches]
+    report = km.heal(small, data, steps=40, lr=3e-3)
+    assert report.scores[-1][1] < report.scores[0][1]
+    numbers = [{"input": x, "labels": x[:, :4]} for x in batches]
+    report = km.heal(small, numbers, steps=40, lr=3e-3)
+    assert report.scores[-1][1] < report.scores[0][1]
+
+
+def test_the_best_state_is_kept_whatever_comes_after(small: nn.Sequential, batches: list[Tensor]) -> None:
+    before = copy.deepcopy(small.state_dict())
+    scores = iter(range(100))
+    report = km.heal(
+        small, batches, loss=lambda out, x: out.square().mean(), steps=12, validate=lambda model: next(scores)
+    )
+    assert report.best_step == 0
+    assert all(torch.equal(value, before[key]) for key, value in small.state_dict().items())
+
+
+def test_both_losses_are_mixed(mlp: nn.Sequential, small: nn.Sequential, batches: list[Tensor]) -> None:
+    said: list[float] = []
+
+    def loss(output: Tensor, batch: Tensor) -> Tensor:
+        said.append(1.0)
+        return output.mean() * 0 + 8.0
+
+    report = km.heal(small, batches, loss, teacher=mlp, steps=1, mix=0.25)
+    with torch.no_grad():
+        assert report.losses[0] > 6.0
+    assert said
+
+
+def test_the_mode_of_every_module_stays(
+    mlp: nn.Sequential, small: nn.Sequential, batches: list[Tensor]
+) -> None:
+    small.train()
+    small[1].eval()
+    km.heal(small, batches, teacher=mlp, steps=2)
+    assert small.training and not small[1].training
+
+
+def test_ctrl_c_keeps_the_best_so_far(
+    mlp: nn.Sequential, small: nn.Sequential, batches: list[Tensor]
+) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    report = km.heal(small, batches, teacher=mlp, steps=50, progress=stop)
+    assert report.interrupted and len(report.losses) == 3
+
+
+def test_the_rate_rises_and_falls() -> None:
+    rates = [rate(k, 100) for k in range(100)]
+    assert rates.index(max(rates)) in (9, 10)
+    assert max(rates) == 1.0
+    assert 0 < rates[0] < 0.2 and 0 < rates[-1] < 0.01
+    assert rate(0, 1) == 1.0
+
+
+def test_what_cannot_be_healed_is_refused(
+    mlp: nn.Sequential, small: nn.Sequential, batches: list[Tensor]
+) -> None:
+    def refused(error: type[Exception], words: str, data: Any = batches, **options: Any) -> None:
+        with pytest.raises(error, match=words):
+            km.heal(small, data, **options)
+
+    def twice() -> Iterator[Tensor]:
+        yield from batches[:2]
+
+    refused(km.ArgumentError, "neither a loss nor a teacher")
+    refused(km.ArgumentError, "it has no batches", data=[], teacher=mlp)
+    refused(km.ArgumentError, "cannot be begun again", data=twice(), teacher=mlp, steps=9)
+    refused(km.DtypeError, "data=int: not iterable", data=3)
+    refused(km.ArgumentError, "lr=-1", lr=-1, teacher=mlp)
+    refused(km.ArgumentError, "steps=0", steps=0, teacher=mlp)
+    refused(km.ArgumentError, "not finite in the first step", loss=lambda out, x: out.sum() / 0, steps=2)
