@@ -137,5 +137,50 @@ def test_what_is_shown_and_refused() -> None:
         km.nn.Conv2d.from_matrix(km.Dense().random(4, 10), 3)
     with pytest.raises(km.ArgumentError, match="GroupedMatrix"):
         km.nn.Conv2d.from_matrix(km.Dense().random(4, 18), 3, groups=2)
-    with pytest.raises(km.ArgumentError, match="last dimension"):
-        layer(torch.randn(2, 5, 6, 6))
+    for shape in ((2, 5, 6, 6), (4, 6), (1, 2, 4, 6, 6)):
+        with pytest.raises(km.ArgumentError, match="not an image of 4 channels"):
+            layer(torch.randn(shape))
+    for kernel_size in (1, 3):
+        with pytest.raises(km.DtypeError, match="float64"):
+            km.nn.Conv2d(4, 6, kernel_size, structure=km.LowRank(1))(torch.randn(2, 4, 6, 6).double())
+
+
+LEADING = [
+    (km.Dense(), True),
+    (km.LowRank(3), True),
+    (km.Monarch(2), True),
+    (km.BlockTensorTrain((3, 4), rank=2), True),
+    (km.BlockLowRank((3, 2)), True),
+    (km.BLAST((3, 2), 2), True),
+    (km.BlockDiagonal(2), True),
+    (km.Monarch(5), False),
+    (km.Butterfly(), False),
+    (km.Toeplitz(), False),
+]
+
+
+@pytest.mark.parametrize(("structure", "leads"), LEADING, ids=str)
+@pytest.mark.parametrize("groups", [1, 3])
+def test_patches_are_gathered_only_where_they_must(structure: km.Structure, leads: bool, groups: int) -> None:
+    dense, layer = twins(
+        structure, (4 * groups, 6 * groups), kernel_size=3, padding=1, stride=2, groups=groups
+    )
+    x = torch.randn(2, 4 * groups, 6, 5, dtype=torch.float64)
+    gathered = []
+    patches = layer._patches
+    layer._patches = lambda image: (gathered.append(1), patches(image))[1]  # type: ignore[method-assign,func-returns-value]
+    for _ in range(3):
+        assert_same(layer(x), dense(x))
+        with torch.no_grad():
+            assert_same(layer(x), dense(x))
+    assert bool(gathered) is not leads
+    parameters = list(layer.matrix.parameters())
+    z = torch.randn_like(dense(x))
+    got = torch.autograd.grad((layer(x) * z).sum(), parameters)
+    layer.matrix.register_forward_hook(
+        lambda module, args, y: None
+    )  # whoever waits for the matrix gets patches
+    gathered.clear()
+    want = torch.autograd.grad((layer(x) * z).sum(), parameters)
+    assert gathered
+    torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-10)

@@ -42,6 +42,11 @@ class MatrixLayer(nn.Module):
             bound = self.matrix.shape[1] ** -0.5
             nn.init.uniform_(self.bias, -bound, bound)
 
+    @property
+    def _full_bias(self) -> Tensor | None:
+        """The bias, complex if the matrix is."""
+        return None if self.bias is None else from_pairs(self.bias, self.matrix.dtype.is_complex)
+
     def forward(self, x: Tensor) -> Tensor:
         """Multiply the last axis of ``x`` and add the bias."""
         bias: Tensor | None
@@ -52,14 +57,17 @@ class MatrixLayer(nn.Module):
             bias = self._parameters["bias"] if "bias" in self._parameters else self.bias
         if bias is not None and bias.ndim == 2:
             bias = from_pairs(bias, True)
-        if (
-            matrix._forward_hooks
-            or matrix._forward_pre_hooks
-            or matrix._backward_hooks
-            or matrix._backward_pre_hooks
-        ):
-            return matrix(x, bias)
-        return matrix.forward(x, bias)
+        return matrix(x, bias) if hooked(matrix) else matrix.forward(x, bias)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether hooks wait for a call of a module; otherwise its ``forward`` is the same, and reached sooner."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
 
 
 def checked_structure(where: str, structure: object) -> Structure:

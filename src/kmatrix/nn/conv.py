@@ -10,7 +10,8 @@ from torch.nn import functional
 
 from kmatrix._checks import check_dtype, check_size
 from kmatrix._errors import ArgumentError, complaint
-from kmatrix.nn._layer import MatrixLayer, checked_structure, empty_bias, fitted, given_bias
+from kmatrix.nn._convolve import convolve
+from kmatrix.nn._layer import MatrixLayer, checked_structure, empty_bias, fitted, given_bias, hooked
 from kmatrix.structures import Grouped, GroupedMatrix, Structure, StructuredMatrix
 
 Pair = tuple[int, int]
@@ -23,8 +24,9 @@ class Conv2d(MatrixLayer):
 
     Every patch of ``in_channels * kh * kw`` numbers (channels first, as ``nn.Conv2d.weight`` is laid out) is
     multiplied by one ``out_channels x (in_channels * kh * kw)`` matrix. A 1 x 1 kernel multiplies the channels
-    directly; others gather patches first, which takes ``kh * kw`` times the memory of the input. With groups the
-    matrix is block-diagonal, and each block has the structure.
+    directly. A larger one runs the first factor as a convolution where it multiplies blocks of whole channels (low
+    rank, tiles, Monarch), and gathers patches otherwise, which takes ``kh * kw`` times the memory of the input. With
+    groups the matrix is block-diagonal, and each block has the structure.
 
     Args:
         in_channels: channels of the input.
@@ -203,13 +205,20 @@ class Conv2d(MatrixLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve: ``(N, in_channels, H, W) -> (N, out_channels, H', W')``, or both without ``N``."""
+        if x.ndim not in (3, 4) or x.shape[-3] != self.in_channels:
+            reason, way_out = f"not an image of {self.in_channels} channels", "pass x of shape (N, C, H, W)"
+            raise ArgumentError(complaint("Conv2d", "x.shape", tuple(x.shape), reason, way_out))
         channels_last = (
             x.ndim == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         )
         if any(self._pads):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = functional.pad(x, self._pads, mode=mode)
-        y = super().forward(self._patches(x)).movedim(-1, -3)
+        y = None
+        if self.kernel_size != (1, 1) and x.dtype == self.matrix.dtype and not hooked(self.matrix):
+            y = convolve(self.matrix, x, self.kernel_size, self.stride, self.dilation, self._full_bias)
+        if y is None:
+            y = super().forward(self._patches(x)).movedim(-1, -3)
         # Laid out as nn.Conv2d does: whoever takes y.view(...) of it relies on that.
         return y.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
 
