@@ -1,71 +1,30 @@
-"""Swapping layers in place: which layers of a model can be swapped, the swap by name, and the way back to dense."""
+"""Swapping layers in place: the swap by name, fresh structured layers, and the way back to dense."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import nn
 
-from kmatrix._errors import ArgumentError, DtypeError, complaint
-from kmatrix.nn._layer import MatrixLayer, checked_structure
+from kmatrix._errors import ArgumentError, complaint
+from kmatrix.nn._layer import checked_structure
 from kmatrix.nn.conv import Conv2d, grouped
 from kmatrix.nn.embedding import Embedding
 from kmatrix.nn.hosts import opened, settle_hosts_
 from kmatrix.nn.linear import Linear
+from kmatrix.nn.sites import FilterFn as FilterFn
+from kmatrix.nn.sites import Kind as Kind
+from kmatrix.nn.sites import Site as Site
+from kmatrix.nn.sites import Skipped as Skipped
+from kmatrix.nn.sites import by_module
+from kmatrix.nn.sites import linear_like as linear_like
+from kmatrix.nn.sites import survey as survey
 from kmatrix.structures import Structure
 from kmatrix.structures.base import from_pairs
 
-Kind = Literal["linear", "conv2d"]
-FilterFn = Callable[[nn.Module, str], bool]
 Rule = Callable[[nn.Module, str], "Structure | None"]
-
-
-@dataclass(frozen=True)
-class Site:
-    """A layer that can be swapped.
-
-    Attributes:
-        names: every qualified name under which the model holds this one layer; the first in order of the walk leads.
-        module: the layer.
-        kind: ``"linear"`` or ``"conv2d"``.
-    """
-
-    names: tuple[str, ...]
-    module: nn.Module
-    kind: Kind
-
-    @property
-    def name(self) -> str:
-        """The first of the names."""
-        return self.names[0]
-
-    @property
-    def groups(self) -> int:
-        """How many blocks the weight, as a matrix, has on its diagonal; 1 but for grouped convolutions."""
-        return self.module.groups if isinstance(self.module, nn.Conv2d) else 1
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Shape of the weight as a matrix: ``(out, in)``, or ``(out_channels, in_channels * kh * kw)``."""
-        weight = self.module.get_parameter("weight")
-        return weight.shape[0], weight.numel() // weight.shape[0] * self.groups
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A layer that was left as it is.
-
-    Attributes:
-        names: every qualified name of the layer.
-        reason: why it was left.
-    """
-
-    names: tuple[str, ...]
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -90,140 +49,6 @@ class Replacement:
         lines = [f"{len(self.replaced)} layers replaced, {counts}"]
         lines += [f"  skipped {', '.join(s.names)}: {s.reason}" for s in self.skipped]
         return "\n".join(lines)
-
-
-def linear_like(model: nn.Module, filter_fn: FilterFn | None = None) -> list[Site]:
-    """The layers of a model that can be swapped: ordinary ``nn.Linear`` and ``nn.Conv2d``, each once.
-
-    Args:
-        model: any module.
-        filter_fn: which of them to list, from the module and its first qualified name; all if not given.
-
-    Example:
-        >>> import torch.nn as nn, kmatrix as km
-        >>> shared = nn.Linear(4, 4)
-        >>> [site.names for site in km.nn.linear_like(nn.Sequential(shared, nn.ReLU(), shared))]
-        [('0', '2')]
-    """
-    return survey(model, filter_fn)[0]
-
-
-def survey(model: nn.Module, filter_fn: FilterFn | None = None) -> tuple[list[Site], list[Skipped]]:
-    """The layers that can be swapped, and those that look like one and cannot, each with the reason.
-
-    Args:
-        model: any module.
-        filter_fn: which of them to look at, from the module and its first qualified name; all if not given.
-
-    Example:
-        >>> import torch.nn as nn, kmatrix as km
-        >>> sites, skipped = km.nn.survey(nn.MultiheadAttention(8, 2))
-        >>> sites, skipped[0].names
-        ([], ('out_proj',))
-    """
-    if not isinstance(model, nn.Module):
-        way_out = "pass the model"
-        raise DtypeError(complaint("survey", "model", type(model).__name__, "not an nn.Module", way_out))
-    owners = _owners_of_weights(model)
-    parents = _parents(model)
-    sites, skipped = [], []
-    for module, names in _by_module(model):
-        kind = _kind(module)
-        if kind is None or (filter_fn is not None and not filter_fn(module, names[0])):
-            continue
-        reason = _why_not(module, names, parents.get(module, []), owners)
-        if reason is None and kind != "other":
-            sites.append(Site(names, module, kind))
-        elif reason is not None:
-            skipped.append(Skipped(names, reason))
-    return sites, skipped
-
-
-def _by_module(model: nn.Module) -> Iterator[tuple[nn.Module, tuple[str, ...]]]:
-    """Every module once, with all its names in order of the walk."""
-    names: dict[nn.Module, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
-        names.setdefault(module, []).append(name)
-    for module, found in names.items():
-        yield module, tuple(found)
-
-
-def _parents(model: nn.Module) -> dict[nn.Module, list[nn.Module]]:
-    parents: dict[nn.Module, list[nn.Module]] = {}
-    for module in model.modules():
-        for child in module.children():
-            parents.setdefault(child, []).append(module)
-    return parents
-
-
-def _owners_of_weights(model: nn.Module) -> dict[Tensor, list[str]]:
-    """For each parameter the names of the modules that hold it, one name for each module."""
-    owners: dict[Tensor, list[str]] = {}
-    for module, names in _by_module(model):
-        for parameter in {p for p in module._parameters.values() if p is not None}:
-            owners.setdefault(parameter, []).append(names[0])
-    return owners
-
-
-def _kind(module: nn.Module) -> Kind | Literal["other"] | None:
-    """What a layer is, ``"other"`` for one that only looks like a linear layer, None for the rest."""
-    if isinstance(module, nn.Linear):
-        return "linear"
-    if isinstance(module, nn.Conv2d):
-        return "conv2d"
-    if isinstance(module, MatrixLayer):
-        return None
-    sides = (("in_features", "out_features"), ("in_channels", "out_channels"))
-    looks_alike = any(all(isinstance(getattr(module, s, None), int) for s in pair) for pair in sides)
-    return "other" if looks_alike else None
-
-
-def _why_not(
-    module: nn.Module, names: tuple[str, ...], parents: list[nn.Module], owners: Mapping[Tensor, list[str]]
-) -> str | None:
-    """Why a layer cannot be swapped; None if it can."""
-    if "" in names:
-        return "it is the model itself, which holds no name to put another layer under"
-    if not isinstance(module, nn.Linear | nn.Conv2d):
-        return f"a {type(module).__name__} is neither an nn.Linear nor an nn.Conv2d"
-    if any(isinstance(parent, nn.MultiheadAttention) for parent in parents):
-        return "nn.MultiheadAttention multiplies with its weight itself; km.nn.open_attention_(model) changes that"
-    base = nn.Linear if isinstance(module, nn.Linear) else nn.Conv2d
-    own = [
-        f
-        for f in ("forward", "_conv_forward")
-        if getattr(type(module), f, None) is not getattr(base, f, None)
-    ]
-    if own or "forward" in vars(module):
-        return f"a {type(module).__name__} has a forward of its own"
-    if parametrize.is_parametrized(module) or not isinstance(module._parameters.get("weight"), nn.Parameter):
-        return "its weight is computed from other numbers (a parametrization, pruning or a weight norm)"
-    return _why_not_weight(module, names, owners) or _hooked(module)
-
-
-def _why_not_weight(
-    module: nn.Module, names: tuple[str, ...], owners: Mapping[Tensor, list[str]]
-) -> str | None:
-    weight = module.get_parameter("weight")
-    if isinstance(weight, nn.UninitializedParameter):
-        return "its shape is not known before the first call"
-    if type(weight.data) is not Tensor:
-        return f"its weight is a {type(weight.data).__name__}, not an ordinary tensor"
-    if not (weight.is_floating_point() or weight.is_complex()):
-        return f"its weight holds {weight.dtype}"
-    if weight.layout is not torch.strided:
-        return f"its weight is laid out as {weight.layout}"
-    if weight.numel() == 0:
-        return "its weight is empty"
-    others = [owner for owner in owners[weight] if owner not in names]
-    return f"it shares its weight with {', '.join(others)}" if others else None
-
-
-def _hooked(module: nn.Module) -> str | None:
-    kinds = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    if any(getattr(module, kind, None) for kind in kinds):
-        return "hooks are attached to it, which would be lost"
-    return None
 
 
 def swap_(model: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
@@ -361,7 +186,7 @@ def open_attention_(model: nn.Module, filter_fn: FilterFn | None = None) -> list
         (['self_attn'], 6)
     """
     new: dict[str, nn.Module] = {}
-    for module, names in _by_module(model):
+    for module, names in by_module(model):
         if "" not in names and (filter_fn is None or filter_fn(module, names[0])):
             attention = opened(module)
             if attention is not None:
@@ -391,7 +216,7 @@ def densify_(model: nn.Module) -> list[str]:
     """
     new: dict[str, nn.Module] = {}
     weights: dict[nn.Module, nn.Parameter] = {}
-    for module, names in _by_module(model):
+    for module, names in by_module(model):
         if isinstance(module, Linear | Conv2d | Embedding):
             if "" in names:
                 way_out = "use km.nn.dense_layer(layer), which gives the dense layer back"
