@@ -20,3 +20,6 @@ from kmatrix.compress.storage import SavedLayer as SavedLayer
 from kmatrix.compress.storage import describe_model as describe_model
 from kmatrix.compress.storage import load_model as load_model
 from kmatrix.compress.storage import save as save
+from kmatrix.compress.stream import Streamed as Streamed
+from kmatrix.compress.stream import compress_stream as compress_stream
+from kmatrix.compress.stream import weights_of as weights_of

@@ -155,6 +155,12 @@ def _low_rank(
     return made
 
 
+def low_rank_factors(metric: Metric, rank: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """``L``, ``B`` and the relative errors of ``L_r B_r`` for every ``r`` from 0 to a rank."""
+    left, right = metric.low_rank(rank, torch.Generator().manual_seed(seed))
+    return left, right, _errors(metric, left, right)
+
+
 def _errors(metric: Metric, left: Tensor, right: Tensor) -> Tensor:
     """The relative error of ``L_r B_r`` for every ``r`` from 0."""
     gaps = _gaps(metric.weight, metric.second, metric.energy, left, right)
