@@ -30,7 +30,7 @@ static void forward_tile(const packed_chain *head, km_matrix x, km_matrix y, int
     const packed_pass *first = head->passes, *last = head->passes + head->n_passes - 1;
     int p = 0;
     if (!head->lines && head->n_passes > 1 && rows::fits(first, x, width, count)) {
-        const rows from{(S *)x.data + start * x.row_stride * C, x.row_stride, nullptr};
+        const rows from{(S *)x.data + start * x.row_stride * C, x.row_stride, width, nullptr};
         run_any_stages<T, C>(first, weights + first->offset, from, in_lines<T, C>{tile, width, 1}, width);
         p = 1;
     } else {
@@ -43,7 +43,7 @@ static void forward_tile(const packed_chain *head, km_matrix x, km_matrix y, int
     }
     if (!straight) return store_tile<S, T, C>(head, y, start, count, tile);
     const T *bias = head->bias ? (const T *)((const char *)head + head->bias) : nullptr;
-    const rows to{(S *)y.data + start * y.row_stride * C, y.row_stride, bias};
+    const rows to{(S *)y.data + start * y.row_stride * C, y.row_stride, width, bias};
     run_any_stages<T, C>(last, weights + last->offset, in_lines<T, C>{tile, width, 1}, to, width);
 }
 

@@ -12,6 +12,9 @@ template <int C> KM_INLINE int64_t line_of(const int64_t *lines, int64_t column)
     return line < 0 ? -1 : line * C + column % C;
 }
 
+// Rows of the next tile, which the processor does not foresee: it follows columns along a row, not so many rows at once.
+KM_INLINE void ask_for(const void *soon) { __builtin_prefetch(soon, 0, 2); }
+
 // `count` rows with numbers side by side; rows that are missing repeat the last one and are never stored.
 template <class S, class T, int C>
 static void load_rows(const S *x, int64_t row_stride, int64_t columns, const int64_t *lines, T *tile,
@@ -24,7 +27,10 @@ static void load_rows(const S *x, int64_t row_stride, int64_t columns, const int
         for (; column + lanes <= columns; column += lanes) {
             vec<T> block[lanes];
 #pragma GCC unroll 16
-            for (int i = 0; i < lanes; i++) block[i] = load_wide(row[i] + column);
+            for (int i = 0; i < lanes; i++) {
+                block[i] = load_wide(row[i] + column);
+                ask_for(row[i] + column + width * row_stride * C);
+            }
             transpose<T>(block);
             if (!lines) {
 #pragma GCC unroll 16
@@ -150,7 +156,7 @@ static void store_tile(const packed_chain *head, km_matrix y, int64_t start, int
 
 template <class S, class T, int C> struct in_rows {
     S *data;
-    int64_t row_stride;
+    int64_t row_stride, width;
     const T *bias;
 
     // Whether groups of this pass are neighbouring columns that fill whole vectors, and no row of the tile is missing.
@@ -169,6 +175,7 @@ template <class S, class T, int C> struct in_rows {
 #pragma GCC unroll 16
                 for (int i = 0; i < lanes; i++) {
                     x[v + i] = load_wide(at + i % 4 * step);
+                    ask_for(at + i % 4 * step + width * step);
                     if (i % 4 == 3 && i + 1 < lanes) at = here(at + 4 * step);
                 }
                 transpose<T>(x + v);

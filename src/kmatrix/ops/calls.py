@@ -23,7 +23,6 @@ from kmatrix.ops.native import ready_chain, schedule_of
 from kmatrix.ops.native_cache import PACKED
 from kmatrix.ops.native_layout import described, lie_in_place
 from kmatrix.ops.native_module import DONE, WATCHED, CallType, native_part
-from kmatrix.ops.native_plan import UNCACHED_BATCH
 from kmatrix.ops.routing import nothing_watches
 
 _MOST = 512  # records; all are dropped when there are more
@@ -147,7 +146,7 @@ def record(
         return
     kept, description = described(weights, chain)
     batch = x.shape[:-1].numel()
-    if batch >= UNCACHED_BATCH or any(one is not other for one, other in zip(kept, weights, strict=True)):
+    if any(one is not other for one, other in zip(kept, weights, strict=True)):
         return
     schedule, pointers = schedule_of(description, batch, ends), [w.data_ptr() for w in kept]
     try:

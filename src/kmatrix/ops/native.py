@@ -19,7 +19,6 @@ from kmatrix.ops.native_cache import PACKED
 from kmatrix.ops.native_layout import HALF, Description, Vectors, described, vectors
 from kmatrix.ops.native_module import DTYPE_CODES, NativeChain, native_part, threads
 from kmatrix.ops.native_plan import (
-    UNCACHED_BATCH,
     Schedule,
     backward_passes,
     batch_class,
@@ -79,7 +78,7 @@ def multiply(
 class Ready(NamedTuple):
     """A chain that can run: whether it has packed the weights, and the fingerprint of all it has copied.
 
-    ``key`` is that of the cache; None if nothing was copied, or nothing is to be remembered.
+    ``key`` is that of the cache; None if nothing was copied.
     """
 
     chain: NativeChain
@@ -98,7 +97,7 @@ def run_kernel(
     """Multiply from one place in memory to another, by the kernel that the schedule names."""
     pointers = [w.data_ptr() for w in weights]
     schedule = schedule_of(description, source.batch, ends)
-    chain, packed, *_ = ready_chain(description, schedule, pointers, ends, keep=source.batch < UNCACHED_BATCH)
+    chain, packed, *_ = ready_chain(description, schedule, pointers, ends)
     if packed:
         chain.forward(*source.place, *target.place, source.batch, threads())
     else:
@@ -116,9 +115,7 @@ def gradients(
     passes = backward_passes(description.patterns, description.dtype)
     schedule = schedule_of(description, source.batch)._replace(kernel="tiles", passes=passes)
     pointers = [w.data_ptr() for w in weights]
-    chain = ready_chain(
-        description, schedule, pointers, keep=source.batch < UNCACHED_BATCH, packed=True
-    ).chain
+    chain = ready_chain(description, schedule, pointers, packed=True).chain
     grad_x = torch.empty(x.shape, dtype=x.dtype, device="cpu") if need_x else None
     target = (0, 0, 1) if grad_x is None else (grad_x.data_ptr(), x.shape[-1], 1)
     wide = torch.float32 if x.dtype in HALF else x.dtype
@@ -182,12 +179,11 @@ def ready_chain(
     pointers: list[int],
     ends: Ends | None = None,
     *,
-    keep: bool = True,
     packed: bool = False,
 ) -> Ready:
     """A chain for the weights at these addresses as they are now.
 
-    ``keep`` says whether to remember what is copied, and ``packed`` that the weights must be.
+    ``packed`` says that they must be packed, whatever the schedule says.
     """
     in_rows = schedule.kernel == "rows" and not packed
     if in_rows and (ends is None or ends.trivial):
@@ -201,8 +197,6 @@ def ready_chain(
             chain.pack(pointers)  # last: the bias is packed with the weights
         return chain
 
-    if not keep:
-        return Ready(new(), not in_rows, 0)
     places, spans = ([], []) if in_rows else (list(pointers), list(description.nbytes))
     if ends is not None:
         places += [t.data_ptr() for t in ends.sources]

@@ -22,13 +22,15 @@ Kernel = Literal["rows", "tiles"]
 
 TILE_BYTES = 2**18  # of a tile and its copy: what a core keeps close
 MOST_VECTORS = 2  # of rows in a tile; more gains nothing
+FIRST_CACHE = (
+    2**14
+)  # of a tile that goes through 2x2 blocks, which gain from two vectors only where they are close
 # Chains of 2x2 blocks of these lengths run as fast without packing on the widest vectors: below, tiles stay in the
 # first cache; beyond, the weights do not stay in the second ...
 UNPACKED = range(512, 1025)
 WIDEST = 16  # numbers in a register
 PAIRS_FROM = 64  # bytes of a register: there the backward pass takes stages of 2x2 blocks in pairs
 IN_CACHE = 2**19  # ... as long as all vectors together are no more numbers than this
-UNCACHED_BATCH = 1024  # from here on packing the weights is about a hundredth of the work
 
 
 class Schedule(NamedTuple):
@@ -135,11 +137,10 @@ def _tile_vectors(patterns: Patterns, dtype: torch.dtype, batch: int) -> int:
     lanes = _lanes(dtype)
     widest = max(max(p.rows, p.cols) for p in patterns)
     numbers = 2 if dtype.is_complex else 1
-    each = (
-        2 * widest * numbers * lanes * _real(dtype).itemsize
-    )  # a tile and its copy, one vector of rows high
+    each = widest * numbers * lanes * _real(dtype).itemsize  # of a tile, one vector of rows high
+    close = FIRST_CACHE if all(p.b == p.c == 2 for p in patterns) else TILE_BYTES // 2  # with its copy
     height = 1
-    while 2 * height <= MOST_VECTORS and 2 * height * each <= TILE_BYTES and height * lanes < batch:
+    while 2 * height <= MOST_VECTORS and 2 * height * each <= close and height * lanes < batch:
         height *= 2
     return height
 
