@@ -38,6 +38,8 @@ METHODS = {
     "svd-ours": "SVD, our budgets",
     "aware-ours": "activation-aware SVD, our budgets",
 }
+LOOKED_AT = 16_384
+"""Characters, or images, of the validation part on which states of a heal are compared."""
 HEAL_BATCHES = 20_000_000
 """The first batch of the fine-tune: far from those of training and of calibration, all of the training part."""
 
@@ -166,7 +168,7 @@ class Comparison:
             mix=how.mix,
             weight_decay=how.weight_decay,
             forward=self.forward,
-            validate=lambda model: self.task.quality(model, "validation")["loss"],
+            validate=lambda model: self.task.quality(model, "validation", LOOKED_AT)["loss"],
         )
 
     def forward(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -243,7 +245,7 @@ def main() -> None:
     dense = task.build()
     dense.load_state_dict(load_file(options.trained / MODEL))
     dense.eval()
-    healing = Healing(task.schedule.steps // 10, options.rate or task.heal_lr, 0.5, 0.0)
+    healing = Healing(task.schedule.steps // 20, options.rate or task.heal_lr, 0.5, 0.0)
     comparison = Comparison(task, dense, options.preset, healing)
 
     record: dict[str, Any] = {

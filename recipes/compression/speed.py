@@ -42,11 +42,14 @@ class Sizes:
     layers: int
     context: int
     batches: tuple[int, ...]
+    shapes: tuple[int, ...]
+    together: int
     wanted: int
 
 
-FULL = Sizes(rounds=41, width=512, layers=6, context=256, batches=(1, 64), wanted=200)
-SMOKE = Sizes(rounds=3, width=64, layers=1, context=16, batches=(1,), wanted=2)
+SIDES = (256, 384, 512, 640, 768, 1024, 1536, 2048)
+FULL = Sizes(41, width=512, layers=6, context=256, batches=(1, 64), shapes=SIDES, together=10, wanted=200)
+SMOKE = Sizes(2, width=64, layers=1, context=8, batches=(1,), shapes=(64, 96), together=2, wanted=2)
 
 
 def is_matrix(module: nn.Module, name: str) -> bool:
@@ -176,14 +179,14 @@ def decoding(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, An
 
 def layers(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, Any]]:
     """Chosen layers of many shapes and random weights, each measured again against the dense layer it replaced."""
-    choices = [256, 384, 512, 640, 768, 1024, 1536, 2048] if sizes.wanted > 100 else [64, 128]
+    sides = sizes.shapes
     rng = torch.Generator().manual_seed(0)
     found = 0
     while True:
         for batch in sizes.batches:
             for budget in BUDGETS:
-                picks = torch.randint(0, len(choices), (10, 2), generator=rng).tolist()
-                dense = nn.ModuleList(nn.Linear(choices[a], choices[b]) for a, b in picks).eval()
+                picks = torch.randint(0, len(sides), (sizes.together, 2), generator=rng).tolist()
+                dense = nn.ModuleList(nn.Linear(sides[a], sides[b]) for a, b in picks).eval()
                 small, _ = shrink(dense, budget, None, batch, sizes)
                 held = sum(4 * p.numel() for p in dense.parameters())
                 for name in changed(dense, small):

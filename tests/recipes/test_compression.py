@@ -68,6 +68,36 @@ def test_files_of_two_steps_start_again(run: Run, tmp_path: Path) -> None:
     assert losses[:20] != [1.0] * 20
 
 
+def test_every_method_is_healed_and_reported(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("train", "mlp", "--out", tmp_path / "trained")
+    run("compare", "mlp", "--trained", tmp_path / "trained", "--out", tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [row["method"] for row in found["rows"]] == 2 * ["ours", "svd", "aware", "svd-ours", "aware-ours"]
+    for row in found["rows"]:
+        assert row["share"] <= row["budget"]
+        # The best state on validation data is kept, so that no heal can harm there.
+        assert row["after"]["validation"]["loss"] <= row["before"]["validation"]["loss"] + 1e-6
+    assert "kmatrix" in capsys.readouterr().out
+
+
+def test_times_and_training_from_scratch_run(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for model in ("mlp", "transformer"):
+        run("train", model, "--out", tmp_path / model)
+    run("speed", "--trained", tmp_path, "--out", tmp_path / "speed.json")
+    found = json.loads((tmp_path / "speed.json").read_text())
+    assert [row["model"] for row in found["models"]] == ["mlp", "mlp", "transformer", "transformer"]
+    assert len(found["layers"]) == 2
+    assert all(row["swapped"] > 0 and row["dense_ms"] > 0 for row in found["models"] + found["decoding"])
+    run("scratch", "--out", tmp_path / "scratch.json")
+    rows = json.loads((tmp_path / "scratch.json").read_text())["rows"]
+    assert len(rows) == 9
+    assert "2 chosen layers measured again" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("model", ["mlp", "transformer"])
 def test_baselines_keep_to_the_budget(run: Run, tmp_path: Path, model: str) -> None:
     run("train", model, "--out", tmp_path / "trained")
