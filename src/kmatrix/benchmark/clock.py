@@ -16,7 +16,7 @@ import torch
 
 from kmatrix._errors import KMatrixError, complaint
 
-SAMPLE_SECONDS = 2e-3  # of one turn: long against the clock, short against what a neighbour does to a machine
+SAMPLE_SECONDS = 8e-3  # of one turn: long against the clock and against what others left in the caches
 FEWEST, MOST = 5, 201  # rounds
 ALLOWANCE = (
     1.15  # times the cores that were allowed: the clocks differ a little, and a progress bar has a thread
