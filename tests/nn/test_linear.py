@@ -297,6 +297,8 @@ def test_what_is_refused() -> None:
         km.nn.Linear(0, 4, structure=km.Dense())
     with pytest.raises(km.ArgumentError, match=r"\(3,\): the matrix has 4 rows; pass 4 numbers"):
         km.nn.Linear.from_matrix(km.Dense().random(4, 4), torch.zeros(3))
+    with pytest.raises(km.DtypeError, match="matrix=Tensor: not a StructuredMatrix; pass a structured"):
+        km.nn.Linear.from_matrix(torch.zeros(4, 4))  # type: ignore[arg-type]
     with pytest.raises(km.DtypeError, match=r"bias\.dtype=torch\.float64: the matrix holds torch\.float32"):
         km.nn.Linear.from_matrix(km.Dense().random(4, 4), torch.zeros(4, dtype=torch.float64))
     layer = km.nn.Linear(4, 4, structure=km.Dense())
@@ -316,3 +318,29 @@ def test_complex_input_of_a_real_layer() -> None:
     x = torch.randn(3, 8, dtype=torch.complex128)
     want = x @ layer.weight.mT.to(x.dtype) + dense_bias(layer)
     torch.testing.assert_close(layer(x), want)
+
+
+def test_hooks_of_all_modules_and_compiled_matrices_are_called() -> None:
+    layer = layer_of(km.Monarch(2), 8, 8)
+    x, seen = torch.randn(3, 8, dtype=torch.float64), []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, args, y: seen.append(module))
+    try:
+        layer(x)
+    finally:
+        handle.remove()
+    assert seen == [layer.matrix, layer]
+    torch.compiler.reset()
+    layer.matrix.compile(backend=lambda graph, inputs: seen.append(graph) or graph.forward)
+    assert_layer(layer(x), layer, x)
+    assert len(seen) > 2
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+@pytest.mark.parametrize("structure", [km.Monarch(4), km.BlockLowRank(4), km.Toeplitz()], ids=name_of)
+def test_a_layout_for_images_is_not_for_factors(structure: Structure, dtype: torch.dtype) -> None:
+    layer = layer_of(structure, 16, 16, dtype)
+    model = nn.Sequential(layer, nn.Conv2d(3, 4, 3)).to(memory_format=torch.channels_last)
+    assert model[1].weight.is_contiguous(memory_format=torch.channels_last)
+    assert all(p.is_contiguous() for p in layer.parameters())
+    x = torch.randn(3, 16, dtype=dtype)
+    assert_layer(layer(x), layer, x)

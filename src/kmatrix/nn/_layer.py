@@ -6,6 +6,12 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import (
+    _global_backward_hooks,
+    _global_backward_pre_hooks,
+    _global_forward_hooks,
+    _global_forward_pre_hooks,
+)
 
 from kmatrix._checks import REAL_OF
 from kmatrix._errors import ArgumentError, DtypeError, complaint
@@ -39,8 +45,13 @@ class MatrixLayer(nn.Module):
         """Redraw the matrix at its recommended start, and the bias as ``nn.Linear`` does: U(±1/sqrt(n))."""
         self.matrix.reset_parameters()
         if self.bias is not None:
-            bound = self.matrix.shape[1] ** -0.5
+            bound = self._fan_in**-0.5
             nn.init.uniform_(self.bias, -bound, bound)
+
+    @property
+    def _fan_in(self) -> int:
+        """How many inputs each output sees."""
+        return self.matrix.shape[1]
 
     @property
     def _full_bias(self) -> Tensor | None:
@@ -57,11 +68,23 @@ class MatrixLayer(nn.Module):
             bias = self._parameters["bias"] if "bias" in self._parameters else self.bias
         if bias is not None and bias.ndim == 2:
             bias = from_pairs(bias, True)
-        return matrix(x, bias) if hooked(matrix) else matrix.forward(x, bias)
+        return matrix(x, bias) if awaited(matrix) else matrix.forward(x, bias)
+
+
+def awaited(module: nn.Module) -> bool:
+    """Whether somebody waits for the call of a module; otherwise its ``forward`` is the same, and reached sooner."""
+    return bool(
+        hooked(module)
+        or _global_forward_hooks
+        or _global_forward_pre_hooks
+        or _global_backward_hooks
+        or _global_backward_pre_hooks
+        or module._compiled_call_impl is not None
+    )
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether hooks wait for a call of a module; otherwise its ``forward`` is the same, and reached sooner."""
+    """Whether hooks are attached to a module."""
     return bool(
         module._forward_hooks
         or module._forward_pre_hooks
@@ -77,6 +100,15 @@ def checked_structure(where: str, structure: object) -> Structure:
         way_out = "pass an instance such as km.Monarch(4)"
         raise DtypeError(complaint(where, "structure", got, "not a Structure", way_out))
     return structure
+
+
+def checked_matrix(where: str, matrix: object) -> StructuredMatrix:
+    """The structured matrix, or raise if it is none."""
+    if not isinstance(matrix, StructuredMatrix):
+        way_out = "pass a structured matrix, for example km.fit_into(W, km.Monarch(4)).matrix"
+        got = type(matrix).__name__
+        raise DtypeError(complaint(where, "matrix", got, "not a StructuredMatrix", way_out))
+    return matrix
 
 
 def empty_bias(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kmatrix._checks import check_dtype, check_size
-from kmatrix.nn._layer import MatrixLayer, checked_structure, empty_bias, fitted, given_bias
+from kmatrix.nn._layer import MatrixLayer, checked_matrix, checked_structure, empty_bias, fitted, given_bias
 from kmatrix.structures import Structure, StructuredMatrix
 
 
@@ -68,7 +68,9 @@ class Linear(MatrixLayer):
 
         Raises:
             ArgumentError: if the bias does not have one number for each row.
+            DtypeError: if ``matrix`` is no structured matrix, or the bias has another dtype.
         """
+        checked_matrix("Linear.from_matrix", matrix)
         layer = cls.__new__(cls)
         MatrixLayer.__init__(layer, matrix, given_bias("Linear.from_matrix", bias, matrix))
         return layer

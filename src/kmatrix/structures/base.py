@@ -377,7 +377,7 @@ class StructuredMatrix(nn.Module, ABC):
     def _apply(self: M, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> M:
         # ``model.to(torch.complex64)`` would turn the real pairs themselves into complex numbers.
         def apply(stored: Tensor) -> Tensor:
-            changed = fn(stored)
+            changed = _in_order(fn, stored)
             if changed.is_complex() and not stored.is_complex():
                 return stored.to(changed.device, self._part_dtype(changed.dtype))
             return changed
@@ -398,3 +398,18 @@ class StructuredMatrix(nn.Module, ABC):
     def extra_repr(self) -> str:
         m, n = self.shape
         return f"{self.structure}, shape=({m}, {n}), num_params={self.num_params}, dtype={self.dtype}"
+
+
+def _in_order(fn: Callable[[Tensor], Tensor], stored: Tensor) -> Tensor:
+    """What a conversion makes of stored numbers, without a layout that is meant for images.
+
+    ``model.to(memory_format=torch.channels_last)`` takes every weight of four axes for the filters of a convolution,
+    which would send factors past the kernels, and fails on the five axes of complex ones.
+    """
+    try:
+        changed = fn(stored)
+    except RuntimeError:
+        if stored.ndim != 5:
+            raise
+        changed = fn(stored.flatten(0, 1)).contiguous().view(stored.shape)
+    return changed.contiguous() if changed.ndim in (4, 5) and stored.is_contiguous() else changed
