@@ -118,6 +118,18 @@ def test_autocast() -> None:
         low = layer(x)
     assert low.dtype == torch.bfloat16
     torch.testing.assert_close(low.float(), layer(x), rtol=0.1, atol=0.1)
+    # What an earlier layer under autocast has lowered takes the same way.
+    layer._patches = None  # type: ignore[assignment,method-assign]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer(x.bfloat16()), low)
+        with pytest.raises(km.DtypeError, match="float64"):
+            km.nn.Conv2d(4, 6, 3, structure=km.Monarch(2))(x.double())
+
+
+def test_biases_start_as_those_of_torch() -> None:
+    layer = km.nn.Conv2d(32, 64, 3, groups=16, structure=km.Dense())
+    bound = (2 * 9) ** -0.5  # each output sees two channels
+    assert 0.7 * bound < float(layer.bias.detach().abs().max()) <= bound
 
 
 def test_what_is_shown_and_refused() -> None:
@@ -137,6 +149,8 @@ def test_what_is_shown_and_refused() -> None:
         km.nn.Conv2d.from_matrix(km.Dense().random(4, 10), 3)
     with pytest.raises(km.ArgumentError, match="GroupedMatrix"):
         km.nn.Conv2d.from_matrix(km.Dense().random(4, 18), 3, groups=2)
+    with pytest.raises(km.DtypeError, match="not a StructuredMatrix"):
+        km.nn.Conv2d.from_matrix(torch.zeros(4, 9), 3)  # type: ignore[arg-type]
     for shape in ((2, 5, 6, 6), (4, 6), (1, 2, 4, 6, 6)):
         with pytest.raises(km.ArgumentError, match="not an image of 4 channels"):
             layer(torch.randn(shape))

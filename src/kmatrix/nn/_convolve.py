@@ -8,12 +8,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kmatrix._checks import HALF_DTYPES
 from kmatrix.ops.apply import chain_apply
 from kmatrix.structures import GroupedMatrix, StructuredMatrix
 from kmatrix.structures.base import plus
 from kmatrix.structures.chain import AbstractChainMatrix
 
 Pair = tuple[int, int]
+
+
+def convolves(x: Tensor, dtype: torch.dtype) -> bool:
+    """Whether torch convolves an image with filters of a dtype: they agree, or autocast will see to it."""
+    if x.dtype == dtype:
+        return True
+    lowered = (*HALF_DTYPES, torch.float32)
+    # The meta device has no autocast to ask about.
+    return (
+        x.dtype in lowered and dtype in lowered and not x.is_meta and torch.is_autocast_enabled(x.device.type)
+    )
 
 
 def convolve(

@@ -10,8 +10,16 @@ from torch.nn import functional
 
 from kmatrix._checks import check_dtype, check_size
 from kmatrix._errors import ArgumentError, complaint
-from kmatrix.nn._convolve import convolve
-from kmatrix.nn._layer import MatrixLayer, checked_structure, empty_bias, fitted, given_bias, hooked
+from kmatrix.nn._convolve import convolve, convolves
+from kmatrix.nn._layer import (
+    MatrixLayer,
+    awaited,
+    checked_matrix,
+    checked_structure,
+    empty_bias,
+    fitted,
+    given_bias,
+)
 from kmatrix.structures import Grouped, GroupedMatrix, Structure, StructuredMatrix
 
 Pair = tuple[int, int]
@@ -138,7 +146,9 @@ class Conv2d(MatrixLayer):
 
         Raises:
             ArgumentError: if the columns of the matrix are not whole channels, or the bias does not fit.
+            DtypeError: if ``matrix`` is no structured matrix, or the bias has another dtype.
         """
+        checked_matrix("Conv2d.from_matrix", matrix)
         layer = cls.__new__(cls)
         MatrixLayer.__init__(layer, matrix, given_bias("Conv2d.from_matrix", bias, matrix))
         layer._set_geometry(kernel_size, stride, padding, dilation, groups, padding_mode)
@@ -195,6 +205,10 @@ class Conv2d(MatrixLayer):
         return self.matrix.shape[0]
 
     @property
+    def _fan_in(self) -> int:
+        return self.matrix.shape[1] // self.groups
+
+    @property
     def weight(self) -> Tensor:
         """The dense weight, laid out as ``nn.Conv2d.weight``, computed anew each time it is read; differentiable."""
         if isinstance(self.matrix, GroupedMatrix) and self.groups > 1:
@@ -215,7 +229,7 @@ class Conv2d(MatrixLayer):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             x = functional.pad(x, self._pads, mode=mode)
         y = None
-        if self.kernel_size != (1, 1) and x.dtype == self.matrix.dtype and not hooked(self.matrix):
+        if self.kernel_size != (1, 1) and convolves(x, self.matrix.dtype) and not awaited(self.matrix):
             y = convolve(self.matrix, x, self.kernel_size, self.stride, self.dilation, self._full_bias)
         if y is None:
             y = super().forward(self._patches(x)).movedim(-1, -3)
