@@ -73,6 +73,30 @@ def test_compiles_and_exports() -> None:
         assert meta(index.to("meta")).shape == (2, 2, 8)
 
 
+@pytest.mark.parametrize("structure", [km.LowRank(3), km.BlockLowRank(2), km.Toeplitz()], ids=str)
+def test_exports_with_any_batch(structure: km.Structure) -> None:
+    embed = km.nn.Embedding(50, 8, structure=structure)
+    dynamic = ({0: torch.export.Dim("batch")},)
+    program = torch.export.export(embed, (torch.tensor([[1, 2], [3, 49]]),), dynamic_shapes=dynamic)
+    for batch in (1, 3, 40):
+        index = torch.randint(50, (batch, 2))
+        torch.testing.assert_close(program.module()(index), embed(index))
+
+
+@pytest.mark.parametrize("capped", [False, True])
+def test_rows_of_long_tables_do_not_write_them_out(capped: bool) -> None:
+    model = nn.Sequential(km.nn.Embedding(50, 8, structure=km.Monarch(2)))
+    if capped:
+        assert km.nn.rms_cap_(model) == 1
+    matrix = model[0].matrix
+    for name in ("to_dense", "rforward"):
+        setattr(matrix, name, None)
+    index = torch.arange(50)
+    y = model[0](index)
+    del matrix.to_dense, matrix.rforward
+    torch.testing.assert_close(y, matrix.to_dense())
+
+
 def test_padding_reads_as_zeros_and_is_not_trained() -> None:
     embed = km.nn.Embedding(20, 8, padding_idx=-1, structure=km.Dense())
     assert embed.padding_idx == 19 and "padding_idx=19" in repr(embed)
@@ -101,5 +125,7 @@ def test_what_is_refused() -> None:
                 embed(torch.tensor([3, index]))
     with pytest.raises(km.DtypeError, match="not whole numbers"):
         embed(torch.tensor([1.0]))
+    with pytest.raises(km.DtypeError, match="not a StructuredMatrix"):
+        km.nn.Embedding.from_matrix(torch.zeros(20, 8))  # type: ignore[arg-type]
     with pytest.raises(km.ArgumentError, match="padding_idx=20"):
         km.nn.Embedding(20, 8, padding_idx=20, structure=km.LowRank(3))

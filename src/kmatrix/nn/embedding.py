@@ -10,10 +10,11 @@ from torch.nn import functional
 
 from kmatrix._checks import check_dtype, check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
-from kmatrix.nn._layer import checked_structure, fitted
+from kmatrix.nn._layer import checked_matrix, checked_structure, fitted
 from kmatrix.ops import Pattern, chain_matmul
 from kmatrix.ops.routing import nothing_watches
-from kmatrix.structures import ChainMatrix, Structure, StructuredMatrix
+from kmatrix.structures import Structure, StructuredMatrix
+from kmatrix.structures.chain import AbstractChainMatrix
 from kmatrix.structures.layout import Permute, transposed_chain
 
 
@@ -81,6 +82,7 @@ class Embedding(nn.Module):
     @classmethod
     def from_matrix(cls, matrix: StructuredMatrix, padding_idx: int | None = None) -> Embedding:
         """A table of a matrix that there is, shared and not copied."""
+        checked_matrix("Embedding.from_matrix", matrix)
         table = cls.__new__(cls)
         table._set_up(matrix, padding_idx)
         return table
@@ -186,15 +188,17 @@ def rows(matrix: StructuredMatrix, index: Tensor) -> Tensor:
         if least < 0 or most >= m:
             got, reason = least if least < 0 else most, f"the matrix has {m} rows"
             raise ArgumentError(complaint("rows", "index", got, reason, f"use 0 to {m - 1}"))
-    if type(matrix) is ChainMatrix and not any(isinstance(stage, Permute) for stage in matrix.layout.stages):
-        return _rows_of_chain(matrix, index)
-    if index.numel() > n:
+    if isinstance(matrix, AbstractChainMatrix) and type(matrix)._matmul is AbstractChainMatrix._matmul:
+        if not any(isinstance(stage, Permute) for stage in matrix.layout.stages):
+            return _rows_of_chain(matrix, index)
+    # What is exported must not be a choice between batch sizes.
+    if torch.compiler.is_exporting() or index.numel() > n:
         return matrix.to_dense()[index]
     units = functional.one_hot(index.long(), m).to(matrix.dtype)
     return matrix.rforward(units)
 
 
-def _rows_of_chain(matrix: ChainMatrix, index: Tensor) -> Tensor:
+def _rows_of_chain(matrix: AbstractChainMatrix, index: Tensor) -> Tensor:
     """Rows of a chain of factors alone, from its last factor back to its first."""
     weights, patterns = matrix.weights, matrix.layout.patterns
     last = patterns[-1]
@@ -203,7 +207,7 @@ def _rows_of_chain(matrix: ChainMatrix, index: Tensor) -> Tensor:
     group, rest = places // (b * d), places % (b * d)
     row, lane = rest // d, rest % d
     if a == d == 1:
-        wide = weights[-1].view(b, c).index_select(0, places)
+        wide = weights[-1].reshape(b, c).index_select(0, places)
     else:
         picked = weights[-1].expand(last)[group, row, :, lane]  # (k, c)
         columns = (group * (c * d) + lane).unsqueeze(1) + torch.arange(c, device=index.device) * d
