@@ -169,3 +169,49 @@ def test_guides_of_some_layers_and_of_none() -> None:
         km.nn.self_guide_(nn.Linear(4, 4), 3)
     with pytest.raises(km.ArgumentError, match="steps=0"):
         km.nn.self_guide_(model, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_caps_around_a_factor_of_zeros_have_gradients(dtype: torch.dtype) -> None:
+    layer = km.nn.Linear(8, 8, structure=km.LowRank(2), dtype=dtype)
+    km.nn.zero_start_(layer)
+    km.nn.rms_cap_(layer)
+    layer(torch.randn(3, 8, dtype=dtype)).abs().square().sum().backward()
+    layer(torch.randn(3, 8, dtype=dtype)).real.sum().backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in layer.parameters())
+
+
+def test_gradients_of_caps() -> None:
+    layer = km.nn.Linear(6, 5, structure=km.LowRank(2), dtype=torch.float64)
+    km.nn.rms_cap_(layer)
+    names = [name for name, _ in layer.named_parameters()]
+    x = torch.randn(3, 6, dtype=torch.float64)
+
+    def function(*numbers: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(layer, dict(zip(names, numbers, strict=True)), (x,))
+
+    scaled = [(p * 3).detach().requires_grad_() for p in layer.parameters()]  # so that the caps take part
+    assert torch.autograd.gradcheck(function, scaled)
+
+
+def test_guidance_goes_on_from_a_checkpoint() -> None:
+    def build() -> nn.Sequential:
+        return nn.Sequential(km.nn.Linear(8, 8, structure=km.LowRank(2)))
+
+    first = km.nn.self_guide_(build(), steps=4)
+    first.step()
+    second = km.nn.self_guide_(build(), steps=4)
+    second.load_state_dict(first.state_dict())
+    assert second.alpha == first.alpha == pytest.approx(float(second.layers["0"].alpha))
+    assert second.step() == first.step() == pytest.approx(0.5)
+    for state in ({}, {"done": -1}):
+        with pytest.raises(km.ArgumentError, match="done"):
+            second.load_state_dict(state)
+
+
+def test_projected_start_of_groups_is_one_of_each_block() -> None:
+    conv = km.nn.Conv2d(64, 64, 1, groups=4, structure=km.Dense())
+    km.nn.projected_start_(conv, torch.Generator().manual_seed(2))
+    other = km.nn.Linear(16, 16, structure=km.Dense())
+    km.nn.projected_start_(other, torch.Generator().manual_seed(2))
+    assert torch.equal(conv.matrix.members[0].to_dense(), other.weight)

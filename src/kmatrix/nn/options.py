@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +40,8 @@ class CappedMatrix(AbstractChainMatrix):
     def weights(self) -> tuple[Tensor, ...]:
         capped = []
         for k, (weight, std) in enumerate(zip(self.base.weights, spectral_scales(self.layout), strict=True)):
-            rms = weight.abs().square().mean().sqrt()
-            scale = 1 / (rms / std).clamp(min=1.0)
+            # The root is taken of what is at least 1: at a factor of zeros it has no derivative.
+            scale = (weight.abs() / std).square().mean().clamp(min=1.0).rsqrt()
             capped.append(weight * (scale if self.gains is None else scale * self.gains[k]))
         return tuple(capped)
 
@@ -148,9 +148,7 @@ class SelfGuidedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """The mixture of both products, and the bias."""
-        own = self.layer(x)
-        bias = None if self.layer.bias is None else self.layer.bias
-        guided = functional.linear(x, self.guide, bias)
+        own, guided = self.layer(x), functional.linear(x, self.guide, self.layer.bias)
         return torch.lerp(own, guided, self.alpha.to(own.dtype))
 
 
@@ -174,10 +172,25 @@ class SelfGuidance:
 
     def step(self) -> float:
         """Go one optimiser step further; returns the share of the guides from now on."""
-        self.done += 1
+        self.load_state_dict({"done": self.done + 1})
+        return self.alpha
+
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint has to keep to go on with, as schedulers of torch have it."""
+        return {"done": self.done}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on where ``state_dict`` was taken.
+
+        Raises:
+            ArgumentError: if the number of steps done is missing or negative.
+        """
+        if "done" not in state:
+            reason, way_out = "the number of steps done is missing", "pass what state_dict() gave"
+            raise ArgumentError(complaint("load_state_dict", "state", dict(state), reason, way_out))
+        self.done = check_size("load_state_dict", "done", state["done"], minimum=0)
         for layer in self.layers.values():
             layer.alpha.fill_(self.alpha)
-        return self.alpha
 
     def finish(self) -> None:
         """Take the guides away; the structured layers stand where they stood.

@@ -159,7 +159,14 @@ def projected_start_(layer: MatrixLayer, generator: torch.Generator | None = Non
     Reference: Khodak, Tenenholtz, Mackey and Fusi, Initialization and regularization of factorized neural layers
     (arXiv 2105.01029).
     """
-    matrix = layer.matrix
+    _project(layer.matrix, generator, options)
+
+
+def _project(matrix: StructuredMatrix, generator: torch.Generator | None, options: dict[str, Any]) -> None:
+    if isinstance(matrix, GroupedMatrix):  # each block is a layer: of one large draw they would be too small
+        for part in matrix.members:
+            _project(part, generator, options)
+        return
     m, n = matrix.shape
     is_complex = matrix.dtype.is_complex
     drawn = torch.empty(m, n, 2) if is_complex else torch.empty(m, n)
@@ -183,12 +190,10 @@ def frobenius_penalty(model: nn.Module) -> Tensor:
 
     Reference: arXiv 2105.01029 (Frobenius decay).
     """
-    matrices = {layer.matrix for layer in model.modules() if isinstance(layer, MatrixLayer)}
     total = torch.zeros(())
-    for layer in model.modules():
-        if isinstance(layer, MatrixLayer) and layer.matrix in matrices:
-            matrices.discard(layer.matrix)
-            total = total.to(layer.matrix.device) + _squared_norm(layer.matrix)
+    layers = [layer for layer in model.modules() if isinstance(layer, MatrixLayer)]
+    for matrix in dict.fromkeys(layer.matrix for layer in layers):  # one that layers share counts once
+        total = total.to(matrix.device) + _squared_norm(matrix)
     return total
 
 
