@@ -119,3 +119,16 @@ def test_what_is_refused() -> None:
     for name in ("lr", "weight_decay", "butterfly"):
         with pytest.raises(km.ArgumentError, match=f"{name}=-1"):
             km.nn.param_groups(layer, **{"lr": 0.1, name: -1})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128], ids=str)
+def test_the_rate_of_butterflies_is_for_butterflies_alone(dtype: torch.dtype) -> None:
+    def found(structure: km.Structure) -> list[float]:
+        return [rate for _, rate in multipliers(structure.random(8, 8, dtype=dtype), butterfly=3.0)]
+
+    for structure in (km.Toeplitz(), km.BlockCirculant(2), km.Sparse(9), km.BPPermutation()):
+        assert set(found(structure)) == {1.0}
+    for structure in (km.OrthogonalButterfly(unitary=dtype.is_complex), km.OBB(unitary=dtype.is_complex)):
+        assert set(found(structure)) == {3.0}
+    assert set(found(km.BPBP())) == {1.0, 3.0}  # logits and butterflies
+    assert set(found(km.Transpose(km.Butterfly()))) == {3.0}

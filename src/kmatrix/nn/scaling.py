@@ -7,7 +7,7 @@ number, so what it changes in the product grows with the numbers that meet in on
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any, Literal, cast, get_args
 
@@ -17,15 +17,18 @@ from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.nn._layer import MatrixLayer
 from kmatrix.nn.options import CappedMatrix
 from kmatrix.structures import (
+    OBB,
     Butterfly,
     ChainMatrix,
     FixedBPBP,
     GroupedMatrix,
     Kaleidoscope,
+    OrthogonalButterfly,
     RealPartMatrix,
     Structure,
     StructuredMatrix,
 )
+from kmatrix.structures.bp import BPBPMatrix
 from kmatrix.structures.compose import ProductMatrix, ScaledMatrix, SumMatrix, TransposedMatrix
 from kmatrix.structures.tied import NumbersMatrix
 
@@ -42,12 +45,14 @@ class Part:
         fan_in: numbers that meet in each sum of its factor; None where the published rules do not apply.
         fan_out: likewise of the transpose.
         decays: whether weight decay makes sense: not for butterflies, angles, logits and diagonals.
+        deep: whether it belongs to a butterfly or another chain of over three factors.
     """
 
     parameter: nn.Parameter
     fan_in: int | None = None
     fan_out: int | None = None
     decays: bool = False
+    deep: bool = False
 
 
 @singledispatch
@@ -59,14 +64,15 @@ def parts(matrix: StructuredMatrix) -> list[Part]:
         >>> [(part.fan_in, part.fan_out) for part in parts(km.LowRank(4).random(20, 30))]
         [(30, 4), (4, 20)]
     """
-    return [Part(p) for p in matrix.parameters()]
+    deep = is_butterfly(matrix.structure, 0)
+    return [Part(p, deep=deep) for p in matrix.parameters()]
 
 
 @parts.register
 def _(matrix: ChainMatrix) -> list[Part]:
     stored = [cast(nn.Parameter, p) for p in matrix.factors]
     if is_butterfly(matrix.structure, len(stored)):
-        found = [Part(p) for p in stored]
+        found = [Part(p, deep=True) for p in stored]
     else:
         pairs = zip(stored, matrix.layout.factors, strict=True)
         # A single factor with one number in each row is a diagonal.
@@ -77,6 +83,12 @@ def _(matrix: ChainMatrix) -> list[Part]:
 @parts.register
 def _(matrix: NumbersMatrix) -> list[Part]:
     return [Part(matrix.stored, decays=matrix.numbers.ndim > 1)]
+
+
+@parts.register
+def _(matrix: BPBPMatrix) -> list[Part]:
+    logits = [Part(p) for permutation in matrix.permutations for p in permutation.parameters()]
+    return logits + [Part(p, deep=True) for butterfly in matrix.butterflies for p in butterfly.parameters()]
 
 
 @parts.register
@@ -93,7 +105,7 @@ def _(matrix: ProductMatrix | SumMatrix | GroupedMatrix) -> list[Part]:
 
 @parts.register
 def _(matrix: TransposedMatrix) -> list[Part]:
-    return [Part(p.parameter, p.fan_out, p.fan_in, p.decays) for p in parts(matrix.base)]
+    return [replace(p, fan_in=p.fan_out, fan_out=p.fan_in) for p in parts(matrix.base)]
 
 
 @parts.register
@@ -108,7 +120,8 @@ def _(matrix: RealPartMatrix) -> list[Part]:
 
 def is_butterfly(structure: Structure, factors: int) -> bool:
     """Whether a chain is deep, of factors so small that the rules for products would ask for absurd steps."""
-    return isinstance(structure, Butterfly | Kaleidoscope | FixedBPBP) or factors > _DEEP
+    butterflies = Butterfly | Kaleidoscope | FixedBPBP | OrthogonalButterfly | OBB
+    return isinstance(structure, butterflies) or factors > _DEEP
 
 
 def _depth(matrix: StructuredMatrix) -> int:
@@ -155,7 +168,7 @@ def multipliers(
     rates = []
     for part in parts(matrix):
         if part.fan_in is None or part.fan_out is None:
-            rate = butterfly if part.parameter.ndim > 1 else 1.0
+            rate = butterfly if part.deep else 1.0
         elif optimizer == "adam":
             rate = n / part.fan_in / depth
         else:
