@@ -64,7 +64,8 @@ def unusual() -> dict[str, tuple[nn.Module, str]]:
     hooked.register_forward_hook(lambda module, args, y: None)
     patched.forward = lambda x: x  # type: ignore[method-assign]
     sparse.weight = nn.Parameter(sparse.weight.detach().to_sparse())
-    empty = nn.Linear(4, 4)
+    eighth, empty = nn.Linear(4, 4), nn.Linear(4, 4)
+    eighth.weight = nn.Parameter(eighth.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
     empty.weight = nn.Parameter(torch.zeros(4, 0))
     whole.weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
     return {
@@ -76,6 +77,7 @@ def unusual() -> dict[str, tuple[nn.Module, str]]:
         "lazy": (nn.LazyLinear(4), "not known before the first call"),
         "sparse": (sparse, "laid out as torch.sparse_coo"),
         "int8": (whole, "holds torch.int8"),
+        "float8": (eighth, "holds torch.float8_e4m3fn"),
         "empty": (empty, "is empty"),
         "bilinear": (nn.ConvTranspose2d(4, 4, 1), "neither an nn.Linear nor an nn.Conv2d"),
     }
@@ -190,6 +192,13 @@ def test_a_layer_alone_has_no_place_to_put_another() -> None:
     assert skipped[0].names == ("",) and "the model itself" in skipped[0].reason
     with pytest.raises(km.ArgumentError, match="dense_layer"):
         km.densify_(km.nn.Linear(4, 4, structure=km.Dense()))
+    hooked = nn.Sequential(*(km.nn.Linear(4, 4, structure=km.Dense()) for _ in range(2)))
+    handle = hooked[1].register_forward_hook(lambda module, args, y: None)
+    with pytest.raises(km.ArgumentError, match="model=1: hooks are attached to it"):
+        km.densify_(hooked)
+    assert isinstance(hooked[0], km.nn.Linear)
+    handle.remove()
+    assert km.densify_(hooked) == ["0", "1"]
     with pytest.raises(km.DtypeError, match=r"not an nn\.Module"):
         survey([nn.Linear(4, 4)])  # type: ignore[arg-type]
 

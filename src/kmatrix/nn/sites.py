@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from kmatrix._checks import DTYPES
 from kmatrix._errors import DtypeError, complaint
 from kmatrix.nn._layer import MatrixLayer, hooked
 
@@ -179,7 +180,7 @@ def _why_not_weight(
         return "its shape is not known before the first call"
     if type(weight.data) is not Tensor:
         return f"its weight is a {type(weight.data).__name__}, not an ordinary tensor"
-    if not (weight.is_floating_point() or weight.is_complex()):
+    if weight.dtype not in DTYPES:
         return f"its weight holds {weight.dtype}"
     if weight.layout is not torch.strided:
         return f"its weight is laid out as {weight.layout}"

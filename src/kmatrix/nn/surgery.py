@@ -9,7 +9,7 @@ from typing import Any, cast, get_args
 from torch import nn
 
 from kmatrix._errors import ArgumentError, complaint
-from kmatrix.nn._layer import checked_structure
+from kmatrix.nn._layer import checked_structure, hooked
 from kmatrix.nn.conv import Conv2d, grouped
 from kmatrix.nn.embedding import Embedding
 from kmatrix.nn.hosts import opened, settle_hosts_
@@ -208,6 +208,9 @@ def densify_(model: nn.Module) -> list[str]:
     Returns:
         The first name of each layer that was turned.
 
+    Raises:
+        ArgumentError: if the model is itself a layer, or hooks are attached to one; nothing is changed then.
+
     Example:
         >>> import torch.nn as nn, kmatrix as km
         >>> model = nn.Sequential(km.nn.Linear(8, 8, structure=km.LowRank(rank=2)))
@@ -223,6 +226,10 @@ def densify_(model: nn.Module) -> list[str]:
                 raise ArgumentError(
                     complaint("densify_", "model", type(module).__name__, "a layer itself", way_out)
                 )
+            if hooked(module):
+                way_out = "remove them first, and attach them to the new layer"
+                reason = "hooks are attached to it, which would be lost"
+                raise ArgumentError(complaint("densify_", "model", names[0], reason, way_out))
             dense = dense_layer(module)
             if not isinstance(module, Conv2d) and getattr(module, "padding_idx", None) is None:
                 dense.weight = weights.setdefault(module.matrix, cast(nn.Parameter, dense.weight))
