@@ -19,6 +19,7 @@ from kmatrix.benchmark.remote import Remote
 from kmatrix.benchmark.results import CaseResult, CurvePoint, Figure, Point, Results, Time, read_results
 from kmatrix.benchmark.suite import GROUPS, Settings, tasks
 from kmatrix.ops.native_module import native_part
+from kmatrix.ops.native_plan import default_schedule
 
 ROOT = Path(__file__).parents[2]
 PAGES = ["README.md", "docs/speed.md", "docs/benchmarks.md"]
@@ -168,6 +169,14 @@ def test_schedules_are_measured_without_a_trace(tmp_path: Path, monkeypatch: pyt
     assert 0 < mean.value <= worst.value
     assert list(tmp_path.iterdir()) == []
     assert os.environ["KMATRIX_WISDOM"] == str(tmp_path / "wisdom.json")
+
+
+@native
+def test_a_schedule_that_is_not_the_rule_is_raced_against_it() -> None:
+    weights, patterns = Problem(member(km.Butterfly(), 16, 16), 1).chain(torch.float32)
+    rule = default_schedule(patterns, torch.float32, 8)
+    other = rule._replace(kernel="rows" if rule.kernel == "tiles" else "tiles")
+    assert special._loss(weights, patterns, 8, rule, other, 0.01) > 0
 
 
 @native

@@ -177,7 +177,7 @@ def _loss(
     places = (*vectors(problem_inputs).place, *vectors(out).place)
 
     def runner(schedule: Schedule) -> Runner:
-        ready = native.ready_chain(description, schedule, pointers, keep=False)
+        ready = native.ready_chain(description, schedule, pointers)
         if ready.packed:
             return Runner(lambda _: ready.chain.forward(*places, batch, 1), [None])
         return Runner(lambda _: ready.chain.rows(pointers, *places, batch, 1), [None])
