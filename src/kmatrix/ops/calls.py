@@ -164,9 +164,8 @@ def record(
     if ready.key is not None:
         _holders.setdefault(ready.key, set()).add(key)
     _records[key] = _Record(patterns if fixed else _UNKNOWN, meant, tells, shape, strides, x.dtype, call.run)
-    if ready.key is not None and not PACKED.holds(
-        ready.key, ready.chain
-    ):  # asked last: it may leave any time
+    # Asked last, because an entry may leave the cache at any time.
+    if ready.key is not None and not PACKED.holds(ready.key, ready.chain):
         _drop(ready.key)
         _records.pop(key, None)
 

@@ -18,12 +18,7 @@ from kmatrix.ops.ends import Ends, OutsideError
 from kmatrix.ops.native_cache import PACKED
 from kmatrix.ops.native_layout import HALF, Description, Vectors, described, vectors
 from kmatrix.ops.native_module import DTYPE_CODES, NativeChain, native_part, threads
-from kmatrix.ops.native_plan import (
-    Schedule,
-    backward_passes,
-    batch_class,
-    default_schedule,
-)
+from kmatrix.ops.native_plan import Schedule, backward_passes, batch_class, default_schedule
 from kmatrix.ops.verdict import Verdict
 from kmatrix.ops.wisdom import learned_schedule
 

@@ -22,9 +22,7 @@ Kernel = Literal["rows", "tiles"]
 
 TILE_BYTES = 2**18  # of a tile and its copy: what a core keeps close
 MOST_VECTORS = 2  # of rows in a tile; more gains nothing
-FIRST_CACHE = (
-    2**14
-)  # of a tile that goes through 2x2 blocks, which gain from two vectors only where they are close
+FIRST_CACHE = 2**14  # of a tile that goes through 2x2 blocks: two vectors gain only where they are close
 # Chains of 2x2 blocks of these lengths run as fast without packing on the widest vectors: below, tiles stay in the
 # first cache; beyond, the weights do not stay in the second ...
 UNPACKED = range(512, 1025)
