@@ -1,4 +1,4 @@
-"""What a structured matrix is: the two abstract classes every family implements.
+"""What a structured matrix is; with ``Structure``, the two abstract classes every family implements.
 
 A ``Structure`` names a class of matrices and holds no numbers; a ``StructuredMatrix`` holds the numbers of
 one member and behaves as a linear operator. A new family implements the abstract methods of both and inherits
@@ -16,15 +16,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from kmatrix._checks import COMPLEX_OF, HALF_DTYPES, check_dtype, check_last_dim, check_size, freeze_fields
+from kmatrix._checks import COMPLEX_OF, HALF_DTYPES, check_last_dim
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.ops.ends import SingleChain
 from kmatrix.structures._operands import as_array, fixed_number, times_array
 from kmatrix.structures.pairs import empty_parameter as empty_parameter
 from kmatrix.structures.pairs import fill_normal as fill_normal
 from kmatrix.structures.pairs import from_pairs as from_pairs
+from kmatrix.structures.pairs import in_order
 from kmatrix.structures.pairs import stored_dtype as stored_dtype
 from kmatrix.structures.pairs import to_pairs as to_pairs
+from kmatrix.structures.structure import Structure as Structure
 
 if TYPE_CHECKING:
     from scipy.sparse.linalg import LinearOperator
@@ -38,63 +40,6 @@ def plus(y: Tensor, bias: Tensor) -> Tensor:
 
 
 _PRODUCTS = (Tensor.__matmul__, Tensor.matmul, torch.matmul)
-
-
-class Structure(ABC):
-    """A class of matrices and its hyper-parameters; subclasses are frozen dataclasses and hold no numbers."""
-
-    def __post_init__(self) -> None:
-        """Turn fields given as lists into tuples; a subclass with checks of its own calls this before them."""
-        freeze_fields(self)
-
-    @abstractmethod
-    def check(self, m: int, n: int) -> None:
-        """Raise ``ArgumentError`` if no ``m x n`` matrix has this structure."""
-
-    @abstractmethod
-    def num_params(self, m: int, n: int) -> int:
-        """How many numbers an ``m x n`` member holds; a complex number counts as one."""
-
-    @abstractmethod
-    def flops(self, m: int, n: int) -> int:
-        """Operations to multiply one vector; a multiply and an add are two, in the matrix's own field."""
-
-    @abstractmethod
-    def empty(
-        self, m: int, n: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
-    ) -> StructuredMatrix:
-        """Make a member whose numbers are not set yet (what ``km.load`` fills, also on the meta device)."""
-
-    def random(
-        self,
-        m: int,
-        n: int,
-        *,
-        dtype: torch.dtype | None = None,
-        device: torch.device | str | None = None,
-        generator: torch.Generator | None = None,
-    ) -> StructuredMatrix:
-        """Draw a random ``m x n`` member at the initialisation recommended for training it.
-
-        Args:
-            m: rows (outputs).
-            n: columns (inputs).
-            dtype: number type; the default dtype of torch if not given.
-            device: where the numbers live.
-            generator: source of randomness, for a reproducible draw.
-
-        Raises:
-            ArgumentError: if no ``m x n`` matrix has this structure.
-        """
-        matrix = self.empty(m, n, dtype=dtype, device=device)
-        matrix.reset_parameters(generator)
-        return matrix
-
-    def _admit(self, m: int, n: int, dtype: torch.dtype | None) -> torch.dtype:
-        """Check a request for an ``m x n`` member and settle its dtype."""
-        name = type(self).__name__
-        self.check(check_size(name, "m", m), check_size(name, "n", n))
-        return check_dtype(name, dtype or torch.get_default_dtype())
 
 
 class StructuredMatrix(nn.Module, ABC):
@@ -377,7 +322,7 @@ class StructuredMatrix(nn.Module, ABC):
     def _apply(self: M, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> M:
         # ``model.to(torch.complex64)`` would turn the real pairs themselves into complex numbers.
         def apply(stored: Tensor) -> Tensor:
-            changed = _in_order(fn, stored)
+            changed = in_order(fn, stored)
             if changed.is_complex() and not stored.is_complex():
                 return stored.to(changed.device, self._part_dtype(changed.dtype))
             return changed
@@ -398,18 +343,3 @@ class StructuredMatrix(nn.Module, ABC):
     def extra_repr(self) -> str:
         m, n = self.shape
         return f"{self.structure}, shape=({m}, {n}), num_params={self.num_params}, dtype={self.dtype}"
-
-
-def _in_order(fn: Callable[[Tensor], Tensor], stored: Tensor) -> Tensor:
-    """What a conversion makes of stored numbers, without a layout that is meant for images.
-
-    ``model.to(memory_format=torch.channels_last)`` takes every weight of four axes for the filters of a convolution,
-    which would send factors past the kernels, and fails on the five axes of complex ones.
-    """
-    try:
-        changed = fn(stored)
-    except RuntimeError:
-        if stored.ndim != 5:
-            raise
-        changed = fn(stored.flatten(0, 1)).contiguous().view(stored.shape)
-    return changed.contiguous() if changed.ndim in (4, 5) and stored.is_contiguous() else changed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -47,3 +49,18 @@ def fill_normal(
     with torch.no_grad():
         stored.normal_(0.0, std / 2**0.5 if is_complex else std, generator=generator)
         (stored[..., 0] if is_complex else stored).add_(mean)
+
+
+def in_order(fn: Callable[[Tensor], Tensor], stored: Tensor) -> Tensor:
+    """What a conversion makes of stored numbers, without a layout that is meant for images.
+
+    ``model.to(memory_format=torch.channels_last)`` takes every weight of four axes for the filters of a convolution,
+    which would send factors past the kernels, and fails on the five axes of complex ones.
+    """
+    try:
+        changed = fn(stored)
+    except RuntimeError:
+        if stored.ndim != 5:
+            raise
+        changed = fn(stored.flatten(0, 1)).contiguous().view(stored.shape)
+    return changed.contiguous() if changed.ndim in (4, 5) and stored.is_contiguous() else changed
