@@ -344,3 +344,20 @@ def test_a_layout_for_images_is_not_for_factors(structure: Structure, dtype: tor
     assert all(p.is_contiguous() for p in layer.parameters())
     x = torch.randn(3, 16, dtype=dtype)
     assert_layer(layer(x), layer, x)
+
+
+@pytest.mark.filterwarnings("ignore:Complex modules are a new feature")
+def test_conversions_of_complex_layers() -> None:
+    layer = layer_of(km.Monarch(2), 8, 8, torch.complex64)
+    x = torch.randn(3, 8, dtype=torch.complex128)
+    want = copy.deepcopy(layer).double()(x)
+    for model in (layer, nn.Sequential(layer)):
+        other = copy.deepcopy(model).to(torch.complex128)
+        assert {p.dtype for p in other.parameters()} == {torch.float64}
+        torch.testing.assert_close(other(x), want)
+    conv = km.nn.Conv2d(2, 4, 3, structure=km.LowRank(2), dtype=torch.complex64).to(torch.complex128)
+    assert conv(torch.randn(1, 2, 5, 5, dtype=torch.complex128)).dtype == torch.complex128
+    real = layer_of(km.Monarch(2), 8, 8)
+    with pytest.raises(km.DtypeError, match="the matrix is real"):
+        real.to(torch.complex128)
+    assert {p.dtype for p in real.parameters()} == {torch.float64}

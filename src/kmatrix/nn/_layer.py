@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,8 @@ from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.fitting import fit
 from kmatrix.structures import Structure, StructuredMatrix
 from kmatrix.structures.base import empty_parameter, from_pairs, to_pairs
+
+L = TypeVar("L", bound="MatrixLayer")
 
 
 class MatrixLayer(nn.Module):
@@ -40,6 +43,19 @@ class MatrixLayer(nn.Module):
     def structure(self) -> Structure:
         """The structure of the matrix."""
         return self.matrix.structure
+
+    def _apply(self: L, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> L:
+        # ``model.to(torch.complex128)`` would turn the real pairs of a bias themselves into complex numbers.
+        def apply(stored: Tensor) -> Tensor:
+            changed = fn(stored)
+            if changed.is_complex() and not stored.is_complex():
+                return stored.to(changed.device, REAL_OF[changed.dtype])
+            return changed
+
+        # A real matrix has the words for what asks it to become complex.
+        used = apply if self.matrix.dtype.is_complex else fn
+        applied: L = super()._apply(used, recurse)  # type: ignore[no-untyped-call]
+        return applied
 
     def reset_parameters(self) -> None:
         """Redraw the matrix at its recommended start, and the bias as ``nn.Linear`` does: U(±1/sqrt(n))."""
