@@ -57,3 +57,21 @@ def test_a_budget_below_the_least_is_refused() -> None:
 
 def test_nothing_to_choose_is_no_choice() -> None:
     assert choose([], 1.0) == []
+
+
+def test_costs_within_the_tolerance_of_the_solver_are_not_over_the_budget() -> None:
+    # Numbers of a large model: one part in ten million too many is within the tolerance of HiGHS.
+    options = [[Option(0.0, 1e9), Option(1.0, 5e8 + 50), Option(1.5, 4e8)] for _ in range(2)]
+    budget = 1e9
+    picked = choose(options, budget)
+    assert total(options, picked)[1] <= budget
+    assert total(options, picked)[0] == 2.5
+
+
+def test_without_an_answer_of_the_solver_there_is_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_solved", lambda *_: None)
+    options = [[Option(0.0, 0.1), Option(1.0, 0.7 / 3)][::-1] for _ in range(3)]
+    assert choose(options, 0.1 + 0.1 + 0.1) == [1, 1, 1]
+    options = drawn(5)
+    least = sum(min(o.cost for o in own) for own in options)
+    assert total(options, choose(options, least))[1] == least

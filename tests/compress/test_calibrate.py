@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 
 import kmatrix as km
 from kmatrix.compress import calibrate, select
+from kmatrix.compress.batches import device_of, moved
 from kmatrix.compress.calibrate import vectors_of
 
 
@@ -105,3 +108,92 @@ def test_what_cannot_be_calibrated_is_refused(mlp: nn.Sequential, batches: list[
     with pytest.raises(km.ArgumentError, match="input of 0=tensor: it holds numbers that are not finite"):
         calibrate(mlp, sites, [torch.full((2, 24), float("nan"))])
     assert all(p.requires_grad for p in mlp.parameters())
+
+
+def test_a_function_may_ask_for_no_gradients(mlp: nn.Sequential, batches: list[Tensor]) -> None:
+    def run(model: nn.Module) -> None:
+        with torch.no_grad():
+            for x in batches:
+                model(x)
+
+    found = calibrate(mlp, select(mlp)[0], run)
+    assert found.moments["0"].count == 240
+    assert found.moments["0"].gradient is None
+    assert calibrate(mlp, select(mlp)[0], torch.inference_mode()(run)).moments["4"].count == 240
+
+
+def test_padded_batches_go_through_transformers_of_torch() -> None:
+    layer = nn.TransformerEncoderLayer(16, 2, 24, batch_first=True)
+    model = nn.TransformerEncoder(layer, 1).eval()
+    mask = torch.zeros(3, 5, dtype=torch.bool)
+    mask[0, 3:] = True
+    batch = {"src": torch.randn(3, 5, 16), "src_key_padding_mask": mask}
+    found = calibrate(model, select(model)[0], [batch])
+    assert found.moments["layers.0.linear2"].count == 15
+    assert model.use_nested_tensor
+
+
+def test_patches_are_counted_a_few_images_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Flatten(), nn.Linear(5 * 16, 2))
+    x = torch.randn(7, 3, 6, 6)
+    whole = calibrate(model, select(model)[0], [x], double=True).moments["0"]
+    monkeypatch.setattr(import_module("kmatrix.compress.calibrate"), "ROWS", 32)
+    parts = calibrate(model, select(model)[0], [x], double=True).moments["0"]
+    assert whole.count == parts.count == 7 * 16
+    torch.testing.assert_close(parts.second, whole.second)
+    torch.testing.assert_close(parts.gradient, whole.gradient)
+
+
+def test_a_failure_in_the_middle_leaves_nothing_behind(mlp: nn.Sequential, batches: list[Tensor]) -> None:
+    mlp.train()
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        calibrate(mlp, select(mlp)[0], [batches[0], torch.ones(2, 3)])
+    assert all(p.requires_grad and p.grad is None for p in mlp.parameters())
+    assert all(m.training and not m._forward_hooks for m in mlp.modules())
+
+
+def test_tensors_of_a_batch_go_to_the_device_of_the_model() -> None:
+    batch = {"x": torch.ones(2), "more": [torch.ones(1), "words"]}
+    there = moved(batch, torch.device("cpu"))
+    assert there["more"][1] == "words" and there["x"].device.type == "cpu"
+    assert moved(batch, None) is batch
+    assert device_of(nn.Linear(2, 2)) == torch.device("cpu")
+    assert device_of(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2, device="meta"))) is None
+    # A device that is not this machine's own stands for one.
+    assert moved((torch.ones(2, device="meta"),), torch.device("meta"))[0].is_meta
+
+
+def test_outputs_may_be_dataclasses() -> None:
+    @dataclass
+    class Output:
+        said: Tensor
+        words: str = ""
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Output:
+            return Output(self.inner(x))
+
+    model = Model()
+    found = calibrate(model, select(model)[0], [torch.randn(5, 4)])
+    assert found.output > 0 and found.moments["inner"].gradient is not None
+
+
+def test_gradients_that_are_not_finite_are_refused() -> None:
+    class Steep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return (self.inner(x) * 0).sqrt()
+
+    model = Steep()
+    with pytest.raises(
+        km.ArgumentError, match=r"output of inner.* gradients are not finite.*sensitivity=False"
+    ):
+        calibrate(model, select(model)[0], [torch.randn(5, 4)])
+    calibrate(model, select(model)[0], [torch.randn(5, 4)], sensitivity=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,3 +115,57 @@ def test_what_cannot_be_healed_is_refused(
     refused(km.ArgumentError, "lr=-1", lr=-1, teacher=mlp)
     refused(km.ArgumentError, "steps=0", steps=0, teacher=mlp)
     refused(km.ArgumentError, "not finite in the first step", loss=lambda out, x: out.sum() / 0, steps=2)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_of_16_bits_are_healed_and_stay_of_16_bits(
+    mlp: nn.Sequential, small: nn.Sequential, batches: list[Tensor], dtype: torch.dtype
+) -> None:
+    dense, data = copy.deepcopy(mlp).to(dtype), [x.to(dtype) for x in batches]
+    small.to(dtype)
+    before = distance(small, dense, data)
+    report = km.heal(small, data, teacher=dense, steps=40, lr=1e-3)
+    assert {p.dtype for p in small.parameters()} == {dtype}
+    assert not any(math.isnan(score) for _, score in report.scores)
+    assert distance(small, dense, data) < before
+
+
+def test_scores_that_are_no_numbers_never_win(
+    mlp: nn.Sequential, small: nn.Sequential, batches: list[Tensor]
+) -> None:
+    scores = iter([1.0, float("nan"), 0.5, float("nan"), float("nan"), float("nan"), float("nan")])
+    report = km.heal(small, batches, teacher=mlp, steps=6, validate=lambda model: next(scores))
+    assert report.best_step == 2
+
+
+def test_after_a_failure_the_model_has_its_best_state(
+    mlp: nn.Sequential, small: nn.Sequential, batches: list[Tensor]
+) -> None:
+    before = copy.deepcopy(small.state_dict())
+
+    def stop(what: str, done: int, total: int) -> None:
+        if done == 3:
+            raise OSError("no more data")
+
+    mlp.train()
+    with pytest.raises(OSError, match="no more data"):
+        km.heal(small, batches, teacher=mlp, steps=50, progress=stop)
+    assert all(torch.equal(value, before[key]) for key, value in small.state_dict().items())
+    assert all(p.grad is None for p in small.parameters())
+    assert mlp.training
+
+
+def test_frozen_norms_keep_their_statistics() -> None:
+    def built() -> nn.Sequential:
+        model = nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8), nn.Linear(8, 8), nn.BatchNorm1d(8))
+        return model.train()
+
+    model, teacher = built(), built().eval()
+    model[1].eval()
+    before = [model[k].running_mean.clone() for k in (1, 3)]
+    data = [torch.randn(16, 8) + 3 for _ in range(4)]
+    scores = iter(range(9, 0, -1))
+    km.heal(model, data, teacher=teacher, steps=3, validate=lambda model: next(scores))
+    assert torch.equal(model[1].running_mean, before[0])
+    assert not torch.equal(model[3].running_mean, before[1])
+    assert model[3].training and not model[1].training

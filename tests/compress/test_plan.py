@@ -250,3 +250,144 @@ def test_moments_are_held_for_a_few_layers_at_a_time(
     assert [layer.chosen.structure for layer in parts.compressed if layer.chosen] == [
         layer.chosen.structure for layer in whole.compressed if layer.chosen
     ]
+
+
+def test_nothing_of_the_user_is_disturbed(mlp: nn.Sequential, batches: list[Tensor]) -> None:
+    mlp.train()
+    mlp[1].eval()
+    state, before = torch.get_rng_state(), copy.deepcopy(mlp.state_dict())
+    km.compress_(mlp, 1.0, calibration=batches, structures=[km.LowRank(2), km.Butterfly()])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[key]) for key, value in mlp.state_dict().items())
+    assert mlp.training and not mlp[1].training
+    assert all(p.requires_grad and p.grad is None for p in mlp.parameters())
+
+
+def test_the_same_seed_gives_the_same_model(mlp: nn.Sequential, batches: list[Tensor]) -> None:
+    again = copy.deepcopy(mlp)
+    km.compress_(mlp, 0.5, calibration=batches, verify_speed=False)
+    torch.randn(9)
+    km.compress_(again, 0.5, calibration=batches, verify_speed=False)
+    assert all(torch.equal(value, mlp.state_dict()[key]) for key, value in again.state_dict().items())
+
+
+def test_the_model_is_changed_as_a_whole_or_not_at_all(batches: list[Tensor]) -> None:
+    class Stubborn(nn.Sequential):
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "2" and isinstance(value, km.nn.Linear):
+                raise RuntimeError("not here")
+            super().__setattr__(name, value)
+
+    model = Stubborn(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 24))
+    with pytest.raises(RuntimeError, match="not here"):
+        km.compress_(model, 0.4, calibration=batches, verify_speed=False)
+    assert all(type(model[k]) is nn.Linear for k in (0, 2))
+
+
+def test_convolutions_whose_images_are_not_known_are_not_timed() -> None:
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = nn.Conv2d(4, 16, 3), nn.Conv2d(4, 16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    report = km.compress_(Half(), 1.0, calibration=[torch.randn(2, 4, 6, 6)], structures=[km.LowRank(2)])
+    assert report.layers[1].reason == "stays dense: it never ran during the calibration"
+    assert report.layer_seconds is not None
+    report = km.compress_(Half(), 1.0, structures=[km.LowRank(2)])
+    assert all("without a calibration the size of its images" in layer.reason for layer in report.layers)
+    assert km.compress_(Half(), 0.6, verify_speed=False).reached <= 0.6
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv2d"])
+def test_budgets_of_measured_time_on_this_machine(kind: str) -> None:
+    model: nn.Module
+    if kind == "linear":
+        model, x = nn.Sequential(nn.Linear(64, 96), nn.GELU(), nn.Linear(96, 8)), torch.randn(32, 64)
+    else:
+        model = nn.Sequential(nn.Conv2d(4, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 1))
+        x = torch.randn(2, 4, 8, 8)
+    report = km.compress_(model, 1.0, of="time", calibration=[x], structures=[km.LowRank(2), km.LowRank(4)])
+    assert report.reached <= 1.0
+    assert report.layer_seconds is not None
+    now, dense = report.layer_seconds
+    assert report.reached == pytest.approx(now / dense)
+    for layer in report.layers:
+        assert layer.dense_seconds is not None and layer.dense_seconds > 0
+        for tried in layer.tried:
+            assert tried.seconds is not None and tried.speedup is not None
+            assert tried.seconds == pytest.approx(layer.dense_seconds / tried.speedup)
+        assert layer.chosen is None or (layer.chosen.verdict == "faster than" and not layer.chosen.refused)
+    try:  # whatever this machine finds, a budget is kept or refused
+        assert km.compress_(model, 0.5, of="time", calibration=[x]).reached <= 0.5
+    except km.ArgumentError as error:
+        assert "can be reached" in str(error) or "no layer of the model" in str(error)
+
+
+def test_the_second_measurement_is_what_counts(
+    mlp: nn.Sequential, batches: list[Tensor], clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def again(self: FakeClock, place: Place, structure: km.Structure) -> Timing:
+        return Timing(1, 1.0, 1 / 1.5, ratios=(1.5,) * 3)  # less than it seemed
+
+    monkeypatch.setattr(FakeClock, "again", again)
+    report = km.compress_(mlp, 0.8, of="time", calibration=batches)
+    assert report.reached <= 0.8
+    assert report.compressed
+    for layer in report.compressed:
+        assert layer.chosen is not None and layer.chosen.speedup == 1.5
+
+
+class Attending(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.MultiheadAttention(24, 2, batch_first=True)
+        self.second = nn.MultiheadAttention(24, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.first(x, x, x, need_weights=False)[0]
+        y: Tensor = x + self.second(x, x, x, need_weights=False)[0]
+        return y
+
+
+def test_projections_of_attention_are_offered_if_asked_for(batches: list[Tensor]) -> None:
+    model = Attending().eval()
+    dense, numbers = copy.deepcopy(model), sum(p.numel() for p in model.parameters())
+    with pytest.raises(km.ArgumentError, match="open_attention_"):
+        km.compress_(model, 0.5, calibration=batches, verify_speed=False)
+    options: dict[str, Any] = {"calibration": batches, "verify_speed": False, "attention": True}
+    report = km.compress_(model, 0.8, filter_fn="second.*", **options)
+    assert type(model.first) is nn.MultiheadAttention  # nothing was done to it
+    assert isinstance(model.second, km.nn.MultiheadAttention)
+    assert {layer.name for layer in report.layers} == {f"second.{p}_proj" for p in ("q", "k", "v", "out")}
+    assert report.dense_params == numbers
+    assert report.params == sum(p.numel() for p in model.parameters()) <= 0.8 * numbers
+    assert output_error(dense, model, batches) < 0.2
+    again = copy.deepcopy(dense)
+    with pytest.raises(km.ArgumentError, match="smallest that can be reached"):
+        km.compress_(again, 0.01, **options)
+    assert again.state_dict().keys() == dense.state_dict().keys()
+
+
+def test_what_wraps_the_model_is_refused(mlp: nn.Sequential, batches: list[Tensor]) -> None:
+    with pytest.raises(
+        km.ArgumentError, match=r"model=OptimizedModule: it wraps a Sequential.*wrap it after"
+    ):
+        km.compress_(torch.compile(mlp, backend="eager"), 0.5, calibration=batches, verify_speed=False)  # type: ignore[arg-type]
+
+
+def test_batches_that_end_must_do_for_all_layers(
+    mlp: nn.Sequential, batches: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOMENT_BYTES", 1)
+    with pytest.raises(km.ArgumentError, match=r"it ends after one pass, and the moments .* take 3"):
+        km.compress_(mlp, 0.5, calibration=iter(batches), verify_speed=False)
+
+
+def test_reports_of_layers_that_give_zeros_are_json() -> None:
+    model = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 4))
+    nn.init.zeros_(model[0].weight)
+    report = km.compress_(model, 0.9, verify_speed=False)
+    json.loads(json.dumps(report.to_json(), allow_nan=False))

@@ -58,3 +58,24 @@ def test_weights_of_a_file_are_read_one_by_one(tmp_path: Path) -> None:
 def test_a_budget_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(km.ArgumentError, match="budget=0: not a share of dense"):
         compress_stream(WEIGHTS, tmp_path, 0, verify_speed=False)
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "", "a\\b"])
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(km.ArgumentError, match="it cannot be the name of a file"):
+        compress_stream({name: WEIGHTS["w0"]}, tmp_path / "small", 0.5, verify_speed=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_old_files_are_neither_overwritten_nor_taken_for_new_ones(tmp_path: Path) -> None:
+    (tmp_path / "w1.safetensors").write_text("old")
+    with pytest.raises(km.ArgumentError, match=r"w1.safetensors is there already"):
+        compress_stream(WEIGHTS, tmp_path, 0.5, verify_speed=False)
+    assert (tmp_path / "w1.safetensors").read_text() == "old"
+
+
+@pytest.mark.parametrize("weight", [torch.ones(3, 4, 2), torch.ones(3, 4, dtype=torch.int64)])
+def test_what_is_no_real_matrix_is_refused(tmp_path: Path, weight: Tensor) -> None:
+    with pytest.raises(km.ArgumentError, match=r"weights\['w'\]=.*not a real matrix"):
+        compress_stream({"w": lambda: weight}, tmp_path, 0.5, verify_speed=False)
+    assert list(tmp_path.iterdir()) == []

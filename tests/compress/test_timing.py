@@ -36,11 +36,27 @@ def test_every_structure_is_measured_once(clock: Clock, monkeypatch: pytest.Monk
     }
 
 
-def test_copies_make_up_the_weights_of_the_model(clock: Clock) -> None:
-    layer = nn.Linear(24, 32)
-    assert len(clock._copies(place_of(layer), layer)) == 3
-    wide = nn.Linear(500, 500)
-    assert len(clock._copies(place_of(wide), wide)) == 1
+def test_copies_make_up_the_weights_of_the_model(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PASS_SECONDS", 1e9)  # however long this machine takes
+    assert clock._copies(place_of(nn.Linear(24, 32)), nn.Linear(24, 32), torch.randn(3, 24)) == 3
+    assert clock._copies(place_of(nn.Linear(500, 500)), nn.Linear(500, 500), torch.randn(3, 500)) == 1
+    monkeypatch.setattr(module, "PASS_SECONDS", 0.0)
+    assert clock._copies(place_of(nn.Linear(24, 32)), nn.Linear(24, 32), torch.randn(3, 24)) == 1
+
+
+def test_all_copies_run_unseen_before_those_that_count() -> None:
+    seen: list[int] = []
+
+    class Layer(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append(id(self))
+            return x
+
+    runner = module._Runner(Layer(), 3, torch.randn(2))
+    seen.clear()
+    runner.time()
+    assert len(set(seen)) == 3
+    assert seen == seen[:3] * (1 + runner.passes)
 
 
 def test_places_tell_layers_apart() -> None:

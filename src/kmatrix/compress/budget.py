@@ -15,6 +15,8 @@ from kmatrix._errors import ArgumentError, complaint
 GAP = 1e-4
 """Largest relative distance from the optimum that ends the search."""
 SECONDS = 60.0
+TOLERANCE = 1e-6
+"""Of constraints, in HiGHS."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,19 @@ def _undominated(layer: Sequence[Option]) -> list[int]:
 
 
 def _solve(options: Sequence[Sequence[Option]], budget: float) -> list[int]:
+    """Of HiGHS; step by step where it runs out of time. Its costs may exceed what it is given by its tolerance."""
+    for allowed in (budget, budget * (1 - 2 * TOLERANCE)):
+        picked = _solved(options, allowed)
+        if picked is not None and _cost(options, picked) <= budget * (1 + 1e-12):
+            return picked
+    return _greedy(options, budget)
+
+
+def _cost(options: Sequence[Sequence[Option]], picked: Sequence[int]) -> float:
+    return sum(layer[k].cost for layer, k in zip(options, picked, strict=True))
+
+
+def _solved(options: Sequence[Sequence[Option]], budget: float) -> list[int] | None:
     sizes = [len(layer) for layer in options]
     if not sizes:
         return []
@@ -94,24 +109,20 @@ def _solve(options: Sequence[Sequence[Option]], budget: float) -> list[int]:
         options={"mip_rel_gap": GAP, "time_limit": SECONDS},
     )
     if found.x is None:
-        return _greedy(options, budget)
-    picked = [int(np.argmax(found.x[a:b])) for a, b in pairwise(starts)]
-    # Rounded to whole choices, the costs may exceed the budget by the tolerance of the solver.
-    total = sum(layer[k].cost for layer, k in zip(options, picked, strict=True))
-    return picked if total <= budget * (1 + 1e-9) else _greedy(options, budget)
+        return None
+    return [int(np.argmax(found.x[a:b])) for a, b in pairwise(starts)]
 
 
 def _greedy(options: Sequence[Sequence[Option]], budget: float) -> list[int]:
     """From the dearest options down, always the step that loses least for what it saves."""
     picked = [0] * len(options)
-    total = sum(layer[0].cost for layer in options)
-    while total > budget * (1 + 1e-12):
+    # Summed anew each time: in the end exactly the sum that was seen to be within the budget.
+    while _cost(options, picked) > budget * (1 + 1e-12):
         steps = [
             ((layer[j].loss - layer[k].loss) / (layer[k].cost - layer[j].cost), i, j)
             for i, (layer, k) in enumerate(zip(options, picked, strict=True))
             for j in range(k + 1, len(layer))
         ]
         _, i, j = min(steps)
-        total -= options[i][picked[i]].cost - options[i][j].cost
         picked[i] = j
     return picked

@@ -6,12 +6,11 @@ layer has a bias, the mean of the error goes into it, and ``C`` is the covarianc
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,11 +18,12 @@ from torch.utils.hooks import RemovableHandle
 
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix.compress._processes import add_up_, sums, together
 from kmatrix.compress._progress import Step
+from kmatrix.compress.batches import Forward, default_forward, device_of, moved, tensors_of
+from kmatrix.compress.layers import weight_of
 from kmatrix.nn.surgery import Site
 
-Forward = Callable[[nn.Module, Any], Any]
-"""Runs a model on one batch and returns its output."""
 WIDEST = 4096
 """Outputs up to which the products of their gradients are kept; beyond, only the squares."""
 ROWS = 1 << 14
@@ -37,6 +37,7 @@ class Moments:
     Attributes:
         second: sum of ``x x^T``, ``(n, n)``.
         first: sum of ``x``, ``(n,)``.
+        rows: outputs of the layer, ``m``.
         count: vectors seen.
         calls: times the layer ran.
         gradient: sum of ``g g^T`` over the gradients of the outputs, ``(m, m)``, or of their squares ``(m,)`` for very
@@ -46,16 +47,21 @@ class Moments:
 
     second: Tensor
     first: Tensor
+    rows: int = 0
     count: int = 0
     calls: int = 0
     gradient: Tensor | None = None
     spatial: tuple[int, ...] = ()
 
     @classmethod
-    def empty(cls, n: int, dtype: torch.dtype, device: torch.device) -> Moments:
+    def empty(cls, m: int, n: int, dtype: torch.dtype, device: torch.device) -> Moments:
         """No vectors seen yet."""
         zeros = torch.zeros
-        return cls(zeros(n, n, dtype=dtype, device=device), zeros(n, dtype=dtype, device=device))
+        return cls(zeros(n, n, dtype=dtype, device=device), zeros(n, dtype=dtype, device=device), m)
+
+    def no_gradient(self) -> Tensor:
+        """Zeros, to add gradients to."""
+        return self.second.new_zeros((self.rows, self.rows) if self.rows <= WIDEST else (self.rows,))
 
     def add(self, x: Tensor) -> None:
         """Count some vectors, the rows of ``x``."""
@@ -67,9 +73,15 @@ class Moments:
 
     def add_gradient(self, g: Tensor) -> None:
         """Count some gradients, the rows of ``g``."""
-        wide = g.to(self.second.dtype)
-        products = wide.mT @ wide if g.shape[1] <= WIDEST else wide.square().sum(0)
-        self.gradient = products if self.gradient is None else self.gradient.add_(products)
+        m = self.rows
+        if self.gradient is None:
+            self.gradient = self.no_gradient()
+        for part in torch.split(g, ROWS):
+            wide = part.to(self.second.dtype)
+            if m <= WIDEST:
+                self.gradient.addmm_(wide.mT, wide)
+            else:
+                self.gradient.add_(wide.square().sum(0))
 
     def mean(self) -> Tensor:
         """The mean input in double precision."""
@@ -101,25 +113,6 @@ def vectors_of(site: Site, x: Tensor) -> Tensor:
     return x.reshape(-1, x.shape[-1])
 
 
-def default_forward(model: nn.Module, batch: Any) -> Any:
-    """Run a model on a batch: a dict by name, a tuple or list by position, anything else as the one input.
-
-    What the model's ``forward`` has no place for is left out, as labels that a loader gives beside the inputs.
-    """
-    if not isinstance(batch, (Mapping, tuple, list)):
-        return model(batch)
-    parameters = list(inspect.signature(model.forward).parameters.values())
-    kinds = {p.kind for p in parameters}
-    if isinstance(batch, Mapping):
-        names = {p.name for p in parameters}
-        takes_all = inspect.Parameter.VAR_KEYWORD in kinds
-        return model(**{key: value for key, value in batch.items() if takes_all or key in names})
-    if inspect.Parameter.VAR_POSITIONAL in kinds:
-        return model(*batch)
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return model(*batch[: sum(p.kind in positional for p in parameters)])
-
-
 @dataclass
 class Calibration:
     """What one pass over the calibration batches found.
@@ -149,7 +142,8 @@ def calibrate(
 ) -> Calibration:
     """Run the model over the batches and sum the second moments of the inputs of its layers.
 
-    In a process group (``torchrun``) every process runs its own batches, and the sums of all are added.
+    In a process group (``torchrun``) every process runs its own batches, and the sums of all are added. Tensors of a
+    batch are taken to the device of the model.
 
     Args:
         model: run in evaluation mode, and left in the mode it had; parameters get no gradients.
@@ -165,32 +159,34 @@ def calibrate(
 
     Raises:
         DtypeError: if ``calibration`` is neither iterable nor callable.
-        ArgumentError: if it has no batches, or an activation is not finite.
+        ArgumentError: if it has no batches, or an activation or a gradient is not finite.
     """
     dtype = torch.float64 if double else torch.float32
-    found = Calibration(
-        {s.names[0]: Moments.empty(_columns(s.module), dtype, _device(s.module)) for s in sites}
-    )
+    found = Calibration({s.name: Moments.empty(*s.shape, dtype, weight_of(s).device) for s in sites})
     generator = torch.Generator().manual_seed(check_size("calibrate", "seed", seed, minimum=0))
     with ExitStack() as stack:
         stack.enter_context(_quiet(model))
         stack.enter_context(torch.set_grad_enabled(sensitivity))
         for site in sites:
-            stack.callback(_watch(site, found.moments[site.names[0]], sensitivity).remove)
+            stack.callback(_watch(site, found.moments[site.name], sensitivity).remove)
         for output in _outputs(model, calibration, forward, max_batches, step):
             found.output += _backwards(output, sensitivity, generator)
             found.batches += 1
+    _add_over_processes(found)
     if found.batches == 0:
         way_out = (
             "pass at least one batch, and a list or a DataLoader rather than an iterator already used up"
         )
         raise ArgumentError(complaint("calibrate", "calibration", "nothing", "it has no batches", way_out))
-    _add_over_processes(found)
     for name, moments in found.moments.items():
         if not bool(torch.isfinite(moments.second.sum())):
             reason = "it holds numbers that are not finite, or whose squares are too large"
             way_out = "look for NaNs in the calibration batches, or pass double=True"
             raise ArgumentError(complaint("calibrate", f"input of {name}", "tensor", reason, way_out))
+        if moments.gradient is not None and not bool(torch.isfinite(moments.gradient.sum())):
+            reason = "its gradients are not finite, or their squares are too large"
+            way_out = "pass sensitivity=False, or double=True"
+            raise ArgumentError(complaint("calibrate", f"output of {name}", "tensor", reason, way_out))
     return found
 
 
@@ -199,12 +195,18 @@ def _quiet(model: nn.Module) -> Iterator[None]:
     """The model in evaluation mode and without gradients of its parameters, and afterwards as it was."""
     training = {module: module.training for module in model.modules()}
     wanted = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    model.eval()
-    for parameter in wanted:
-        parameter.requires_grad_(False)
+    # With a padding mask this one packs its input for a fused function, which runs no hooks; its layers cannot unpack.
+    packing = [m for m in model.modules() if isinstance(m, nn.TransformerEncoder) and m.use_nested_tensor]
     try:
+        model.eval()
+        for parameter in wanted:
+            parameter.requires_grad_(False)
+        for encoder in packing:
+            encoder.use_nested_tensor = False
         yield
     finally:
+        for encoder in packing:
+            encoder.use_nested_tensor = True
         for module, was in training.items():
             module.training = was
         for parameter in wanted:
@@ -224,10 +226,10 @@ def _outputs(
         way_out = "pass an iterable of batches, or a function that takes the model and runs it"
         got = type(calibration).__name__
         raise DtypeError(complaint("calibrate", "calibration", got, "not an iterable of batches", way_out))
-    run = forward or default_forward
+    run, device = forward or default_forward, device_of(model)
     total = len(calibration) if isinstance(calibration, Sized) else 0
     for done, batch in enumerate(islice(calibration, max_batches), 1):
-        yield run(model, batch)
+        yield run(model, moved(batch, device))
         if step is not None:
             step("calibrating", done, min(total, max_batches or total))
 
@@ -236,11 +238,13 @@ def _watch(site: Site, moments: Moments, sensitivity: bool) -> RemovableHandle:
     def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
         x = args[0] if args else kwargs["input"]
         with torch.no_grad():
-            moments.add(vectors_of(site, x.detach()))
+            for part in _parts(site, x.detach(), output):
+                moments.add(vectors_of(site, part))
         moments.calls += 1
         if site.kind == "conv2d":
             moments.spatial = tuple(x.shape[-2:])
-        if not sensitivity or not output.is_floating_point():
+        # Where the model, or a function that runs it, asks for no gradients, there are none to take.
+        if not sensitivity or not torch.is_grad_enabled() or not output.is_floating_point():
             return output
         if not output.requires_grad:
             # The graph begins here, as no parameter asks for one; a copy, because what follows may write into it.
@@ -255,13 +259,24 @@ def _watch(site: Site, moments: Moments, sensitivity: bool) -> RemovableHandle:
     return site.module.register_forward_hook(hook, with_kwargs=True)
 
 
+def _parts(site: Site, x: Tensor, output: Tensor) -> Sequence[Tensor]:
+    """An input in parts of a bounded number of vectors: the patches of images are many times the images."""
+    if site.kind == "linear" or x.ndim == 3:
+        return (x,)
+    return torch.split(x, max(1, ROWS // max(1, output.shape[-1] * output.shape[-2])))
+
+
 def _backwards(output: Any, sensitivity: bool, generator: torch.Generator) -> float:
     """Send a random direction of the output backwards; returns the squares of the output.
 
     On average over directions, the squared gradients of a value are the squared derivatives of all outputs.
     """
     tensors = [t for t in tensors_of(output) if t.is_floating_point()]
-    energy = sum(float(t.detach().double().square().sum()) for t in tensors)
+    energy = sum(
+        float(part.double().square().sum())
+        for t in tensors
+        for part in torch.split(t.detach().flatten(), 1 << 20)
+    )
     reached = [t for t in tensors if t.requires_grad]
     if sensitivity and reached:
         torch.autograd.backward(reached, [_signs(t, generator) for t in reached])
@@ -275,40 +290,19 @@ def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
     return drawn.to(like.device, like.dtype) * 2 - 1
 
 
-def tensors_of(output: Any) -> list[Tensor]:
-    """The tensors in an output, however it wraps them."""
-    if isinstance(output, Tensor):
-        return [output]
-    if isinstance(output, Mapping):
-        return [t for value in output.values() for t in tensors_of(value)]
-    if isinstance(output, (tuple, list)):
-        return [t for value in output for t in tensors_of(value)]
-    return []
-
-
 def _add_over_processes(found: Calibration) -> None:
-    import torch.distributed as dist
-
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+    if not together():
         return
     for moments in found.moments.values():
-        dist.all_reduce(moments.second)
-        dist.all_reduce(moments.first)
-        if moments.gradient is not None:
-            dist.all_reduce(moments.gradient)
-        counts = torch.tensor([moments.count, moments.calls], device=moments.second.device)
-        dist.all_reduce(counts)
-        moments.count, moments.calls = int(counts[0]), int(counts[1])
-    device = next((m.second.device for m in found.moments.values()), torch.device("cpu"))
-    totals = torch.tensor([found.output, found.batches], dtype=torch.float64, device=device)
-    dist.all_reduce(totals)
-    found.output, found.batches = float(totals[0]), int(totals[1])
-
-
-def _columns(module: nn.Module) -> int:
-    weight = cast(Tensor, module.weight)
-    return weight[0].numel()
-
-
-def _device(module: nn.Module) -> torch.device:
-    return cast(Tensor, module.weight).device
+        # A layer may have run, or got gradients, in some of the processes alone.
+        taken = sums([0 if moments.gradient is None else 1])[0]
+        count, calls = sums([moments.count, moments.calls])
+        moments.count, moments.calls = int(count), int(calls)
+        add_up_(moments.second)
+        add_up_(moments.first)
+        if taken:
+            if moments.gradient is None:
+                moments.gradient = moments.no_gradient()
+            add_up_(moments.gradient)
+    found.output, batches = sums([found.output, found.batches])
+    found.batches = int(batches)

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from itertools import islice
 from numbers import Real
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn import functional
 
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix.compress._processes import count, sums, together
 from kmatrix.compress._progress import Step, showing
-from kmatrix.compress.calibrate import Forward, default_forward, tensors_of
+from kmatrix.compress.batches import Forward, default_forward, device_of, moved
+from kmatrix.compress.losses import Loss, default_loss, divergence
 from kmatrix.nn import param_groups
 
-Loss = Callable[[Any, Any], Tensor]
-"""The loss of an output for a batch: ``loss(output, batch)``."""
 WARM = 0.1
 """Share of the steps in which the learning rate rises; afterwards it falls along a cosine."""
 LARGEST_GRADIENT = 1.0
@@ -58,9 +56,10 @@ class HealReport:
         if not self.scores:
             return "no steps"
         scores = dict(self.scores)
+        ended = ", ended by Ctrl-C" if self.interrupted else ""
         return (
             f"{len(self.losses)} steps in {self.seconds:.1f} s: from {self.scores[0][1]:.4g} to "
-            f"{scores[self.best_step]:.4g} after {self.best_step} steps"
+            f"{scores[self.best_step]:.4g} after {self.best_step} steps{ended}"
         )
 
 
@@ -81,16 +80,20 @@ def heal(
 ) -> HealReport:
     """Train a compressed model for a few steps, and keep its best state.
 
-    AdamW with the parameter groups of ``km.nn.param_groups``, a warm-up and a cosine. In a process group
-    (``torchrun``) every process takes its own batches, and gradients are averaged (``DistributedDataParallel``).
+    AdamW with the parameter groups of ``km.nn.param_groups``, a warm-up and a cosine. Numbers of 16 bits are trained as
+    copies of 32. Tensors of a batch are taken to the device of the model. Whatever is raised, and after Ctrl-C, the
+    model has its best state. In a process group (``torchrun``) every process takes its own batches, and gradients are
+    averaged (``DistributedDataParallel``).
 
     Args:
-        model: trained in place; left in the mode it had.
-        data: batches, taken again from the beginning when they end.
+        model: trained in place; left in the mode it had, without gradients. Where it is in ``train()`` but for parts of
+            it, those (frozen norms) stay in ``eval()``.
+        data: batches, taken again from the beginning when they end. A loader that shuffles gives the batches that are
+            held out again, in another order: pass ``validate`` there.
         loss: ``loss(output, batch)``. By default the last item of a batch (``labels`` or ``targets`` of a dict) is the
             target: cross-entropy for whole numbers, mean squares for others; with a teacher, none.
-        teacher: the dense model, whose outputs the model is drawn to: as probabilities, by the Kullback-Leibler
-            divergence.
+        teacher: the dense model, left in the mode it had, whose outputs the model is drawn to: as probabilities, by the
+            Kullback-Leibler divergence.
         steps: how many.
         lr: largest learning rate.
         mix: weight of the teacher where there is a loss as well; the loss has the rest.
@@ -120,17 +123,24 @@ def heal(
     _check_number("lr", lr, math.inf)
     _check_number("temperature", temperature, math.inf)
     _check_number("mix", mix, 1.0)
-    if not isinstance(data, Iterable) or isinstance(data, (str, bytes)):
+    if isinstance(data, Tensor):
+        data = [data]
+    if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
         way_out = "pass an iterable of batches"
         raise DtypeError(complaint("heal", "data", type(data).__name__, "not iterable", way_out))
     healer = _Healer(model, loss, teacher, mix, temperature, forward or default_forward, validate)
-    was_training = {module: module.training for module in model.modules()}
+    was_training = {
+        module: module.training for one in (model, teacher) if one is not None for module in one.modules()
+    }
+    if teacher is not None:
+        teacher.eval()
     try:
         with showing("heal", progress) as step:
             return healer.run(data, steps, lr, weight_decay, step, began)
     finally:
         for module, training in was_training.items():
             module.training = training
+        model.zero_grad(set_to_none=True)
 
 
 def _check_number(name: str, value: object, most: float) -> None:
@@ -161,12 +171,16 @@ class _Healer:
         self.probes: list[Any] = []
         self.best: dict[str, Any] | None = None
         self.best_step = 0
+        self.device = device_of(model)
+        # In a model that is being trained, parts in eval() were put there on purpose.
+        self.frozen = [m for m in model.modules() if not m.training] if model.training else []
 
     def run(
         self, data: Iterable[Any], steps: int, lr: float, weight_decay: float, step: Step, began: float
     ) -> HealReport:
         trained = self._wrapped()
         groups = param_groups(self.model, lr=lr, weight_decay=weight_decay)
+        self.wide = _widened_(groups)
         optimiser = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: rate(k, steps))
         interrupted, held_out = False, 0
@@ -176,28 +190,34 @@ class _Healer:
                 self.probes, held_out = _probes(data)
             self._look(0)
             for k, batch in enumerate(_endless(data, steps, held_out), 1):
-                self.model.train()
-                self._one_step(trained, optimiser, batch)
+                self._train()
+                self._one_step(trained, optimiser, moved(batch, self.device))
                 schedule.step()
                 step(f"healing: loss {self.losses[-1]:.4g}", k, steps)
                 if k % look == 0 or k == steps:
                     self._look(k)
         except KeyboardInterrupt:
             interrupted = True
-        if self.best is not None:
-            self.model.load_state_dict(self.best)
+        finally:
+            if self.best is not None:
+                self.model.load_state_dict(self.best)
         seconds = time.perf_counter() - began
         return HealReport(tuple(self.losses), tuple(self.scores), self.best_step, seconds, interrupted)
 
+    def _train(self) -> None:
+        self.model.train()
+        for module in self.frozen:
+            module.training = False
+
     def _wrapped(self) -> nn.Module:
-        if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        if not together():
             return self.model
         from torch.nn.parallel import DistributedDataParallel
 
         return DistributedDataParallel(self.model)
 
     def _one_step(self, trained: nn.Module, optimiser: torch.optim.Optimizer, batch: Any) -> None:
-        optimiser.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         with torch.enable_grad():
             value = self._objective(self.forward(trained, batch), batch)
             if not self.losses and not math.isfinite(float(value.detach())):
@@ -207,7 +227,12 @@ class _Healer:
             value.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
         if bool(torch.isfinite(norm)):  # a batch that overflows is passed over
+            for narrow, wide in self.wide:
+                wide.grad = None if narrow.grad is None else narrow.grad.to(wide.dtype)
             optimiser.step()
+            with torch.no_grad():
+                for narrow, wide in self.wide:
+                    narrow.copy_(wide)
         self.losses.append(_mean_over_processes(float(value.detach())))
 
     def _objective(self, output: Any, batch: Any) -> Tensor:
@@ -215,7 +240,6 @@ class _Healer:
         if self.loss is not None and self.mix < 1:
             terms.append((1 - self.mix) * self.loss(output, batch))
         if self.teacher is not None:
-            self.teacher.eval()
             with torch.no_grad():
                 said = self.forward(self.teacher, batch)
             terms.append(self.mix * divergence(output, said, self.temperature))
@@ -229,16 +253,33 @@ class _Healer:
         else:
             with torch.no_grad():
                 found = [
-                    float(self._objective(self.forward(self.model, batch), batch)) for batch in self.probes
+                    float(self._objective(self.forward(self.model, batch), batch))
+                    for batch in (moved(probe, self.device) for probe in self.probes)
                 ]
             if not found:
                 way_out = "pass at least one batch"
                 raise ArgumentError(complaint("heal", "data", "nothing", "it has no batches", way_out))
             score = sum(found) / len(found)
         score = _mean_over_processes(score)
-        if self.best is None or not score >= min(s for _, s in self.scores):
+        # A score that is no number is never the better one.
+        if self.best is None or score < min(
+            (s for _, s in self.scores if not math.isnan(s)), default=math.inf
+        ):
             self.best, self.best_step = _copied(self.model), done
         self.scores.append((done, score))
+
+
+def _widened_(groups: Sequence[dict[str, Any]]) -> list[tuple[nn.Parameter, nn.Parameter]]:
+    """Put copies in float32 in the place of parameters of 16 bits: their steps are smaller than what those resolve."""
+    pairs = []
+    for group in groups:
+        given = list(group["params"])
+        for k, parameter in enumerate(given):
+            if parameter.dtype in (torch.float16, torch.bfloat16):
+                given[k] = nn.Parameter(parameter.detach().float())
+                pairs.append((parameter, given[k]))
+        group["params"] = given
+    return pairs
 
 
 def rate(k: int, steps: int) -> float:
@@ -247,41 +288,6 @@ def rate(k: int, steps: int) -> float:
     if k < warm:
         return (k + 1) / warm
     return 0.5 * (1 + math.cos(math.pi * (k - warm) / max(1, steps - warm)))
-
-
-def default_loss(output: Any, batch: Any) -> Tensor:
-    """Cross-entropy for whole numbers and mean squares for others, against the last item of the batch.
-
-    A model that gives a loss itself (a scalar, alone or among its outputs) is believed.
-
-    Raises:
-        ArgumentError: if the batch has no target.
-    """
-    outputs = tensors_of(output)
-    own = [t for t in outputs if t.ndim == 0]
-    if own:
-        return own[0]
-    target: Any = None
-    if isinstance(batch, dict):
-        target = next((batch[key] for key in ("labels", "targets", "target", "y") if key in batch), None)
-    elif isinstance(batch, (tuple, list)) and len(batch) > 1:
-        target = batch[-1]
-    if not isinstance(target, Tensor) or not outputs:
-        reason, way_out = "neither a loss nor a teacher, and batches without a target", "pass one of them"
-        raise ArgumentError(complaint("heal", "loss", None, reason, way_out))
-    said = outputs[0]
-    if target.is_floating_point():
-        return functional.mse_loss(said, target)
-    return functional.cross_entropy(said.flatten(0, -2), target.flatten())
-
-
-def divergence(output: Any, said: Any, temperature: float) -> Tensor:
-    """``T^2 KL(softmax(said / T) || softmax(output / T))`` of the first outputs, a mean over their vectors."""
-    ours, theirs = (
-        next(t for t in tensors_of(o) if t.ndim > 0 and t.is_floating_point()) for o in (output, said)
-    )
-    ours, theirs = (torch.log_softmax(t / temperature, -1).flatten(0, -2) for t in (ours, theirs))
-    return temperature**2 * functional.kl_div(ours, theirs, log_target=True, reduction="batchmean")
 
 
 def _probes(data: Iterable[Any]) -> tuple[list[Any], int]:
@@ -318,9 +324,4 @@ def _copied(model: nn.Module) -> dict[str, Any]:
 
 
 def _mean_over_processes(value: float) -> float:
-    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
-        return value
-    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
-    shared = torch.tensor([value], dtype=torch.float64, device=device)
-    dist.all_reduce(shared)
-    return float(shared) / dist.get_world_size()
+    return sums([value])[0] / count()

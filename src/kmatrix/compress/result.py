@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -23,7 +24,8 @@ class Tried:
         error: relative squared error of the layer's outputs, None if it was not fitted.
         loss: what it adds to the predicted change of the model's output.
         blind_error: the error of the member nearest in the Frobenius norm, None where it was not made.
-        seconds: measured time of the layer at the batch, None if the clock was left alone.
+        seconds: time of the layer at the batch: that of dense over the median of the ratios; None if the clock was left
+            alone.
         ratios: quartiles of dense over this, from paired turns.
         verdict: the judgement of the clock, such as ``"faster than"``.
         refused: why it could not be chosen; empty if it could.
@@ -48,7 +50,9 @@ class Tried:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {**asdict(self), "structure": str(self.structure), "speedup": self.speedup}
+        values = {**asdict(self), "structure": str(self.structure), "speedup": self.speedup}
+        # JSON has no infinity: the error where a layer gives zeros.
+        return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
 
 @dataclass(frozen=True)
@@ -185,6 +189,8 @@ class CompressReport:
         """Measured time of the selected layers in a pass through the model, now and dense; None if not measured."""
         now, dense = 0.0, 0.0
         for layer in self.layers:
+            if layer.calls == 0:
+                continue
             if layer.seconds is None or layer.dense_seconds is None:
                 return None
             now += layer.seconds * layer.calls

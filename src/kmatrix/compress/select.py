@@ -55,7 +55,7 @@ def _why_not(site: Site) -> str | None:
         return f"its weight holds {weight.dtype}"
     if weight.is_meta:
         return "its weight holds no numbers (meta device)"
-    if not bool(torch.isfinite(weight.detach().sum())):
+    if not bool(torch.isfinite(weight.detach()).all()):
         return "its weight holds numbers that are not finite"
     return None
 

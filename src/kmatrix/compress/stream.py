@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -82,7 +84,8 @@ def compress_stream(
         progress: whether to show a bar on a terminal, or a function ``(what, done, total)``.
 
     Raises:
-        ArgumentError: if the budget cannot be reached, or is no share.
+        ArgumentError: if the budget cannot be reached, or is no share, a name cannot be that of a file, the folder
+            has a file of that name already, or something is not a real matrix.
 
     Example:
         >>> import tempfile, torch, kmatrix as km
@@ -98,11 +101,12 @@ def compress_stream(
     Reference: randomised decompositions: arXiv 0909.4061.
     """
     where = "compress_stream"
-    if not 0 < budget <= 1:
+    if isinstance(budget, bool) or not isinstance(budget, Real) or not 0 < float(budget) <= 1:
         way_out = "pass for example 0.5"
         raise ArgumentError(complaint(where, "budget", budget, "not a share of dense", way_out))
     clock = Clock(check_size(where, "batch", batch), model_bytes=1 << 62) if verify_speed else None
     folder = Path(folder)
+    _check_names(weights, folder)
     folder.mkdir(parents=True, exist_ok=True)
     with showing(where, progress) as step, tempfile.TemporaryDirectory(dir=folder) as aside:
         items = []
@@ -116,6 +120,22 @@ def compress_stream(
             found.append(_written(item, k, folder))
             step(f"writing: {item.name}", done, len(items))
     return tuple(found)
+
+
+def _check_names(names: Iterable[str], folder: Path) -> None:
+    """Raise unless every name is that of a new file right in the folder, as names may come out of other files."""
+    for name in names:
+        file = f"{name}.safetensors"
+        if not name or Path(file).name != file or "\\" in name or "\0" in name:
+            reason, way_out = (
+                "it cannot be the name of a file",
+                "rename it, for example with dots for slashes",
+            )
+            raise ArgumentError(complaint("compress_stream", "weights", repr(name), reason, way_out))
+        if (folder / file).exists():
+            # A weight that stays dense has no file, and an old one would be taken for it.
+            reason, way_out = f"{file} is there already", "pass an empty folder"
+            raise ArgumentError(complaint("compress_stream", "folder", folder, reason, way_out))
 
 
 @dataclass(frozen=True)
@@ -140,6 +160,15 @@ def _put_aside(
     seed: int,
     aside: Path,
 ) -> _Aside:
+    if weight.ndim != 2 or not weight.is_floating_point():
+        got = f"{weight.dtype} of shape {tuple(weight.shape)}"
+        way_out = "pass real matrices, convolutions as weight.flatten(1)"
+        raise ArgumentError(
+            complaint("compress_stream", f"weights[{name!r}]", got, "not a real matrix", way_out)
+        )
+    if not bool(torch.isfinite(weight).all()):
+        reason, way_out = "it holds numbers that are not finite", "leave it out"
+        raise ArgumentError(complaint("compress_stream", f"weights[{name!r}]", "tensor", reason, way_out))
     m, n = weight.shape
     most = HEADROOM * budget * m * n / (m + n)
     structures = [s for s in members([LowRank], m, n) if isinstance(s, LowRank) and s.rank <= most]

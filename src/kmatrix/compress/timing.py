@@ -7,12 +7,14 @@ import gc
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from kmatrix.compress._processes import from_first, leads, together
 from kmatrix.compress.layers import Place, layer_like
 from kmatrix.fitting import Timing
 from kmatrix.structures import Structure
@@ -25,13 +27,28 @@ AT_ONCE = 8
 COLD_BYTES = 64 << 20
 """Weights of a model up to here are taken to push each other out of the nearest caches."""
 MOST_COPIES = 64
+PASS_SECONDS = 4e-3
+"""Of a pass through the copies, about: where a layer takes that long, it does not matter where its weight was."""
+_UNKNOWN = Timing(1, 1.0, 1.0, ratios=(1.0, 1.0, 1.0))
+
+
+@contextmanager
+def _own_random_numbers(place: Place) -> Iterator[None]:
+    """Draw layers without a trace in the user's random numbers."""
+    devices = [torch.cuda.current_device()] if place.device == "cuda" else []
+    with torch.random.fork_rng(devices):
+        yield
 
 
 class Clock:
     """Measured times by place and structure, each taken once.
 
-    In a model, a layer meets its weight after all others have passed through the caches. So copies of a layer take
-    turns, as many as make up the weights of the model (or ``COLD_BYTES``), dense and structured alike.
+    In a model that runs again and again, a layer meets its weight after all others have passed through the caches. So
+    copies of a layer take turns, as many as make up the weights of the model (or ``COLD_BYTES``), dense and structured
+    alike, and one pass through all of them goes unseen before those that count: it puts the caches into the state in
+    which the model's own last pass would have left them.
+
+    In a process group the first process measures while the others wait, and all go by its figures.
 
     Args:
         batch: vectors, or images, of a product.
@@ -54,8 +71,7 @@ class Clock:
             if known:
                 self._dense[key] = statistics.median(known)
             else:
-                runner = _Runner(self._copies(place, _dense_layer(place)), _input(place, self.batch))
-                self._dense[key] = statistics.median(runner.time() for _ in range(self.rounds))
+                self._dense[key] = from_first([self._dense_alone(place) if leads() else 0.0])[0]
         return self._dense[key]
 
     def against_dense(self, place: Place, structures: Iterable[Structure]) -> dict[Structure, Timing]:
@@ -69,19 +85,31 @@ class Clock:
         return {s: self._known[place, s, threads] for s in wanted}
 
     def again(self, place: Place, structure: Structure) -> Timing:
-        """A fresh measurement, whatever is known."""
-        return self._race(place, [structure])[structure]
-
-    def forget(self, place: Place, structure: Structure, timing: Timing) -> None:
-        """Put a fresh measurement in the place of what was known."""
+        """A fresh measurement, whatever is known, and known from now on."""
+        timing = self._race(place, [structure])[structure]
         self._known[place, structure, torch.get_num_threads()] = timing
+        return timing
 
     def _race(self, place: Place, structures: Sequence[Structure]) -> dict[Structure, Timing]:
-        dense, x = _dense_layer(place), _input(place, self.batch)
-        runners = [_Runner(self._copies(place, dense), x)]
-        for structure in structures:
-            matrix = structure.random(*place.shape, dtype=place.dtype, device=place.device)
-            runners.append(_Runner(self._copies(place, layer_like(dense, matrix)), x))
+        measured = self._raced(place, structures) if leads() else [_UNKNOWN] * len(structures)
+        if together():
+            figures = from_first(
+                [x for t in measured for x in (t.dense_seconds, t.matrix_seconds, *t.ratios)]
+            )
+            measured = [
+                Timing(self.batch, figures[k], figures[k + 1], ratios=tuple(figures[k + 2 : k + 5]))
+                for k in range(0, len(figures), 5)
+            ]
+        return dict(zip(structures, measured, strict=True))
+
+    def _raced(self, place: Place, structures: Sequence[Structure]) -> list[Timing]:
+        with _own_random_numbers(place):
+            dense, x = _dense_layer(place), _input(place, self.batch)
+            count = self._copies(place, dense, x)
+            runners = [_Runner(dense, count, x)]
+            for structure in structures:
+                matrix = structure.random(*place.shape, dtype=place.dtype, device=place.device)
+                runners.append(_Runner(layer_like(dense, matrix), count, x))
         samples: list[list[float]] = [[] for _ in runners]
         turns = list(zip(runners, samples, strict=True))
         collecting = gc.isenabled()
@@ -94,43 +122,45 @@ class Clock:
         finally:
             if collecting:
                 gc.enable()
-        return {
-            s: _timing(self.batch, samples[0], own) for s, own in zip(structures, samples[1:], strict=True)
-        }
+        return [_timing(self.batch, samples[0], own) for own in samples[1:]]
 
-    def _copies(self, place: Place, layer: nn.Module) -> list[nn.Module]:
+    def _dense_alone(self, place: Place) -> float:
+        with _own_random_numbers(place):
+            dense, x = _dense_layer(place), _input(place, self.batch)
+            runner = _Runner(dense, self._copies(place, dense, x), x)
+        return statistics.median(runner.time() for _ in range(self.rounds))
+
+    def _copies(self, place: Place, dense: nn.Module, x: Tensor) -> int:
         m, n = place.shape
-        count = max(1, min(self.model_bytes // (m * n * place.dtype.itemsize), MOST_COPIES))
-        return [layer, *(copy.deepcopy(layer) for _ in range(count - 1))]
+        count = min(self.model_bytes // (m * n * place.dtype.itemsize), MOST_COPIES)
+        return max(1, min(count, int(PASS_SECONDS / max(_Runner(dense, 1, x).time(), 1e-9))))
 
 
 class _Runner:
-    """Calls layers in turn with one input, enough of them to fill a sample."""
+    """Calls copies of a layer in turn with one input, enough passes through all of them to fill a sample."""
 
-    def __init__(self, layers: Sequence[nn.Module], x: Tensor) -> None:
-        self.layers, self.x, self.count = [layer.eval() for layer in layers], x, 1
-        self.place = 0
+    def __init__(self, layer: nn.Module, copies: int, x: Tensor) -> None:
+        self.layers, self.x = [copy.deepcopy(layer).eval() for _ in range(copies)], x
+        self.passes = 1
         self._on_gpu = x.device.type == "cuda"
-        with torch.inference_mode():
-            for layer in self.layers:  # whatever is prepared at the first call
-                layer(x)
-        self.time()
-        self.count = max(1, min(1000, round(SAMPLE_SECONDS / max(self.time(), 1e-9))))
+        self.time()  # whatever is prepared at the first call
+        once = max(self.time() * copies, 1e-9)
+        self.passes = max(1, min(1000, round(SAMPLE_SECONDS / once)))
 
     def time(self) -> float:
-        """Seconds of one call, the mean of some in a row."""
-        layers, x, size = self.layers, self.x, len(self.layers)
-        calls = [layers[(self.place + k) % size] for k in range(self.count)]
-        self.place = (self.place + self.count) % size
+        """Seconds of one call, the mean of some passes; one pass goes before them unseen."""
         with torch.inference_mode():
-            if self._on_gpu:
-                torch.cuda.synchronize()
+            self._pass()
             start = time.perf_counter()
-            for layer in calls:
-                layer(x)
-            if self._on_gpu:
-                torch.cuda.synchronize()
-            return (time.perf_counter() - start) / len(calls)
+            for _ in range(self.passes):
+                self._pass()
+            return (time.perf_counter() - start) / (self.passes * len(self.layers))
+
+    def _pass(self) -> None:
+        for layer in self.layers:
+            layer(self.x)
+        if self._on_gpu:
+            torch.cuda.synchronize()
 
 
 def _timing(batch: int, dense: Sequence[float], own: Sequence[float]) -> Timing:

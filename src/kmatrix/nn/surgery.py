@@ -60,7 +60,8 @@ def swap_(model: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
             must not ask for two different modules.
 
     Raises:
-        ArgumentError: if the model has no module of a name, or the name is that of the model itself.
+        ArgumentError: if the model has no module of a name, or the name is that of the model itself. Whatever is
+            raised, nothing is swapped then.
 
     Example:
         >>> import torch.nn as nn, kmatrix as km
@@ -81,10 +82,17 @@ def swap_(model: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
         if new.setdefault(every[name], module) is not module:
             reason = "it is tied to another name that asks for another module"
             raise ArgumentError(complaint("swap_", "replacements", repr(name), reason, "pass one of them"))
-    for parent in list(model.modules()):
-        for key, child in list(parent._modules.items()):
-            if child in new:
-                setattr(parent, key, new[child])
+    done: list[tuple[nn.Module, str, nn.Module]] = []
+    try:
+        for parent in list(model.modules()):
+            for key, child in list(parent._modules.items()):
+                if child in new:
+                    done.append((parent, key, child))
+                    setattr(parent, key, new[child])
+    except BaseException:  # all or none, whatever a module of the user's says to it
+        for parent, key, child in done:
+            parent._modules[key] = child
+        raise
     settle_hosts_(model)
 
 
