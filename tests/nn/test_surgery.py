@@ -68,7 +68,13 @@ def unusual() -> dict[str, tuple[nn.Module, str]]:
     eighth.weight = nn.Parameter(eighth.weight.detach().to(torch.float8_e4m3fn), requires_grad=False)
     empty.weight = nn.Parameter(torch.zeros(4, 0))
     whole.weight = nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
+    wide, fixed = nn.Linear(4, 4), nn.Linear(4, 4)
+    wide.bias = nn.Parameter(torch.zeros(4, dtype=torch.float64))
+    del fixed.bias
+    fixed.register_buffer("bias", torch.ones(4))
     return {
+        "wide": (wide, "its bias is not a parameter of torch.float32"),
+        "fixed": (fixed, "its bias is not a parameter"),
         "own": (Own(4, 4), "forward of its own"),
         "patched": (patched, "forward of its own"),
         "hooked": (hooked, "hooks"),

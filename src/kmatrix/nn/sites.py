@@ -186,5 +186,9 @@ def _why_not_weight(
         return f"its weight is laid out as {weight.layout}"
     if weight.numel() == 0:
         return "its weight is empty"
+    bias = getattr(module, "bias", None)
+    registered = module._parameters.get("bias")
+    if bias is not None and (registered is None or registered.dtype != weight.dtype):
+        return f"its bias is not a parameter of {weight.dtype}, as its weight is"
     others = [owner for owner in owners[weight] if owner not in names]
     return f"it shares its weight with {', '.join(others)}" if others else None
