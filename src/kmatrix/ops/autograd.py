@@ -89,9 +89,8 @@ def _pull_back(
     grad: Tensor, x: Tensor, weights: list[Tensor], patterns: Patterns, need_x: bool, need_weights: list[bool]
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """The gradients that are needed, by the route that this pass itself takes."""
-    if is_autocast(
-        grad
-    ):  # the forward pass has chosen the types, whatever autocast says where backward is called
+    if is_autocast(grad):
+        # The forward pass has chosen the types, whatever autocast says where backward is called.
         with torch.autocast(grad.device.type, enabled=False):
             return _pull_back(grad, x, weights, patterns, need_x, need_weights)
     how = route(grad, [x, *weights])

@@ -213,9 +213,8 @@ class PreparedChain:
         _, description = described(self._weights, self._patterns)
         schedule = schedule_of(description, batch, self._ends)
         known = self._kernels.get(schedule)
-        if (
-            known is None
-        ):  # two threads may make it at once: no harm, and no lock that a fork could leave held
+        if known is None:
+            # Two threads may make it at once: no harm, and no lock that a fork could leave held.
             known = self._kernels.setdefault(schedule, self._new_kernel(description, schedule))
         return known
 
