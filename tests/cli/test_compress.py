@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import kmatrix as km
@@ -83,6 +83,61 @@ def test_a_model_is_compressed_saved_and_reported(
     assert torch.isfinite(model(torch.randn(3, 24))).all()
 
 
+def test_a_model_is_healed_towards_what_it_was(
+    kmatrix: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, healed, taught = km.compress_, km.heal, []
+    monkeypatch.setattr(
+        km, "compress_", lambda *a, **k: real(*a, **{**k, "verify_speed": False}), raising=False
+    )
+
+    def heal(model: nn.Module, data: object, *, teacher: nn.Module, **options: object) -> object:
+        taught.append(teacher)
+        return healed(model, data, teacher=teacher, **options)
+
+    monkeypatch.setattr(km, "heal", heal, raising=False)
+    result = kmatrix(
+        *("compress", "mine_to_compress:build", "--weights", "model.safetensors", "--out", "small"),
+        *(
+            "--calibration",
+            "mine_to_compress:batches",
+            "--budget",
+            "0.6",
+            "--heal",
+            "4",
+            "--max-batches",
+            "2",
+        ),
+        columns=120,
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "healed: 4 steps in" in result.stdout
+    model = km.load_model(
+        lambda: nn.Sequential(nn.Linear(24, 48), nn.ReLU(), nn.Linear(48, 4)), folder / "small"
+    )
+    assert any(isinstance(layer, km.nn.Linear) for layer in model)
+    (teacher,) = taught
+    assert type(teacher[0]) is nn.Linear
+    stored = load_file(folder / "model.safetensors")
+    assert torch.equal(teacher.state_dict()["0.weight"], stored["0.weight"])
+
+
+@pytest.mark.parametrize(
+    ("out", "words"),
+    [
+        ("small.safetensors", "--out=small.safetensors: a model goes to a folder"),
+        ("model.safetensors", "a model goes to a folder"),
+        ("mine_to_compress.py", "a model goes to a folder"),
+        ("no/small", "--out=no/small: its folder does not exist"),
+    ],
+)
+def test_places_are_looked_at_before_the_work(
+    kmatrix: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, out: str, words: str
+) -> None:
+    monkeypatch.setattr(km, "compress_", lambda *a, **k: pytest.fail("worked"), raising=False)
+    assert words in complaint(kmatrix("compress", "mine_to_compress:build", "--out", out))
+
+
 def test_layers_without_anything_faster_are_told(kmatrix: Command, folder: Path) -> None:
     result = kmatrix("compress", *CALIBRATED, "--layers", "!2", "--out", "small", columns=140)
     assert result.exit_code == 0, result.stderr
@@ -102,6 +157,9 @@ def test_layers_without_anything_faster_are_told(kmatrix: Command, folder: Path)
         (("mine_to_compress:build", "--report", "small.txt"), "--report=small.txt: not a .html file"),
         (("mine_to_compress:build", "--json", "no/small.json"), "its folder does not exist"),
         (("mine_to_compress:build", "--heal", "5"), "--heal=5: there are no batches"),
+        (("mine_to_compress:build", "--heal", "-1"), "--heal=-1: below 0"),
+        (("mine_to_compress:build", "--threads", "0"), "--threads=0: must be a whole number of at least 1"),
+        (("mine_to_compress:build", "--max-batches", "0", "--budget", "1"), "max_batches=0: must be"),
         (("mine_to_compress:build", "--budget", "0"), "must be over 0"),
         (("mine_to_compress:build", "--of", "beauty"), "unknown"),
     ],

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +19,12 @@ from rich.table import Table
 from torch import nn
 
 import kmatrix as km
+from kmatrix._checks import check_size
 from kmatrix._errors import complaint
 from kmatrix._files import write_atomically
-from kmatrix.cli.tables import fact_table, plain_table
+from kmatrix.cli.tables import fact_table, output, plain_table
 from kmatrix.compress import CompressReport, LayerReport
+from kmatrix.compress.storage import check_saveable
 from kmatrix.report.compression import write_compression_report
 from kmatrix.report.page import check_available
 from kmatrix.report.words import brief
@@ -62,19 +66,24 @@ def compress(
     The functions named are imported and called: name only code that you trust. Exit codes: 0 done, 2 something was
     refused.
     """
-    console = Console()
+    console = output()
     for option, path, suffix in (("--report", report, ".html"), ("--json", json_report, ".json")):
         _check_place(option, path, suffix)
+    _check_out(out)
     if report is not None:
         check_available()
+    if heal < 0:
+        way_out = "pass a number of steps"
+        raise km.ArgumentError(complaint("kmatrix compress", "--heal", heal, "below 0", way_out))
     if heal and calibration is None:
         way_out = "pass --calibration package.module:function"
         raise km.ArgumentError(complaint("kmatrix compress", "--heal", heal, "there are no batches", way_out))
     if threads is not None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(check_size("kmatrix compress", "--threads", threads))
     model = _model(build, weights)
+    check_saveable(model)  # before the work, not after it
     batches = None if calibration is None else _batches(calibration)
-    dense = _model(build, weights) if heal else None
+    dense = copy.deepcopy(model) if heal else None
     found = km.compress_(
         model,
         budget,
@@ -86,7 +95,7 @@ def compress(
         max_batches=max_batches,
         seed=seed,
     )
-    healed = km.heal(model, _again(calibration, batches), teacher=dense, steps=heal, lr=lr) if heal else None
+    healed = km.heal(model, batches, teacher=dense, steps=heal, lr=lr) if heal else None
     km.save(model, out)
     if report is not None:
         write_compression_report(report, found, title=f"{build} compressed")
@@ -110,9 +119,12 @@ def _function(option: str, text: str) -> Callable[[], Any]:
         sys.path.insert(0, "")  # python -m does the same
     try:
         found: Any = importlib.import_module(module)
+    except ImportError as error:  # whatever else goes wrong in a module of the user's is shown as it is
+        raise km.ArgumentError(complaint(where, option, repr(text), str(error), way_out)) from None
+    try:
         for part in name.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
+    except AttributeError as error:
         raise km.ArgumentError(complaint(where, option, repr(text), str(error), way_out)) from None
     if not callable(found):
         raise km.ArgumentError(complaint(where, option, repr(text), "cannot be called", way_out))
@@ -143,12 +155,36 @@ def _model(build: str, weights: Path | None) -> nn.Module:
 
 
 def _batches(calibration: str) -> Any:
-    return _function("--calibration", calibration)()
+    """What the function gives; where that is an iterator, something that calls it again for every pass."""
+    function = _function("--calibration", calibration)
+    batches = function()
+    return _Passes(function, batches) if isinstance(batches, Iterator) else batches
 
 
-def _again(calibration: str | None, batches: Any) -> Any:
-    """The batches once more: a generator is used up by the calibration."""
-    return _batches(calibration) if calibration is not None and iter(batches) is batches else batches
+class _Passes:
+    """Batches of a generator, from the beginning each time."""
+
+    def __init__(self, function: Callable[[], Any], first: Iterator[Any]) -> None:
+        self._function = function
+        self._first: Iterator[Any] | None = first
+
+    def __iter__(self) -> Iterator[Any]:
+        batches, self._first = self._first, None
+        return iter(self._function()) if batches is None else batches
+
+
+def _check_out(out: Path) -> None:
+    """Raise before the work if nothing could be written afterwards."""
+    if out.suffix == ".safetensors" or (out.exists() and not out.is_dir()):
+        reason = "a model goes to a folder, not to a file"
+    elif not out.resolve().parent.is_dir():
+        reason = "its folder does not exist"
+    elif not os.access(out if out.exists() else out.resolve().parent, os.W_OK):
+        reason = "nothing can be written there"
+    else:
+        return
+    way_out = "pass the name of a folder, which is made if it is not there"
+    raise km.ArgumentError(complaint("kmatrix compress", "--out", out, reason, way_out))
 
 
 def _check_place(option: str, path: Path | None, suffix: str) -> None:

@@ -110,16 +110,7 @@ def save(
         raise ArgumentError(
             complaint("save", "path", path, "a model goes to a folder, not to a file", way_out)
         )
-    model = unwrapped(model)
-    own: list[type[Structure]] = []
-    layers = [described(names, layer, own) for names, layer in structured_layers(model)]
-    families_with("save", own, NODE_KEYS)
-    tensors, aliases = distinct_tensors(model)
-    description: dict[str, Any] = {
-        "kmatrix_version": serialization.library_version(),
-        "layers": layers,
-        "aliases": aliases,
-    }
+    tensors, description = _plain(unwrapped(model))
     if certificate is not None:
         description["certificate"] = plain_certificate(certificate)
     try:
@@ -129,6 +120,21 @@ def save(
             raise
         reason, way_out = f"cannot be stored: {error}", "convert it, or save the state_dict() with torch.save"
         raise ArgumentError(complaint("save", "model", type(model).__name__, reason, way_out)) from None
+
+
+def check_saveable(model: nn.Module) -> None:
+    """Raise what ``save`` would, of all that does not depend on where; for those who work before they save."""
+    _plain(unwrapped(model))
+
+
+def _plain(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a model, and its description in plain JSON values."""
+    own: list[type[Structure]] = []
+    layers = [described(names, layer, own) for names, layer in structured_layers(model)]
+    families_with("save", own, NODE_KEYS)
+    tensors, aliases = distinct_tensors(model)
+    version = serialization.library_version()
+    return tensors, {"kmatrix_version": version, "layers": layers, "aliases": aliases}
 
 
 def load_model(
