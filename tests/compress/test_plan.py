@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 from collections.abc import Iterable
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 import kmatrix as km
@@ -391,3 +393,18 @@ def test_reports_of_layers_that_give_zeros_are_json() -> None:
     nn.init.zeros_(model[0].weight)
     report = km.compress_(model, 0.9, verify_speed=False)
     json.loads(json.dumps(report.to_json(), allow_nan=False))
+
+
+def test_reports_print_as_tables(mlp: nn.Sequential, batches: list[Tensor], clock: None) -> None:
+    model = nn.Sequential(mlp, nn.Sequential(nn.Conv1d(4, 4, 1)))
+    report = km.compress_(model, 0.5, calibration=batches, forward=lambda m, x: m[0](x))
+    headline, speed, blank, heads, *lines = str(report).splitlines()
+    assert headline == report.headline and "of dense params for a budget of 50.0%" in headline
+    assert speed.startswith("these layers, batch 1: ") and blank == ""
+    assert heads.split() == ["layer", "shape", "of", "dense", "error", "speed", "what,", "and", "why"]
+    assert [line.split()[0] for line in lines] == ["0.0", "0.2", "0.4", "skipped"]
+    console = Console(width=160, file=io.StringIO(), force_terminal=False)
+    console.print(report)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    for words in (headline, "what, and why", "LowRank(rank=", "skipped 1.0: a Conv1d is neither"):
+        assert words in printed

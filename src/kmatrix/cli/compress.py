@@ -22,12 +22,11 @@ import kmatrix as km
 from kmatrix._checks import check_size
 from kmatrix._errors import complaint
 from kmatrix._files import write_atomically
-from kmatrix.cli.tables import fact_table, output, plain_table
-from kmatrix.compress import CompressReport, LayerReport
+from kmatrix.cli.tables import fact_table, output
+from kmatrix.compress import CompressReport
 from kmatrix.compress.storage import check_saveable
 from kmatrix.report.compression import write_compression_report
 from kmatrix.report.page import check_available
-from kmatrix.report.words import brief
 
 _WHERE = "as package.module:function; the current folder is looked in first"
 
@@ -82,7 +81,7 @@ def compress(
         torch.set_num_threads(check_size("kmatrix compress", "--threads", threads))
     model = _model(build, weights)
     check_saveable(model)  # before the work, not after it
-    batches = None if calibration is None else _batches(calibration)
+    batches: Any = None if calibration is None else _batches(calibration)
     dense = copy.deepcopy(model) if heal else None
     found = km.compress_(
         model,
@@ -201,27 +200,9 @@ def _check_place(option: str, path: Path | None, suffix: str) -> None:
 
 def show(console: Console, found: CompressReport) -> None:
     """Print what became of every layer, and the totals."""
-    console.print(layer_table(found.layers))
-    for skipped in found.skipped:
-        console.print(f"skipped {escape(skipped.names[0])}: {escape(skipped.reason)}", highlight=False)
+    console.print(found)
     console.print()
     console.print(_totals(found))
-
-
-def layer_table(layers: tuple[LayerReport, ...]) -> Table:
-    """One line per layer: what stands there now, its numbers, error and measured speed, or why it stays dense."""
-    table = plain_table("layers", "layer", "#shape", "#of dense", "#error", "#speed", "what, and why")
-    for layer in layers:
-        m, n = layer.shape
-        chosen = layer.chosen
-        if chosen is None:
-            table.add_row(escape(layer.name), f"{m}x{n}", "", "", "", escape(layer.reason), style="dim")
-            continue
-        error = "" if chosen.error is None else f"{chosen.error:.1e}"
-        speed = "" if chosen.speedup is None else f"{chosen.speedup:.2f}x"
-        share = f"{chosen.num_params / layer.dense_params:.0%}"
-        table.add_row(escape(layer.name), f"{m}x{n}", share, error, speed, escape(brief(chosen.structure)))
-    return table
 
 
 def _totals(found: CompressReport) -> Table:

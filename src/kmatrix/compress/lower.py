@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix._tables import Sheet
 from kmatrix.compress.export import stock_module
 from kmatrix.compress.programs import Blocks, Form, check_choice, program_of
 from kmatrix.compress.stock import convolution, dense_attention, embedding
 from kmatrix.nn import Conv2d, Embedding, Linear, MultiheadAttention, swap_
 from kmatrix.nn._layer import MatrixLayer
 from kmatrix.structures.base import StructuredMatrix
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 Attention = Literal["factors", "dense"]
 FilterFn = Callable[[nn.Module, str], bool]
@@ -59,13 +63,32 @@ class LoweringReport:
 
     layers: tuple[LoweredLayer, ...]
 
+    @property
+    def headline(self) -> str:
+        """The outcome in a line."""
+        return f"{len(self.layers)} layers lowered"
+
+    def sheet(self) -> Sheet:
+        """One line per layer: what it was and is, its numbers before and after, and the measured error."""
+        rows = [
+            (
+                ", ".join(layer.names),
+                f"{layer.num_params:,}",
+                f"{layer.num_params_after:,}",
+                f"{layer.error:.1e}",
+                f"{layer.structure} -> {layer.form}" + (f" ({layer.note})" if layer.note else ""),
+            )
+            for layer in self.layers
+        ]
+        return Sheet(("layer", "#numbers", "#now", "#error", "what it was, and is"), rows)
+
     def __str__(self) -> str:
-        lines = [f"{len(self.layers)} layers lowered"]
-        for layer in self.layers:
-            counts = f"{layer.num_params:,} -> {layer.num_params_after:,} numbers, error {layer.error:.1e}"
-            note = f" ({layer.note})" if layer.note else ""
-            lines.append(f"  {', '.join(layer.names)}: {layer.structure} -> {layer.form}; {counts}{note}")
-        return "\n".join(lines)
+        return f"{self.headline}\n\n{self.sheet()}" if self.layers else self.headline
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+
+        return Group(self.headline, "", self.sheet())
 
 
 def lower_(

@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from kmatrix._tables import Sheet
 from kmatrix.nn.surgery import Skipped
 from kmatrix.structures import Structure
+from kmatrix.structures._words import brief
+
+if TYPE_CHECKING:
+    from rich.console import Group
 
 Measure = Literal["params", "flops", "time"]
 
@@ -216,21 +221,47 @@ class CompressReport:
             "machine": self.machine,
         }
 
-    def __str__(self) -> str:
-        return "\n".join(self._lines())
-
-    def _lines(self) -> Iterable[str]:
+    @property
+    def headline(self) -> str:
+        """The outcome in a line."""
         share = self.params / self.dense_params if self.dense_params else 1.0
-        yield (
+        return (
             f"{len(self.compressed)} of {len(self.layers)} layers compressed; {self.params:,} of "
             f"{self.dense_params:,} numbers ({share:.1%}), {self.reached:.1%} of dense {self.of} for a budget of "
             f"{self.budget:.1%}"
         )
+
+    def sheet(self) -> Sheet:
+        """One line per layer: what stands there now, its numbers, error and measured speed, or why it stays dense."""
+        rows = []
+        for layer in self.layers:
+            m, n = layer.shape
+            chosen = layer.chosen
+            if chosen is None:
+                rows.append((layer.name, f"{m}x{n}", "", "", "", layer.reason))
+                continue
+            error = "" if chosen.error is None else f"{chosen.error:.1e}"
+            speed = "" if chosen.speedup is None else f"{chosen.speedup:.2f}x"
+            share = f"{chosen.num_params / layer.dense_params:.0%}"
+            rows.append((layer.name, f"{m}x{n}", share, error, speed, brief(chosen.structure)))
+        quiet = frozenset(k for k, layer in enumerate(self.layers) if layer.chosen is None)
+        return Sheet(("layer", "#shape", "#of dense", "#error", "#speed", "what, and why"), rows, quiet)
+
+    def __str__(self) -> str:
+        return "\n".join([self.headline, *self._speed(), "", str(self.sheet()), *self._left()])
+
+    def __rich__(self) -> Group:
+        from rich.console import Group
+        from rich.text import Text
+
+        head = [Text(line) for line in (self.headline, *self._speed())]
+        return Group(*head, "", self.sheet(), *(Text(line, "dim") for line in self._left()))
+
+    def _speed(self) -> Iterable[str]:
         if self.layer_seconds is not None and self.layer_seconds[0] > 0:
             now, dense = self.layer_seconds
             yield f"these layers, batch {self.batch}: {dense / now:.2f}x less time than dense (measured one by one)"
-        for layer in self.layers:
-            what = "dense" if layer.chosen is None else str(layer.chosen.structure)
-            yield f"  {layer.name}: {what}; {layer.reason}"
+
+    def _left(self) -> Iterable[str]:
         for skipped in self.skipped:
-            yield f"  {', '.join(skipped.names)}: skipped; {skipped.reason}"
+            yield f"skipped {', '.join(skipped.names)}: {skipped.reason}"

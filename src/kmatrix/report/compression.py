@@ -49,7 +49,7 @@ def page(report: CompressReport, *, title: str) -> str:
     heading = escape(title)
     body = "\n".join(
         (
-            f'<p class="verdict">{escape(str(report).splitlines()[0])}.</p>',
+            f'<p class="verdict">{escape(report.headline)}.</p>',
             _cards(report),
             "<h2>What other budgets lead to</h2>" + _curve(report),
             "<h2>Layers</h2>" + _layers(report),
