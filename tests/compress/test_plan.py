@@ -16,6 +16,7 @@ from torch import Tensor, nn
 import kmatrix as km
 from kmatrix.compress import plan as module
 from kmatrix.compress.layers import Place
+from kmatrix.compress.metric import Metric
 from kmatrix.fitting import Timing
 
 
@@ -80,7 +81,6 @@ def test_budgets_are_kept_and_the_report_says_what_is_there(
     assert [p["budget"] for p in again["curve"]] == sorted(
         (p["budget"] for p in again["curve"]), reverse=True
     )
-    assert all(str(line) for line in str(report).splitlines())
 
 
 def test_only_what_is_measured_faster_is_chosen(
@@ -408,3 +408,16 @@ def test_reports_print_as_tables(mlp: nn.Sequential, batches: list[Tensor], cloc
     printed = console.file.getvalue()  # type: ignore[attr-defined]
     for words in (headline, "what, and why", "LowRank(rank=", "skipped 1.0: a Conv1d is neither"):
         assert words in printed
+
+
+def test_a_decomposition_that_fails_is_a_reason_and_no_end(
+    mlp: nn.Sequential, batches: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.linalg.LinAlgError("linalg.eigh: did not converge")
+
+    monkeypatch.setattr(Metric, "low_rank", fail)
+    report = km.compress_(mlp, 0.6, calibration=batches, verify_speed=False)
+    refused = [t for layer in report.layers for t in layer.tried if isinstance(t.structure, km.LowRank)]
+    assert refused and all(t.refused.startswith("could not be fitted: linalg.eigh") for t in refused)
+    assert any(isinstance(layer.chosen.structure, km.Monarch) for layer in report.compressed if layer.chosen)

@@ -159,7 +159,8 @@ def calibrate(
 
     Raises:
         DtypeError: if ``calibration`` is neither iterable nor callable.
-        ArgumentError: if it has no batches, or an activation or a gradient is not finite.
+        ArgumentError: if it has no batches, the model fails on one (whose own error is the cause), or an activation or
+            a gradient is not finite.
     """
     dtype = torch.float64 if double else torch.float32
     found = Calibration({s.name: Moments.empty(*s.shape, dtype, weight_of(s).device) for s in sites})
@@ -229,9 +230,21 @@ def _outputs(
     run, device = forward or default_forward, device_of(model)
     total = len(calibration) if isinstance(calibration, Sized) else 0
     for done, batch in enumerate(islice(calibration, max_batches), 1):
-        yield run(model, moved(batch, device))
+        yield _ran(run, model, moved(batch, device), done)
         if step is not None:
             step("calibrating", done, min(total, max_batches or total))
+
+
+def _ran(run: Forward, model: nn.Module, batch: Any, number: int) -> Any:
+    """The output for a batch; where the model does not take it, which batch it was, and what it looked like."""
+    try:
+        return run(model, batch)
+    except Exception as error:
+        shapes = [str(tuple(t.shape)) for t in tensors_of(batch)]
+        shown = f" (shape {', '.join(shapes[:4])})" if shapes else f" (a {type(batch).__name__})"
+        reason = f"the model's forward failed: {type(error).__name__}: {error}"
+        way_out = "pass batches that the model takes, or a forward that runs it on one"
+        raise ArgumentError(f"calibrate: batch {number}{shown}: {reason}; {way_out}") from error
 
 
 def _watch(site: Site, moments: Moments, sensitivity: bool) -> RemovableHandle:

@@ -78,7 +78,10 @@ def candidates(
     if ranks:
         if step is not None:
             step("low rank")
-        found += _low_rank(metric, ranks, dtype, seed, blind_too)
+        try:
+            found += _low_rank(metric, ranks, dtype, seed, blind_too)
+        except RuntimeError as error:  # a decomposition that did not converge
+            failed += [(structure, f"could not be fitted: {error}") for structure in ranks]
     bound = [(c.num_params, c.impact) for c in found]
     for group in _alike([s for s in wanted if not isinstance(s, LowRank)]):
         lost = ""
