@@ -13,7 +13,18 @@ from typing import Any
 
 import pytest
 
-OPTIONAL = ["matplotlib", "typer", "rich", "triton", "hypothesis", "pytest", "optuna", "onnx", "onnxruntime", "torchao"]
+OPTIONAL = [
+    "matplotlib",
+    "typer",
+    "rich",
+    "triton",
+    "hypothesis",
+    "pytest",
+    "optuna",
+    "onnx",
+    "onnxruntime",
+    "torchao",
+]
 
 PROBE = """
 import json, logging, os, sys, threading, warnings
