@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import kmatrix as km
+from kmatrix.cli.tables import Lines
+from kmatrix.compress import HealReport
 
 Command = Callable[..., Result]
 
@@ -29,6 +31,21 @@ def batches():
     torch.manual_seed(1)
     for _ in range(4):
         yield torch.randn(40, 24) * torch.logspace(0, -2, 24), "label"
+
+def wrong():
+    return [torch.randn(8, 100)]
+
+def nothing_left():
+    return []
+
+used_up = batches()
+
+def once():
+    return used_up
+
+def interrupted():
+    yield from batches()
+    raise KeyboardInterrupt
 
 size = 3
 """
@@ -122,6 +139,101 @@ def test_a_model_is_healed_towards_what_it_was(
     assert torch.equal(teacher.state_dict()["0.weight"], stored["0.weight"])
 
 
+@pytest.fixture
+def without_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No measuring: the clock of a busy test machine decides nothing."""
+    real = km.compress_
+    monkeypatch.setattr(
+        km, "compress_", lambda *a, **k: real(*a, **{**k, "verify_speed": False}), raising=False
+    )
+
+
+@pytest.mark.usefixtures("without_clock")
+def test_a_generator_is_called_again_for_healing(kmatrix: Command, folder: Path) -> None:
+    arguments = (
+        "--calibration",
+        "mine_to_compress:batches",
+        "--budget",
+        "0.6",
+        "--heal",
+        "9",
+        "--out",
+        "small",
+    )
+    result = kmatrix("compress", "mine_to_compress:build", *arguments, columns=140)
+    assert result.exit_code == 0, result.stderr
+    assert "healed: 9 steps in" in result.stdout
+
+
+@pytest.mark.usefixtures("without_clock")
+@pytest.mark.parametrize("failure", ["batches", "late"])
+def test_what_was_compressed_is_saved_when_healing_fails(
+    kmatrix: Command, folder: Path, monkeypatch: pytest.MonkeyPatch, failure: str
+) -> None:
+    seen = {}
+
+    def heal(model: nn.Module, *_: object, **__: object) -> object:
+        seen.update({name: tensor.clone() for name, tensor in model.state_dict().items()})
+        next(model.parameters()).data.zero_()
+        raise RuntimeError("out of luck")
+
+    if failure == "late":
+        monkeypatch.setattr(km, "heal", heal, raising=False)
+    calibration = "mine_to_compress:once" if failure == "batches" else "mine_to_compress:batches"
+    arguments = ("--calibration", calibration, "--budget", "0.6", "--heal", "20", "--out", "small")
+    result = kmatrix("compress", "mine_to_compress:build", *arguments, "--json", "small.json", columns=140)
+    said = complaint(result)
+    assert "--heal=20: it failed: " in said
+    assert ("it has no batches" if failure == "batches" else "RuntimeError: out of luck") in said
+    assert said.endswith("what was written to small is the compressed model, not healed")
+    assert json.loads((folder / "small.json").read_text())["reached"] <= 0.6
+    stored = load_file(folder / "small" / "model.safetensors")
+    assert len(stored) > 4  # a structured layer has more tensors than a weight and a bias
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in seen.items())
+
+
+def test_ctrl_c_is_a_line_and_leaves_nothing(kmatrix: Command, folder: Path) -> None:
+    arguments = ("--calibration", "mine_to_compress:interrupted", "--out", "small")
+    result = kmatrix("compress", "mine_to_compress:build", *arguments)
+    assert (result.exit_code, result.stderr) == (130, "interrupted, nothing was written\n")
+    assert not (folder / "small").exists()
+    assert "130" in kmatrix("compress", "--help").stdout
+
+
+@pytest.mark.usefixtures("without_clock")
+def test_ctrl_c_while_healing_keeps_the_best(
+    kmatrix: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = HealReport((1.0,), ((0, 1.0),), 0, 0.1, interrupted=True)
+    monkeypatch.setattr(km, "heal", lambda *_, **__: report, raising=False)
+    arguments = (
+        "--calibration",
+        "mine_to_compress:batches",
+        "--budget",
+        "0.6",
+        "--heal",
+        "20",
+        "--out",
+        "small",
+    )
+    result = kmatrix("compress", "mine_to_compress:build", *arguments, columns=140)
+    assert result.exit_code == 130
+    assert "model written to small" in result.stdout
+    assert (folder / "small" / "model.safetensors").exists()
+
+
+def test_lines_of_progress_come_now_and_then(capsys: pytest.CaptureFixture[str]) -> None:
+    now = [0.0]
+    step = Lines(every=10, clock=lambda: now[0])
+    for now[0], done in ((1.0, 1), (9.9, 2), (12.0, 3), (20.0, 4), (22.0, 5)):
+        step("calibrating", done, 8)
+    now[0] = 40.0
+    step("measuring", 6, 0)
+    captured = capsys.readouterr()
+    assert captured.err == "calibrating (3 of 8)\ncalibrating (5 of 8)\nmeasuring (6)\n"
+    assert captured.out == ""
+
+
 @pytest.mark.parametrize(
     ("out", "words"),
     [
@@ -159,9 +271,18 @@ def test_layers_without_anything_faster_are_told(kmatrix: Command, folder: Path)
         (("mine_to_compress:build", "--heal", "5"), "--heal=5: there are no batches"),
         (("mine_to_compress:build", "--heal", "-1"), "--heal=-1: below 0"),
         (("mine_to_compress:build", "--threads", "0"), "--threads=0: must be a whole number of at least 1"),
-        (("mine_to_compress:build", "--max-batches", "0", "--budget", "1"), "max_batches=0: must be"),
-        (("mine_to_compress:build", "--budget", "0"), "must be over 0"),
-        (("mine_to_compress:build", "--of", "beauty"), "unknown"),
+        (("mine_to_compress:build", "--max-batches", "0", "--budget", "1"), "--max-batches=0: must be"),
+        (("mine_to_compress:build", "--budget", "0"), "kmatrix compress: --budget=0.0: must be over 0"),
+        (("mine_to_compress:build", "--of", "beauty"), "kmatrix compress: --of='beauty': unknown"),
+        (("mine_to_compress:build", "--layers", "head"), "--layers='head': matches no module"),
+        (
+            ("mine_to_compress:build", "--calibration", "mine_to_compress:wrong"),
+            "calibrate: batch 1 (shape (8, 100)): the model's forward failed: RuntimeError: mat1",
+        ),
+        (
+            ("mine_to_compress:build", "--calibration", "mine_to_compress:nothing_left"),
+            "kmatrix compress: --calibration=nothing: it has no batches",
+        ),
     ],
 )
 def test_what_cannot_be_done_is_one_line(

@@ -146,7 +146,7 @@ def test_patches_are_counted_a_few_images_at_a_time(monkeypatch: pytest.MonkeyPa
 
 def test_a_failure_in_the_middle_leaves_nothing_behind(mlp: nn.Sequential, batches: list[Tensor]) -> None:
     mlp.train()
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(km.ArgumentError, match=r"batch 2 .*shapes cannot be multiplied"):
         calibrate(mlp, select(mlp)[0], [batches[0], torch.ones(2, 3)])
     assert all(p.requires_grad and p.grad is None for p in mlp.parameters())
     assert all(m.training and not m._forward_hooks for m in mlp.modules())
@@ -197,3 +197,16 @@ def test_gradients_that_are_not_finite_are_refused() -> None:
     ):
         calibrate(model, select(model)[0], [torch.randn(5, 4)])
     calibrate(model, select(model)[0], [torch.randn(5, 4)], sensitivity=False)
+
+
+def test_a_batch_that_the_model_does_not_take_is_named() -> None:
+    model = nn.Sequential(nn.Linear(6, 4))
+    batches = [torch.randn(8, 6), {"input": torch.randn(8, 100)}]
+    words = r"batch 2 \(shape \(8, 100\)\): the model's forward failed: RuntimeError: mat1"
+    with pytest.raises(km.ArgumentError, match=words) as caught:
+        calibrate(model, km.nn.linear_like(model), batches)
+    assert type(caught.value.__cause__) is RuntimeError
+    assert not model[0]._forward_hooks
+    assert all(p.requires_grad for p in model.parameters())
+    with pytest.raises(km.ArgumentError, match=r"batch 1 \(a str\): the model's forward failed"):
+        calibrate(model, km.nn.linear_like(model), ["words"])

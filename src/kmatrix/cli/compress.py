@@ -22,8 +22,8 @@ import kmatrix as km
 from kmatrix._checks import check_size
 from kmatrix._errors import complaint
 from kmatrix._files import write_atomically
-from kmatrix.cli.tables import fact_table, output
-from kmatrix.compress import CompressReport
+from kmatrix.cli.tables import Lines, fact_table, output
+from kmatrix.compress import CompressReport, HealReport
 from kmatrix.compress.storage import check_saveable
 from kmatrix.report.compression import write_compression_report
 from kmatrix.report.page import check_available
@@ -62,8 +62,10 @@ def compress(
 ) -> None:
     """Compress a trained model: fit every layer, measure here, choose under one budget, and save.
 
-    The functions named are imported and called: name only code that you trust. Exit codes: 0 done, 2 something was
-    refused.
+    The functions named are imported and called: name only code that you trust.
+
+    Exit codes: 0 done, 2 something was refused (where only --heal failed, the model is saved without it), 130 Ctrl-C
+    (nothing is written, but for a --heal that was cut short: its best state is).
     """
     console = output()
     for option, path, suffix in (("--report", report, ".html"), ("--json", json_report, ".json")):
@@ -79,33 +81,74 @@ def compress(
         raise km.ArgumentError(complaint("kmatrix compress", "--heal", heal, "there are no batches", way_out))
     if threads is not None:
         torch.set_num_threads(check_size("kmatrix compress", "--threads", threads))
-    model = _model(build, weights)
-    check_saveable(model)  # before the work, not after it
-    batches: Any = None if calibration is None else _batches(calibration)
-    dense = copy.deepcopy(model) if heal else None
-    found = km.compress_(
-        model,
-        budget,
-        of=of,  # type: ignore[arg-type]  # checked there
-        calibration=batches,
-        batch=batch,
-        filter_fn=layers or None,
-        tol=tol,
-        max_batches=max_batches,
-        seed=seed,
-    )
-    healed = km.heal(model, batches, teacher=dense, steps=heal, lr=lr) if heal else None
-    km.save(model, out)
-    if report is not None:
-        write_compression_report(report, found, title=f"{build} compressed")
-    if json_report is not None:
-        write_atomically("kmatrix compress", json_report, json.dumps(found.to_json(), indent=1).encode())
-    show(console, found)
-    if healed is not None:
-        console.print(f"healed: {healed}", highlight=False)
-    for what, path in (("model", out), ("report", report), ("figures", json_report)):
-        if path is not None:
-            console.print(f"{what} written to {escape(str(path))}", highlight=False, soft_wrap=True)
+    with _Interruptible() as work:
+        model = _model(build, weights)
+        check_saveable(model)  # before the work, not after it
+        batches: Any = None if calibration is None else _batches(calibration)
+        dense = copy.deepcopy(model) if heal else None
+        found = km.compress_(
+            model,
+            budget,
+            of=of,  # type: ignore[arg-type]  # checked there
+            calibration=batches,
+            batch=batch,
+            filter_fn=layers or None,
+            tol=tol,
+            max_batches=max_batches,
+            seed=seed,
+            progress=_progress(),
+        )
+        healed = None if dense is None else _healed(model, batches, dense, heal, lr)
+        km.save(model, out)
+        work.written.append(out)
+        if report is not None:
+            write_compression_report(report, found, title=f"{build} compressed")
+            work.written.append(report)
+        if json_report is not None:
+            write_atomically("kmatrix compress", json_report, json.dumps(found.to_json(), indent=1).encode())
+            work.written.append(json_report)
+        show(console, found)
+        if isinstance(healed, HealReport):
+            console.print(f"healed: {healed}", highlight=False)
+        for what, path in (("model", out), ("report", report), ("figures", json_report)):
+            if path is not None:
+                console.print(f"{what} written to {escape(str(path))}", highlight=False, soft_wrap=True)
+    if isinstance(healed, str):
+        way_out = f"what was written to {out} is the compressed model, not healed"
+        raise km.ArgumentError(complaint("kmatrix compress", "--heal", heal, f"it failed: {healed}", way_out))
+    if healed is not None and healed.interrupted:
+        raise typer.Exit(130)
+
+
+class _Interruptible:
+    """Work that Ctrl-C ends with a line and exit code 130, instead of a traceback."""
+
+    def __init__(self) -> None:
+        self.written: list[Path] = []
+
+    def __enter__(self) -> _Interruptible:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and issubclass(kind, KeyboardInterrupt):
+            what = f"written: {', '.join(map(str, self.written))}" if self.written else "nothing was written"
+            typer.echo(f"interrupted, {what}", err=True)
+            raise typer.Exit(130) from None
+
+
+def _progress() -> bool | Lines:
+    """A bar on a terminal, lines now and then elsewhere."""
+    return True if sys.stderr.isatty() else Lines()
+
+
+def _healed(model: nn.Module, batches: Any, dense: nn.Module, steps: int, lr: float) -> HealReport | str:
+    """What healing did, or why it failed; then the model is as it was before, so that the compression is not lost."""
+    before = copy.deepcopy(model.state_dict())
+    try:
+        return km.heal(model, batches, teacher=dense, steps=steps, lr=lr, progress=_progress())
+    except Exception as error:  # much of what runs is the user's: batches, and the model on them
+        model.load_state_dict(before)
+        return str(error) if isinstance(error, km.KMatrixError) else f"{type(error).__name__}: {error}"
 
 
 def _function(option: str, text: str) -> Callable[[], Any]:

@@ -73,8 +73,19 @@ OPTIONS = {option for named in STRUCTURES.values() for option in named.options} 
     "seed",
     "tol",
 }
+OF_COMPRESS = {
+    "batch": "--batch",
+    "budget": "--budget",
+    "calibration": "--calibration",
+    "filter_fn": "--layers",
+    "lr": "--lr",
+    "max_batches": "--max-batches",
+    "of": "--of",
+    "seed": "--seed",
+    "tol": "--tol",
+}
 FILES = ("path", "target")
-LIBRARY = ("fit", "describe", "save", "report", "bench", "compare")
+LIBRARY = ("fit", "describe", "save", "report", "bench", "compare", "compress_", "heal", "select")
 
 
 def in_options(complaint_of_library: str, command: str) -> str:
@@ -86,10 +97,27 @@ def in_options(complaint_of_library: str, command: str) -> str:
         >>> in_options("describe: path=x.npy: an .npy file; use another", "info")
         'kmatrix info: x.npy: an .npy file; use another'
     """
-    where, _, rest = complaint_of_library.partition(": ")
+    where, colon, rest = complaint_of_library.partition(": ")
     argument, equals, value = rest.partition("=")
+    if command == "compress":
+        if equals and argument in OF_COMPRESS:
+            return f"kmatrix compress: {OF_COMPRESS[argument]}={_ways_out_of_compress(value)}"
+        rest = _ways_out_of_compress(rest)
     if equals and argument in OPTIONS:
         return f"kmatrix {command}: --{argument.replace('_', '-')}={value}"
     if where not in LIBRARY:
-        return complaint_of_library
+        return f"{where}{colon}{rest}"
     return f"kmatrix {command}: " + (value if argument in FILES else rest)
+
+
+def _ways_out_of_compress(text: str) -> str:
+    """Arguments of ``compress_`` that its ways out name, as options."""
+    head, semicolon, way_out = text.rpartition("; ")
+    for words, option in (
+        ("pass budget=", "pass --budget "),
+        ("a wider filter_fn, or more structures", "more --layers"),
+        ("a wider filter_fn", "other --layers"),
+        ("a narrower filter_fn", "fewer --layers"),
+    ):
+        way_out = way_out.replace(words, option)
+    return head + semicolon + way_out

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich.console import Console
@@ -132,3 +135,19 @@ class Ticker:
         done = f", {self._ended} done" if self._ended else ""
         if self._status is not None:
             self._status.update(f"{self._what}: {escape(family)}{done} (Ctrl-C keeps the best so far)")
+
+
+class Lines:
+    """Progress where no terminal shows a bar: a line on stderr now and then, none for work that soon ends."""
+
+    def __init__(self, every: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        self._every, self._clock = every, clock
+        self._last = clock()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = self._clock()
+        if now - self._last < self._every:
+            return
+        self._last = now
+        with contextlib.suppress(OSError):  # a pipe that takes nothing does not end the work
+            print(f"{what} ({done} of {total})" if total else f"{what} ({done})", file=sys.stderr, flush=True)
