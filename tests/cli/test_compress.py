@@ -290,3 +290,18 @@ def test_what_cannot_be_done_is_one_line(
 ) -> None:
     assert words in complaint(kmatrix("compress", *arguments, "--out", "small"))
     assert not (folder / "small").exists()
+
+
+def test_projections_of_attention_are_offered(
+    kmatrix: Command, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def compress(model: nn.Module, *_: object, attention: bool, **options: object) -> object:
+        asked.append(attention)
+        raise km.ArgumentError("enough")
+
+    monkeypatch.setattr(km, "compress_", compress, raising=False)
+    for flag in ((), ("--attention",)):
+        assert complaint(kmatrix("compress", "mine_to_compress:build", "--out", "small", *flag)) == "enough"
+    assert asked == [False, True]

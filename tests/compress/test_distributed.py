@@ -23,6 +23,7 @@ def model_and_data() -> tuple[nn.Sequential, list[Tensor]]:
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 4))
+    model[1].unused = nn.Linear(3, 3)  # runs never, which must stop neither
     return model, [torch.randn(20, 24, generator=generator) for _ in range(8)]
 
 

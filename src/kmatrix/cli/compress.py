@@ -53,6 +53,9 @@ def compress(
     tol: Annotated[
         float | None, typer.Option(help="Largest relative squared error of any layer's outputs.")
     ] = None,
+    attention: Annotated[
+        bool, typer.Option("--attention", help="Offer the projections of nn.MultiheadAttention too.")
+    ] = False,
     heal: Annotated[int, typer.Option(help="Steps of fine-tuning towards the dense model.")] = 0,
     lr: Annotated[float, typer.Option(help="Learning rate of --heal.")] = 3e-4,
     max_batches: Annotated[int | None, typer.Option(help="How many calibration batches to take.")] = None,
@@ -94,6 +97,7 @@ def compress(
             batch=batch,
             filter_fn=layers or None,
             tol=tol,
+            attention=attention,
             max_batches=max_batches,
             seed=seed,
             progress=_progress(),

@@ -214,7 +214,8 @@ class _Healer:
             return self.model
         from torch.nn.parallel import DistributedDataParallel
 
-        return DistributedDataParallel(self.model)
+        # Layers that never run stay dense and may stay in the model.
+        return DistributedDataParallel(self.model, find_unused_parameters=True)
 
     def _one_step(self, trained: nn.Module, optimiser: torch.optim.Optimizer, batch: Any) -> None:
         self.model.zero_grad(set_to_none=True)
