@@ -56,3 +56,13 @@ class Sheet:
         for k, cells in enumerate(self.rows):
             table.add_row(*map(escape, cells), style="dim" if k in self.quiet else "")
         return table
+
+
+def counted(number: int, what: str) -> str:
+    """A number of things, in the singular or plural.
+
+    Example:
+        >>> counted(1, "layer"), counted(1200, "layer")
+        ('1 layer', '1,200 layers')
+    """
+    return f"{number:,} {what}" + ("" if number == 1 else "s")

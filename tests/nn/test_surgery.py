@@ -228,3 +228,50 @@ def test_a_copy_stays_a_copy() -> None:
     assert copied.first is copied.again is not model.first
     index = torch.tensor([1, 2])
     assert torch.equal(copied(index), model(index))
+
+
+def test_layers_are_chosen_by_patterns_too() -> None:
+    def replaced(filter_fn: object) -> tuple[tuple[str, ...], ...]:
+        return km.replace_linear_(Model(), km.LowRank(2), filter_fn).replaced  # type: ignore[arg-type]
+
+    assert replaced("mlp.*") == (("mlp.0",), ("mlp.2",))
+    assert replaced(["*", "!mlp.2"]) == (("first", "again"), ("mlp.0",))
+    assert replaced("again") == (("first", "again"),)  # any name of a tied layer
+    assert replaced("!again") == (("mlp.0",), ("mlp.2",))
+    model = Model()
+    with pytest.raises(
+        km.ArgumentError, match=r"replace_linear_: filter_fn='zzz\*': matches no module; .*mlp"
+    ):
+        km.replace_linear_(model, km.LowRank(2), "zzz*")
+    for nothing in (3, ["mlp.*", 3]):
+        with pytest.raises(km.DtypeError, match="filter_fn=3: not a pattern"):
+            km.replace_linear_(model, km.LowRank(2), nothing)  # type: ignore[arg-type]
+    assert type(model.first) is nn.Linear
+    assert [site.name for site in km.nn.linear_like(model, "!mlp.0")] == ["first", "mlp.2"]
+
+
+def test_attentions_are_opened_and_layers_lowered_and_guided_by_patterns() -> None:
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)
+    assert km.nn.open_attention_(model, "layers.1.*") == ["layers.1.self_attn"]
+    report = km.replace_linear_(model, km.LowRank(1), "layers.1.*")
+    assert len(report.replaced) == 6
+    assert [layer.names for layer in km.lower_(model, "*.linear1").layers] == [("layers.1.linear1",)]
+    guidance = km.nn.self_guide_(model, 2, "*.linear2")
+    assert list(guidance.layers) == ["layers.1.linear2"]
+
+
+def test_what_is_larger_than_dense_is_marked() -> None:
+    model = nn.Sequential(nn.Linear(50, 70), nn.Linear(70, 500))
+    report = km.replace_linear_(model, km.LowRank(40))
+    assert report.larger == (("0",),)
+    assert str(report).splitlines()[1:] == ["  larger than dense: 0"]
+    assert "larger than dense: 4,800 numbers for 3,500" in repr(model[0])
+    assert "larger" not in repr(model[1])
+    assert "larger" not in repr(km.nn.Linear(5, 7, structure=km.Dense()))
+    wide = km.nn.Conv2d(4, 6, 1, groups=2, structure=km.LowRank(3))
+    assert "larger than dense: 30 numbers for 12" in repr(wide)
+
+
+def test_one_layer_is_in_the_singular() -> None:
+    report = km.replace_linear_(nn.Sequential(nn.Linear(8, 8)), km.LowRank(1))
+    assert str(report) == "1 layer replaced, 64 -> 16 numbers (25.0%)"

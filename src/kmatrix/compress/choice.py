@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from kmatrix._errors import ArgumentError, complaint
+from kmatrix._tables import counted
 from kmatrix.compress._processes import from_first, take_from_first_
 from kmatrix.compress._progress import Step
 from kmatrix.compress.budget import Option, choose
@@ -91,7 +92,8 @@ class Choice:
         ]
         if stay:
             why = " as nothing was measured faster" if self.clock else ""
-            reason += f", and {len(stay)} layers stay dense{why}: {', '.join(stay[:5])}"
+            does = "stays" if len(stay) == 1 else "stay"
+            reason += f", and {counted(len(stay), 'layer')} {does} dense{why}: {', '.join(stay[:5])}"
         way_out = (
             f"pass budget={math.ceil(share * 1e4) / 1e4:g} or more, a wider filter_fn, or more structures"
         )

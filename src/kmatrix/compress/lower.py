@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, cast, get_args
@@ -12,19 +12,19 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
-from kmatrix._tables import Sheet
+from kmatrix._tables import Sheet, counted
 from kmatrix.compress.export import stock_module
 from kmatrix.compress.programs import Blocks, Form, check_choice, program_of
 from kmatrix.compress.stock import convolution, dense_attention, embedding
 from kmatrix.nn import Conv2d, Embedding, Linear, MultiheadAttention, swap_
 from kmatrix.nn._layer import MatrixLayer
+from kmatrix.nn.filters import Filter, as_function
 from kmatrix.structures.base import StructuredMatrix
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 Attention = Literal["factors", "dense"]
-FilterFn = Callable[[nn.Module, str], bool]
 _PROBES = 4
 _MARK = "_structured_before"  # on rows of layers, for km.save
 
@@ -66,7 +66,7 @@ class LoweringReport:
     @property
     def headline(self) -> str:
         """The outcome in a line."""
-        return f"{len(self.layers)} layers lowered"
+        return f"{counted(len(self.layers), 'layer')} lowered"
 
     def sheet(self) -> Sheet:
         """One line per layer: what it was and is, its numbers before and after, and the measured error."""
@@ -93,7 +93,7 @@ class LoweringReport:
 
 def lower_(
     model: nn.Module,
-    filter_fn: FilterFn | None = None,
+    filter_fn: Filter | None = None,
     *,
     form: Form = "auto",
     blocks: Blocks = "auto",
@@ -110,7 +110,7 @@ def lower_(
 
     Args:
         model: changed in place.
-        filter_fn: which structured layers to lower, from the module and its first qualified name; all if not given.
+        filter_fn: which structured layers to lower, as for ``km.replace_linear_``; all if not given.
         form: ``"auto"`` multiplies narrow factors out to wider ones, and everything where the factors would take no
             fewer products than the dense matrix; ``"factors"`` keeps the factors as they are; ``"dense"`` multiplies
             everything out.
@@ -172,9 +172,10 @@ def stock_layer(layer: nn.Module, *, form: Form = "auto", blocks: Blocks = "auto
 
 
 def _structured(
-    model: nn.Module, filter_fn: FilterFn | None, attention: Attention
+    model: nn.Module, filter_fn: Filter | None, attention: Attention
 ) -> Iterator[tuple[tuple[str, ...], nn.Module]]:
     """The structured layers of a model, those inside others left out, each once with all its names."""
+    meant = as_function("lower_", model, filter_fn)
     found: dict[nn.Module, list[str]] = {}
     outer = None
     for name, module in model.named_modules(remove_duplicate=False):
@@ -187,7 +188,7 @@ def _structured(
         outer = name
         found.setdefault(module, []).append(name)
     for module, names in found.items():
-        if filter_fn is not None and not filter_fn(module, names[0]):
+        if not meant(module, names[0]):
             continue
         if "" in names:
             reason, way_out = "a structured layer itself", "lower a model that holds it: nn.Sequential(layer)"

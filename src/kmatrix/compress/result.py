@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from kmatrix._tables import Sheet
+from kmatrix._tables import Sheet, counted
 from kmatrix.nn.surgery import Skipped
 from kmatrix.structures import Structure
 from kmatrix.structures._words import brief
@@ -226,7 +226,7 @@ class CompressReport:
         """The outcome in a line."""
         share = self.params / self.dense_params if self.dense_params else 1.0
         return (
-            f"{len(self.compressed)} of {len(self.layers)} layers compressed; {self.params:,} of "
+            f"{len(self.compressed)} of {counted(len(self.layers), 'layer')} compressed; {self.params:,} of "
             f"{self.dense_params:,} numbers ({share:.1%}), {self.reached:.1%} of dense {self.of} for a budget of "
             f"{self.budget:.1%}"
         )

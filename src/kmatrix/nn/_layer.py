@@ -87,6 +87,12 @@ class MatrixLayer(nn.Module):
         return matrix(x, bias) if awaited(matrix) else matrix.forward(x, bias)
 
 
+def size_remark(matrix: StructuredMatrix, dense: int) -> str:
+    """What the representation of a layer says where its matrix has more numbers than the dense one would have."""
+    held = matrix.num_params
+    return f", larger than dense: {held:,} numbers for {dense:,}" if held > dense else ""
+
+
 def awaited(module: nn.Module) -> bool:
     """Whether somebody waits for the call of a module; otherwise its ``forward`` is the same, and reached sooner."""
     return bool(

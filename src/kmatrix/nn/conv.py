@@ -19,6 +19,7 @@ from kmatrix.nn._layer import (
     empty_bias,
     fitted,
     given_bias,
+    size_remark,
 )
 from kmatrix.structures import Grouped, GroupedMatrix, Structure, StructuredMatrix
 
@@ -267,7 +268,8 @@ class Conv2d(MatrixLayer):
         parts += [f"groups={self.groups}"] if self.groups != 1 else []
         parts += ["bias=False"] if self.bias is None else []
         parts += [f"padding_mode={self.padding_mode}"] if self.padding_mode != "zeros" else []
-        return ", ".join(parts)
+        m, n = self.matrix.shape
+        return ", ".join(parts) + size_remark(self.matrix, m * n // self.groups)
 
 
 def grouped(structure: Structure, groups: int) -> Structure:

@@ -8,7 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from kmatrix._checks import check_dtype, check_size
-from kmatrix.nn._layer import MatrixLayer, checked_matrix, checked_structure, empty_bias, fitted, given_bias
+from kmatrix.nn._layer import (
+    MatrixLayer,
+    checked_matrix,
+    checked_structure,
+    empty_bias,
+    fitted,
+    given_bias,
+    size_remark,
+)
 from kmatrix.structures import Structure, StructuredMatrix
 
 
@@ -109,4 +117,5 @@ class Linear(MatrixLayer):
 
     def extra_repr(self) -> str:
         features = f"in_features={self.in_features}, out_features={self.out_features}"
-        return f"{features}, bias={self.bias is not None}"
+        remark = size_remark(self.matrix, self.in_features * self.out_features)
+        return f"{features}, bias={self.bias is not None}{remark}"

@@ -11,8 +11,9 @@ from torch.nn import functional
 
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, complaint
+from kmatrix.nn.filters import Filter, as_function
 from kmatrix.nn.linear import Linear
-from kmatrix.nn.surgery import FilterFn, swap_
+from kmatrix.nn.surgery import swap_
 from kmatrix.structures import ChainMatrix, StructuredMatrix
 from kmatrix.structures.base import to_pairs
 from kmatrix.structures.chain import AbstractChainMatrix, spectral_scales
@@ -204,7 +205,7 @@ class SelfGuidance:
         swap_(self.model, {name: guided.layer for name, guided in self.layers.items()})
 
 
-def self_guide_(model: nn.Module, steps: int, filter_fn: FilterFn | None = None) -> SelfGuidance:
+def self_guide_(model: nn.Module, steps: int, filter_fn: Filter | None = None) -> SelfGuidance:
     """Train structured layers with a dense guide beside each, whose share falls to zero.
 
     Products of factors have saddle points and loss spikes that dense weights do not have. The guide starts equal to
@@ -214,7 +215,7 @@ def self_guide_(model: nn.Module, steps: int, filter_fn: FilterFn | None = None)
     Args:
         model: changed in place, before the optimiser is made: real ``km.nn.Linear`` layers get a guide.
         steps: optimiser steps over which the guides fade, about half of the training.
-        filter_fn: which layers, from the module and its first qualified name; all if not given.
+        filter_fn: which layers, as for ``km.replace_linear_``; all if not given.
 
     Returns:
         The schedule: call ``step()`` after every optimiser step, and ``finish()`` once all are done.
@@ -233,10 +234,11 @@ def self_guide_(model: nn.Module, steps: int, filter_fn: FilterFn | None = None)
     structured feedforward layers (arXiv 2406.16450).
     """
     check_size("self_guide_", "steps", steps)
+    meant = as_function("self_guide_", model, filter_fn)
     guided: dict[nn.Module, tuple[str, SelfGuidedLinear]] = {}
     for name, module in model.named_modules():
         if isinstance(module, Linear) and name and not module.matrix.dtype.is_complex:
-            if filter_fn is None or filter_fn(module, name):
+            if meant(module, name):
                 guided[module] = (name, SelfGuidedLinear(module))
     if not guided:
         way_out = "pass a model that holds real km.nn.Linear layers"

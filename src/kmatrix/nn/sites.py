@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,9 +13,9 @@ from torch.nn.utils import parametrize
 from kmatrix._checks import DTYPES
 from kmatrix._errors import DtypeError, complaint
 from kmatrix.nn._layer import MatrixLayer, hooked
+from kmatrix.nn.filters import Filter, as_function
 
 Kind = Literal["linear", "conv2d"]
-FilterFn = Callable[[nn.Module, str], bool]
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,13 @@ class Skipped:
     reason: str
 
 
-def linear_like(model: nn.Module, filter_fn: FilterFn | None = None) -> list[Site]:
+def linear_like(model: nn.Module, filter_fn: Filter | None = None) -> list[Site]:
     """The layers of a model that can be swapped: ordinary ``nn.Linear`` and ``nn.Conv2d``, each once.
 
     Args:
         model: any module.
-        filter_fn: which of them to list, from the module and its first qualified name; all if not given.
+        filter_fn: which of them to list: a function of the module and its first qualified name, or patterns of names
+            (``"*.mlp.*"``, ``"!head"``); all if not given.
 
     Example:
         >>> import torch.nn as nn, kmatrix as km
@@ -78,12 +79,12 @@ def linear_like(model: nn.Module, filter_fn: FilterFn | None = None) -> list[Sit
     return survey(model, filter_fn)[0]
 
 
-def survey(model: nn.Module, filter_fn: FilterFn | None = None) -> tuple[list[Site], list[Skipped]]:
+def survey(model: nn.Module, filter_fn: Filter | None = None) -> tuple[list[Site], list[Skipped]]:
     """The layers that can be swapped, and those that look like one and cannot, each with the reason.
 
     Args:
         model: any module.
-        filter_fn: which of them to look at, from the module and its first qualified name; all if not given.
+        filter_fn: which of them to look at, as for ``linear_like``.
 
     Example:
         >>> import torch.nn as nn, kmatrix as km
@@ -94,12 +95,13 @@ def survey(model: nn.Module, filter_fn: FilterFn | None = None) -> tuple[list[Si
     if not isinstance(model, nn.Module):
         way_out = "pass the model"
         raise DtypeError(complaint("survey", "model", type(model).__name__, "not an nn.Module", way_out))
+    meant = as_function("survey", model, filter_fn)
     owners = _owners_of_weights(model)
     parents = _parents(model)
     sites, skipped = [], []
     for module, names in by_module(model):
         kind = _kind(module)
-        if kind is None or (filter_fn is not None and not filter_fn(module, names[0])):
+        if kind is None or not meant(module, names[0]):
             continue
         reason = _why_not(module, names, parents.get(module, []), owners)
         if reason is None and kind != "other":

@@ -9,12 +9,13 @@ from typing import Any, cast, get_args
 from torch import nn
 
 from kmatrix._errors import ArgumentError, complaint
+from kmatrix._tables import counted
 from kmatrix.nn._layer import checked_structure, hooked
 from kmatrix.nn.conv import Conv2d, grouped
 from kmatrix.nn.embedding import Embedding
+from kmatrix.nn.filters import Filter, as_function
 from kmatrix.nn.hosts import opened, settle_hosts_
 from kmatrix.nn.linear import Linear
-from kmatrix.nn.sites import FilterFn as FilterFn
 from kmatrix.nn.sites import Kind as Kind
 from kmatrix.nn.sites import Site as Site
 from kmatrix.nn.sites import Skipped as Skipped
@@ -36,17 +37,20 @@ class Replacement:
         skipped: layers that could not be swapped, each with its reason; those the filter left out are not listed.
         params_before: numbers in the weights of the swapped layers before.
         params_after: numbers in their structured matrices.
+        larger: names of those whose matrix has more numbers than the dense one had.
     """
 
     replaced: tuple[tuple[str, ...], ...]
     skipped: tuple[Skipped, ...]
     params_before: int
     params_after: int
+    larger: tuple[tuple[str, ...], ...] = ()
 
     def __str__(self) -> str:
         share = self.params_after / self.params_before if self.params_before else 1.0
         counts = f"{self.params_before:,} -> {self.params_after:,} numbers ({share:.1%})"
-        lines = [f"{len(self.replaced)} layers replaced, {counts}"]
+        lines = [f"{counted(len(self.replaced), 'layer')} replaced, {counts}"]
+        lines += [f"  larger than dense: {', '.join(names)}" for names in self.larger]
         lines += [f"  skipped {', '.join(s.names)}: {s.reason}" for s in self.skipped]
         return "\n".join(lines)
 
@@ -99,7 +103,7 @@ def swap_(model: nn.Module, replacements: Mapping[str, nn.Module]) -> None:
 def replace_linear_(
     model: nn.Module,
     structure: Structure | Rule,
-    filter_fn: FilterFn | None = None,
+    filter_fn: Filter | None = None,
     *,
     kinds: tuple[Kind, ...] = ("linear",),
 ) -> Replacement:
@@ -112,7 +116,8 @@ def replace_linear_(
         model: changed in place.
         structure: the class of matrices of every new layer, or a function of the module and its name that gives one
             (None leaves that layer as it is).
-        filter_fn: which layers to replace, from the module and its first qualified name; all if not given.
+        filter_fn: which layers to replace: a function of the module and its first qualified name, or patterns of names
+            (``"*.mlp.*"``, ``"!head"``), which must each match something; all if not given.
         kinds: ``"linear"``, ``"conv2d"`` or both.
 
     Returns:
@@ -124,7 +129,7 @@ def replace_linear_(
         >>> import torch.nn as nn, kmatrix as km
         >>> model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
         >>> print(km.replace_linear_(model, km.Monarch(4), lambda module, name: name == "0"))
-        1 layers replaced, 65,536 -> 32,768 numbers (50.0%)
+        1 layer replaced, 65,536 -> 32,768 numbers (50.0%)
     """
     unknown = [kind for kind in kinds if kind not in get_args(Kind)]
     if isinstance(kinds, str) or unknown:
@@ -134,10 +139,10 @@ def replace_linear_(
         )
     if isinstance(structure, type) or not callable(structure):
         checked_structure("replace_linear_", structure)
-    sites, skipped = survey(model, filter_fn)
+    sites, skipped = survey(model, as_function("replace_linear_", model, filter_fn))
     new: dict[str, nn.Module] = {}
     before = after = 0
-    replaced = []
+    replaced, larger = [], []
     for site in sites:
         if site.kind not in kinds:
             continue
@@ -151,10 +156,12 @@ def replace_linear_(
             continue
         new[site.name] = layer
         replaced.append(site.names)
-        before += site.module.get_parameter("weight").numel()
-        after += layer.matrix.num_params
+        dense, now = site.module.get_parameter("weight").numel(), layer.matrix.num_params
+        if now > dense:
+            larger.append(site.names)
+        before, after = before + dense, after + now
     swap_(model, new)
-    return Replacement(tuple(replaced), tuple(skipped), before, after)
+    return Replacement(tuple(replaced), tuple(skipped), before, after, tuple(larger))
 
 
 def fresh(site: Site, structure: Structure) -> Linear | Conv2d:
@@ -173,7 +180,7 @@ def fresh(site: Site, structure: Structure) -> Linear | Conv2d:
     return layer
 
 
-def open_attention_(model: nn.Module, filter_fn: FilterFn | None = None) -> list[str]:
+def open_attention_(model: nn.Module, filter_fn: Filter | None = None) -> list[str]:
     """Give the projections of every ``nn.MultiheadAttention`` layers of their own, so that they can be swapped.
 
     The function of the model stays the same; names of parameters change (``in_proj_weight`` becomes
@@ -181,7 +188,7 @@ def open_attention_(model: nn.Module, filter_fn: FilterFn | None = None) -> list
 
     Args:
         model: changed in place.
-        filter_fn: which attentions to open, from the module and its first qualified name; all if not given.
+        filter_fn: which attentions to open, as for ``replace_linear_``; all if not given.
 
     Returns:
         The first name of each attention that was opened. Those with hooks, parametrizations or a class of their own
@@ -193,9 +200,10 @@ def open_attention_(model: nn.Module, filter_fn: FilterFn | None = None) -> list
         >>> km.nn.open_attention_(model), len(km.nn.linear_like(model))
         (['self_attn'], 6)
     """
+    meant = as_function("open_attention_", model, filter_fn)
     new: dict[str, nn.Module] = {}
     for module, names in by_module(model):
-        if "" not in names and (filter_fn is None or filter_fn(module, names[0])):
+        if "" not in names and meant(module, names[0]):
             attention = opened(module)
             if attention is not None:
                 new[names[0]] = attention
