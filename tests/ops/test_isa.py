@@ -11,7 +11,9 @@ needs_native = pytest.mark.skipif(native_part().module is None, reason=native_pa
 
 
 @needs_native
-@pytest.mark.parametrize("write", [str.lower, str.upper, str.title, " {} ".format], ids=str)
+@pytest.mark.parametrize(
+    "write", [str.lower, str.upper, str.title, " {} ".format], ids=["lower", "upper", "title", "spaces"]
+)
 def test_any_case_names_it(write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KMATRIX_ISA", write("baseline"))
     assert load().isa == "baseline"

@@ -57,7 +57,7 @@ def compress(
         bool, typer.Option("--attention", help="Offer the projections of nn.MultiheadAttention too.")
     ] = False,
     heal: Annotated[int, typer.Option(help="Steps of fine-tuning towards the dense model.")] = 0,
-    lr: Annotated[float, typer.Option(help="Learning rate of --heal.")] = 3e-4,
+    lr: Annotated[float, typer.Option(help="Learning rate of --heal.")] = 3e-5,
     max_batches: Annotated[int | None, typer.Option(help="How many calibration batches to take.")] = None,
     report: Annotated[Path | None, typer.Option(help="Where an HTML page goes.")] = None,
     json_report: Annotated[Path | None, typer.Option("--json", help="Where the figures go as JSON.")] = None,

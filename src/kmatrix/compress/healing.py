@@ -70,7 +70,7 @@ def heal(
     *,
     teacher: nn.Module | None = None,
     steps: int = 200,
-    lr: float = 3e-4,
+    lr: float = 3e-5,
     mix: float = 0.5,
     temperature: float = 1.0,
     weight_decay: float = 0.0,
@@ -95,7 +95,7 @@ def heal(
         teacher: the dense model, left in the mode it had, whose outputs the model is drawn to: as probabilities, by the
             Kullback-Leibler divergence.
         steps: how many.
-        lr: largest learning rate.
+        lr: largest learning rate; low, because a short fine-tuning with that of the training first harms what is left.
         mix: weight of the teacher where there is a loss as well; the loss has the rest.
         temperature: at which probabilities are compared.
         weight_decay: of AdamW.
