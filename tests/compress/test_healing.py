@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,7 +36,10 @@ def test_a_teacher_draws_the_model_back(
     assert distance(small, mlp, batches) < 0.7 * before
     assert len(report.losses) == 60
     assert dict(report.scores)[report.best_step] == min(score for _, score in report.scores)
-    assert str(report).startswith("60 steps in ")
+    assert re.fullmatch(
+        r"60 steps in \S+ s: divergence from the teacher on the first batches from \S+ to \S+ after \d+ steps",
+        str(report),
+    )
 
 
 def test_targets_are_learnt(small: nn.Sequential, batches: list[Tensor]) -> None:
@@ -54,6 +58,7 @@ def test_the_best_state_is_kept_whatever_comes_after(small: nn.Sequential, batch
         small, batches, loss=lambda out, x: out.square().mean(), steps=12, validate=lambda model: next(scores)
     )
     assert report.best_step == 0
+    assert str(report).endswith("s: no step was better by validate; the model is unchanged (score 0)")
     assert all(torch.equal(value, before[key]) for key, value in small.state_dict().items())
 
 
@@ -169,3 +174,15 @@ def test_frozen_norms_keep_their_statistics() -> None:
     assert torch.equal(model[1].running_mean, before[0])
     assert not torch.equal(model[3].running_mean, before[1])
     assert model[3].training and not model[1].training
+
+
+def test_the_report_says_what_states_were_compared_on(small: nn.Sequential, batches: list[Tensor]) -> None:
+    many = [(x, x[:, :4]) for x in batches * 4]
+    assert ": loss on the held-out batches from " in str(km.heal(small, many, steps=20, lr=1e-2))
+    assert km.heal(small, iter(many * 10), steps=2).judged == "on the held-out batches"
+    report = km.heal(small, many, lambda out, batch: out.sum() * 0, teacher=small, steps=1)
+    assert re.fullmatch(
+        r"1 step in \S+ s: no step was better on the held-out batches; the model is unchanged "
+        r"\(loss with the divergence from the teacher \S+\)",
+        str(report),
+    )

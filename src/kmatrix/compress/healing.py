@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix._tables import counted
 from kmatrix.compress._processes import count, sums, together
 from kmatrix.compress._progress import Step, showing
 from kmatrix.compress.batches import Forward, default_forward, device_of, moved
@@ -44,6 +45,8 @@ class HealReport:
         best_step: after how many steps the state was that was kept.
         seconds: spent.
         interrupted: whether Ctrl-C ended it; the best state is kept all the same.
+        number: what the scores are, such as ``"loss"``.
+        judged: by what, such as ``"on the held-out batches"``.
     """
 
     losses: tuple[float, ...]
@@ -51,16 +54,23 @@ class HealReport:
     best_step: int
     seconds: float
     interrupted: bool = False
+    number: str = "score"
+    judged: str = "on the first batches"
 
     def __str__(self) -> str:
         if not self.scores:
             return "no steps"
         scores = dict(self.scores)
         ended = ", ended by Ctrl-C" if self.interrupted else ""
-        return (
-            f"{len(self.losses)} steps in {self.seconds:.1f} s: from {self.scores[0][1]:.4g} to "
-            f"{scores[self.best_step]:.4g} after {self.best_step} steps{ended}"
-        )
+        spent = f"{counted(len(self.losses), 'step')} in {self.seconds:.1f} s"
+        before, best = self.scores[0][1], scores[self.best_step]
+        if self.best_step == 0:
+            unchanged = (
+                f"no step was better {self.judged}; the model is unchanged ({self.number} {before:.4g})"
+            )
+            return f"{spent}: {unchanged}{ended}"
+        after = f"after {counted(self.best_step, 'step')}"
+        return f"{spent}: {self.number} {self.judged} from {before:.4g} to {best:.4g} {after}{ended}"
 
 
 def heal(
@@ -202,7 +212,19 @@ class _Healer:
             if self.best is not None:
                 self.model.load_state_dict(self.best)
         seconds = time.perf_counter() - began
-        return HealReport(tuple(self.losses), tuple(self.scores), self.best_step, seconds, interrupted)
+        losses, scores = tuple(self.losses), tuple(self.scores)
+        words = self._words(data, held_out)
+        return HealReport(losses, scores, self.best_step, seconds, interrupted, *words)
+
+    def _words(self, data: Iterable[Any], held_out: int) -> tuple[str, str]:
+        """What the scores are, and by what."""
+        if self.validate is not None:
+            return "score", "by validate"
+        divergent = "divergence from the teacher"
+        number = {0.0: "loss", 1.0: divergent}.get(self.mix, f"loss with the {divergent}")
+        # Of data without a length it only shows on the way whether any batches are left beside the first ones.
+        apart = isinstance(data, Iterator) or (held_out > 0 and isinstance(data, Sized))
+        return number, "on the held-out batches" if apart else "on the first batches"
 
     def _train(self) -> None:
         self.model.train()
