@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from kmatrix import ops
+from kmatrix._quiet import quiet
 from kmatrix.benchmark.contenders import Contender, Problem, rounding, some_vectors, wide
 from kmatrix.benchmark.results import Figure
 from kmatrix.ops.definition import reference_chain_matmul
@@ -89,7 +87,7 @@ def memory(problem: Problem, dtype: torch.dtype) -> Figure:
 
 def peak_bytes(run: Callable[[], object]) -> int:
     """The most memory that torch holds at once beyond what it held before, while something runs."""
-    with _silent(), torch.autograd.profiler.profile(profile_memory=True) as profile:
+    with quiet(2), torch.autograd.profiler.profile(profile_memory=True) as profile:
         kept = run()
     del kept
     found = profile.kineto_results
@@ -100,18 +98,3 @@ def peak_bytes(run: Callable[[], object]) -> int:
             level += event.nbytes()
             most = max(most, level)
     return most
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Without what the profiler's library writes to standard error by itself."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -11,6 +11,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from kmatrix._errors import ArgumentError, complaint
+from kmatrix._quiet import quiet
 
 GAP = 1e-4
 """Largest relative distance from the optimum that ends the search."""
@@ -98,16 +99,17 @@ def _solved(options: Sequence[Sequence[Option]], budget: float) -> list[int] | N
         (np.ones(count), (np.repeat(np.arange(len(sizes)), sizes), np.arange(count))),
         shape=(len(sizes), count),
     )
-    found = milp(
-        losses / scale,
-        integrality=np.ones(count, dtype=np.int64),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(costs[None] / budget_scale, -np.inf, budget / budget_scale),
-        ],
-        options={"mip_rel_gap": GAP, "time_limit": SECONDS},
-    )
+    with quiet(1):  # HiGHS prints the names of its own functions when it repairs a solution
+        found = milp(
+            losses / scale,
+            integrality=np.ones(count, dtype=np.int64),
+            bounds=Bounds(0, 1),
+            constraints=[
+                LinearConstraint(one_each, 1, 1),
+                LinearConstraint(costs[None] / budget_scale, -np.inf, budget / budget_scale),
+            ],
+            options={"mip_rel_gap": GAP, "time_limit": SECONDS},
+        )
     if found.x is None:
         return None
     return [int(np.argmax(found.x[a:b])) for a, b in pairwise(starts)]
