@@ -25,7 +25,6 @@ from rich.table import Table
 from safetensors.torch import load_file
 from tasks import Batch, Task, load_task
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from training import MODEL, replace
 
 import kmatrix as km
@@ -60,7 +59,6 @@ class Healing:
 
     steps: int
     lr: float
-    mix: float
     weight_decay: float
 
 
@@ -82,10 +80,11 @@ class Batches:
 class Comparison:
     """A trained model and what every method makes of it."""
 
-    def __init__(self, task: Task, dense: nn.Module, preset: str, healing: Healing) -> None:
-        self.task, self.dense, self.healing = task, dense, healing
-        # Layers of the smoke preset are too small for anything to be faster.
-        batches, self.verify_speed = (8, False) if preset == "smoke" else (64, True)
+    def __init__(
+        self, task: Task, dense: nn.Module, preset: str, healing: Healing, verify_speed: bool = False
+    ) -> None:
+        self.task, self.dense, self.healing, self.verify_speed = task, dense, healing, verify_speed
+        batches = 8 if preset == "smoke" else 64
         self.names = list(baselines.layers(dense, chosen))
         self.inputs = [task.batch(10_000_000 + step)[0] for step in range(batches)]
         self._moments: dict[str, torch.Tensor] | None = None
@@ -97,13 +96,12 @@ class Comparison:
         return self._moments
 
     def ours(self, budget: float) -> tuple[nn.Module, dict[str, Any]]:
-        """``km.compress_`` as a user calls it, and the parameters it gave each layer."""
+        """``km.compress_``, and the parameters it gave each layer."""
         model = copy.deepcopy(self.dense)
         report = km.compress_(
             model,
             budget=budget,
             calibration=self.inputs,
-            batch=1,
             filter_fn=chosen,
             verify_speed=self.verify_speed,
         )
@@ -122,50 +120,40 @@ class Comparison:
         baselines.replace(model, ranks, self.moments() if method.startswith("aware") else None)
         return model, {"ranks": ranks}
 
-    def measure(self, method: str, budget: float, counts: dict[str, int]) -> dict[str, Any]:
-        """Compress, look, fine-tune, look again."""
+    def made(self, method: str, budget: float, counts: dict[str, int]) -> tuple[nn.Module, dict[str, Any]]:
+        """The model that a method makes, and its row of the record so far."""
         began = time.perf_counter()
         model, extra = self.ours(budget) if method == "ours" else self.baseline(method, budget, counts)
         seconds = time.perf_counter() - began
-        before = self.qualities(model)
         count = baselines.parameters(model)
-        healed = time.perf_counter()
+        share = count / baselines.parameters(self.dense)
+        row = {"method": method, "budget": budget, "parameters": count, "share": share}
+        return model, row | {"before": self.qualities(model), "seconds": round(seconds, 1), **extra}
+
+    def healed(self, model: nn.Module) -> dict[str, Any]:
+        """What a row says of the heal."""
+        began = time.perf_counter()
         report = self.heal(model)
+        seconds = round(time.perf_counter() - began, 1)
         return {
-            "method": method,
-            "budget": budget,
-            "parameters": count,
-            "share": count / baselines.parameters(self.dense),
-            "before": before,
             "after": self.qualities(model),
-            "seconds": round(seconds, 1),
-            "seconds_heal": round(time.perf_counter() - healed, 1),
+            "seconds_heal": seconds,
             "validation_while_healing": report.scores,
-            **extra,
         }
 
     def dense_healed(self) -> dict[str, Any]:
         """The dense model after the same fine-tune: how much of a gain is only more training."""
-        model = copy.deepcopy(self.dense)
-        report = self.heal(model)
-        after = self.qualities(model)
-        return {
-            "before": self.qualities(self.dense),
-            "after": after,
-            "validation_while_healing": report.scores,
-        }
+        return {"before": self.qualities(self.dense), **self.healed(copy.deepcopy(self.dense))}
 
     def heal(self, model: nn.Module) -> Any:
-        """The same for every method: the labels and the dense model's answers on training batches."""
+        """The same for every method: the dense model's answers on training batches, not their labels."""
         how = self.healing
         return km.heal(
             model,
             Batches(self.task, HEAL_BATCHES, how.steps),
-            loss=lambda output, batch: cross_entropy(output.flatten(0, -2).float(), batch[1].flatten()),
             teacher=self.dense,
             steps=how.steps,
             lr=how.lr,
-            mix=how.mix,
             weight_decay=how.weight_decay,
             forward=self.forward,
             validate=lambda model: self.task.quality(model, "validation", LOOKED_AT)["loss"],
@@ -191,20 +179,25 @@ def describe(model: nn.Module, names: list[str]) -> dict[str, str]:
 def run(
     comparison: Comparison, record: dict[str, Any], methods: list[str], store: Callable[[], None]
 ) -> None:
-    """Fill a record with what it lacks."""
-    if "dense" not in record:
-        record["dense"] = comparison.dense_healed()
+    """Fill a record with what it lacks: first all models, which takes little, then their heals, which take long."""
+    rows: dict[tuple[float, str], dict[str, Any]] = {(r["budget"], r["method"]): r for r in record["rows"]}
+    wanted = [(budget, method) for budget in record["budgets"] for method in methods]
+    models: dict[tuple[float, str], nn.Module] = {}
+    for budget, method in wanted:
+        known = rows.get((budget, method), {})
+        counts = rows.get((budget, "ours"), {}).get("counts", {})
+        if "after" in known or (method.endswith("-ours") and not counts):
+            continue  # without our budgets there is nothing to follow
+        models[budget, method], row = comparison.made(method, budget, counts)
+        rows[budget, method] = row
+        record["rows"] = list(rows.values())
         store()
-    for budget in record["budgets"]:
-        done = {row["method"]: row for row in record["rows"] if row["budget"] == budget}
-        for method in methods:
-            if method not in done:
-                counts = done["ours"]["counts"] if "ours" in done else {}
-                if method.endswith("-ours") and not counts:
-                    continue  # without our budgets there is nothing to follow
-                done[method] = comparison.measure(method, budget, counts)
-                record["rows"].append(done[method])
-                store()
+    if "after" not in record["dense"]:
+        record["dense"] |= comparison.dense_healed()
+        store()
+    for key, model in models.items():
+        rows[key] |= comparison.healed(model)
+        store()
 
 
 def show(record: dict[str, Any], measure: str) -> Table:
@@ -214,14 +207,17 @@ def show(record: dict[str, Any], measure: str) -> Table:
     table = Table(title=f"{record['task']}: test {unit}; dense {dense:.4f}")
     for column in ("budget", "method", "parameters", "before heal", "after heal", "change to dense"):
         table.add_column(column, justify="left" if column == "method" else "right")
-    for row in sorted(record["rows"], key=lambda row: (-row["budget"], list(METHODS).index(row["method"]))):
-        before, after = row["before"]["test"][measure], row["after"]["test"][measure]
-        change = f"{after - dense:+.2f} points" if measure == "accuracy" else f"{after / dense - 1:+.2%}"
-        cells = (f"{row['share']:.1%}", f"{before:.4f}", f"{after:.4f}", change)
-        table.add_row(f"{row['budget']:.0%}", METHODS[row["method"]], *cells)
-    after = record["dense"]["after"]["test"][measure]
-    change = f"{after - dense:+.2f} points" if measure == "accuracy" else f"{after / dense - 1:+.2%}"
-    table.add_row("", "dense, with the same heal", "100.0%", f"{dense:.4f}", f"{after:.4f}", change)
+    rows = sorted(record["rows"], key=lambda row: (-row["budget"], list(METHODS).index(row["method"])))
+    healed = {"method": "dense", "budget": 1.0, "share": 1.0, **record["dense"]}
+    for row in (*rows, healed):
+        before = row["before"]["test"][measure]
+        cells = ["", ""]
+        if "after" in row:
+            after = row["after"]["test"][measure]
+            change = f"{after - dense:+.2f} points" if measure == "accuracy" else f"{after / dense - 1:+.2%}"
+            cells = [f"{after:.4f}", change]
+        name = METHODS.get(row["method"], "dense, with the same heal")
+        table.add_row(f"{row['budget']:.0%}", name, f"{row['share']:.1%}", f"{before:.4f}", *cells)
     return table
 
 
@@ -238,6 +234,11 @@ def main() -> None:
     parser.add_argument("--preset", choices=("full", "smoke"), default="full")
     parser.add_argument("--methods", nargs="+", choices=list(METHODS), default=list(METHODS))
     parser.add_argument("--rate", type=float, help="learning rate of the heal")
+    parser.add_argument(
+        "--verify-speed",
+        action="store_true",
+        help="let ours choose only what is measured faster (batch 1); without, the choice does not depend on the load",
+    )
     options = parser.parse_args()
 
     torch.manual_seed(0)
@@ -245,8 +246,8 @@ def main() -> None:
     dense = task.build()
     dense.load_state_dict(load_file(options.trained / MODEL))
     dense.eval()
-    healing = Healing(task.schedule.steps // 20, options.rate or task.heal_lr, 0.5, 0.0)
-    comparison = Comparison(task, dense, options.preset, healing)
+    healing = Healing(task.schedule.steps * 3 // 100, options.rate or task.heal_lr, 0.0)
+    comparison = Comparison(task, dense, options.preset, healing, options.verify_speed)
 
     record: dict[str, Any] = {
         "task": task.name,
@@ -256,7 +257,8 @@ def main() -> None:
     }
     if options.out.is_file():
         record = json.loads(options.out.read_text())
-    record["versions"], record["heal"] = versions(), asdict(healing)
+    record.setdefault("dense", {"before": comparison.qualities(dense)})
+    record |= {"versions": versions(), "heal": asdict(healing), "verify_speed": options.verify_speed}
     options.out.parent.mkdir(parents=True, exist_ok=True)
 
     def store() -> None:
@@ -264,7 +266,7 @@ def main() -> None:
 
     run(comparison, record, options.methods, store)
     store()
-    Console().print(show(record, task.measure))
+    Console(width=max(110, Console().width)).print(show(record, task.measure))
     draw(record, task.measure, METHODS, options.out.with_suffix(".svg"))
 
 

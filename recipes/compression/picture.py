@@ -18,7 +18,8 @@ def draw(record: dict[str, Any], measure: str, names: dict[str, str], path: Path
     for panel, stage in zip(panels, ("before", "after"), strict=True):
         for marker, (method, name) in zip(MARKERS, names.items(), strict=False):
             rows = sorted(
-                (r for r in record["rows"] if r["method"] == method), key=lambda r: float(r["share"])
+                (r for r in record["rows"] if r["method"] == method and stage in r),
+                key=lambda r: float(r["share"]),
             )
             if rows:
                 shares = [100 * r["share"] for r in rows]

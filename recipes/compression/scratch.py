@@ -185,7 +185,7 @@ def main() -> None:
             row["at_dense_rate"] = at_rate(task, row, record["share"], dense_rate, seeds)
             record["rows"].append(row)
             replace(options.out, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
-    Console().print(show(record))
+    Console(width=max(110, Console().width)).print(show(record))
 
 
 if __name__ == "__main__":

@@ -275,7 +275,7 @@ def main() -> None:
         }
         record[part] = list(track(measured[part](options, sizes), f"{part} ", total=None))
         replace(options.out, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
-    console = Console()
+    console = Console(width=max(110, Console().width))
     console.print(table([*record.get("models", []), *record.get("decoding", [])]))
     if record.get("layers"):
         slower = [row for row in record["layers"] if row["speedup"] < 1]

@@ -31,7 +31,7 @@ class Digits:
 
     name = "mlp"
     measure = "accuracy"
-    heal_lr = 1e-4
+    heal_lr = 2e-5
     """The heal's learning rate, chosen on the validation part with the plain SVD."""
 
     def __init__(self, images: data.Images, schedule: Schedule, width: int) -> None:
@@ -74,7 +74,7 @@ class Characters:
 
     name = "transformer"
     measure = "loss"
-    heal_lr = 3e-4
+    heal_lr = 3e-5
 
     def __init__(self, text: data.Text, schedule: Schedule, width: int, layers: int, context: int) -> None:
         self.text, self.schedule = text, schedule
