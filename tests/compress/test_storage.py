@@ -198,11 +198,37 @@ class Stretched(ChainStructure):
 def test_own_structures_are_saved_by_name(tmp_path: Path) -> None:
     model = nn.Sequential(km.nn.Linear(4, 12, structure=Stretched(3)))
     km.save(model, tmp_path)
-    with pytest.raises(FileFormatError, match=r"'Stretched' is not known.*structures="):
+    with pytest.raises(
+        FileFormatError, match=r"'Stretched' is not known.*km\.load_model\(build, path, structures=\("
+    ):
         km.load_model(lambda: nn.Sequential(nn.Linear(4, 12)), tmp_path)
+    with pytest.raises(
+        FileFormatError, match=r"pass it: kmatrix\.compress\.describe_model\(path, structures=\("
+    ):
+        describe_model(tmp_path)
     again = km.load_model(lambda: nn.Sequential(nn.Linear(4, 12)), tmp_path, structures=[Stretched])
     x = torch.randn(2, 4)
     assert torch.equal(model(x), again(x))
+
+
+def test_a_model_is_no_function_that_builds_one(tmp_path: Path) -> None:
+    model = nn.Sequential(km.nn.Linear(4, 12, structure=km.LowRank(1)))
+    km.save(model, tmp_path)
+    with pytest.raises(DtypeError, match="build=Sequential: a model; pass the function that builds it"):
+        km.load_model(model, tmp_path)
+    with pytest.raises(DtypeError, match=r"build=NoneType: it makes no nn\.Module"):
+        km.load_model(lambda: None, tmp_path)  # type: ignore[arg-type,return-value]
+
+
+def test_who_reads_a_folder_as_a_matrix_is_told_how(tmp_path: Path) -> None:
+    km.save(nn.Sequential(nn.Linear(4, 12)), tmp_path / "saved")
+    words = r"a folder of a whole model; use km\.load_model\(build, path\)"
+    with pytest.raises(ArgumentError, match=words):
+        km.load(tmp_path / "saved")
+    with pytest.raises(ArgumentError, match=r"use kmatrix\.compress\.describe_model\(path\)"):
+        km.structures.serialization.describe(tmp_path / "saved")
+    with pytest.raises(ArgumentError, match="a folder; pass the file of a matrix"):
+        km.load(tmp_path)
 
 
 def test_a_matrix_still_goes_to_a_file(tmp_path: Path) -> None:
@@ -267,8 +293,8 @@ def _changed(change: Callable[[Any], object]) -> Net:
 
 def test_what_builds_no_model_is_refused(tmp_path: Path) -> None:
     km.save(small(), tmp_path)
-    for build in (dict, 3, small().state_dict()):
-        with pytest.raises(DtypeError, match=r"no nn\.Module"):
+    for build, words in ((dict, r"no nn\.Module"), (3, "no function"), (small().state_dict(), "no function")):
+        with pytest.raises(DtypeError, match=words):
             km.load_model(build, tmp_path)  # type: ignore[arg-type]
 
 

@@ -237,7 +237,7 @@ def test_a_folder_that_is_missing_is_named(tmp_path: Path) -> None:
         save(Dense().random(2, 2), tmp_path / "missing" / "A.safetensors")
     with pytest.raises(ArgumentError, match="No such file or directory"):
         load(tmp_path / "missing.safetensors")
-    with pytest.raises(ArgumentError, match="directory"):
+    with pytest.raises(ArgumentError, match="a folder; pass the file of a matrix"):
         load(tmp_path)
 
 

@@ -136,12 +136,17 @@ def opened_folder(where: str, path: str | Path) -> Iterator[Folder]:
                 file,
             )
     except Unreadable as problem:
-        way_out = problem.way_out.replace("a file", "a folder")
+        way_out = problem.way_out.replace("a file", "a folder").replace("km.load(path,", _again(where))
         raise FileFormatError(complaint(where, "path", str(path), problem.reason, way_out)) from None
     except OSError as error:
         reason = f"cannot be read: {error.strerror or error}"
         way_out = f"pass a folder with {NUMBERS} and {STRUCTURE}"
         raise ArgumentError(complaint(where, "path", str(path), reason, way_out)) from error
+
+
+def _again(where: str) -> str:
+    """The call that could read it, up to the argument after the path."""
+    return "km.load_model(build, path," if where == "load_model" else f"kmatrix.compress.{where}(path,"
 
 
 def _description(path: Path) -> dict[str, Any]:

@@ -165,13 +165,14 @@ def load_model(
         FileFormatError: if a file is damaged, of an unknown version, not what it claims to be, or the two are not of
             one save.
         ArgumentError: if the folder cannot be read, or what ``build`` makes has other layers, names or shapes.
-        DtypeError: if ``build`` makes no module.
+        DtypeError: if ``build`` is no function, or makes no module.
     """
+    _check_build(build)
     families = families_with("load_model", structures, NODE_KEYS)
     with opened_folder("load_model", path) as folder:
         # Everything the files claim is checked before anything of the user's is run or allocated.
         layers = [(tuple(d["names"]), made_layer(d, folder, families)) for d in folder.layers]
-        model = build() if callable(build) else None
+        model = build()
         if not isinstance(model, nn.Module):
             got, way_out = type(model).__name__, "pass a function that returns the dense model"
             raise DtypeError(complaint("load_model", "build", got, "it makes no nn.Module", way_out))
@@ -184,6 +185,16 @@ def load_model(
                 if isinstance(part, StructuredMatrix):
                     part.check_state()
     return model if device is None else model.to(device)
+
+
+def _check_build(build: object) -> None:
+    """Raise unless it is something that can be called to build a model; a model itself can be called, too."""
+    way_out = "pass the function that builds it"
+    if isinstance(build, nn.Module):
+        raise DtypeError(complaint("load_model", "build", type(build).__name__, "a model", way_out))
+    if not callable(build):
+        way_out = "pass a function that builds the dense model"
+        raise DtypeError(complaint("load_model", "build", type(build).__name__, "no function", way_out))
 
 
 def describe_model(path: str | Path, *, structures: Iterable[type[Structure]] = ()) -> ModelDescription:

@@ -47,6 +47,8 @@ from kmatrix.structures.base import Structure, StructuredMatrix
 FORMAT_VERSION = 1
 _KEY = "kmatrix"
 _DESCRIPTION = {"format_version", "kmatrix_version", "matrix"}
+# What reads the folders of whole models, in a room above this one.
+_OF_MODEL = {"load": "km.load_model(build, path)", "describe": "kmatrix.compress.describe_model(path)"}
 
 
 @dataclass(frozen=True)
@@ -230,10 +232,15 @@ def _opened(where: str, path: str | Path) -> Iterator[tuple[BinaryIO, Header]]:
     except Unreadable as problem:
         raise FileFormatError(complaint(where, "path", str(path), problem.reason, problem.way_out)) from None
     except OSError as error:
-        reason = f"cannot be read: {error.strerror or error}"
-        raise ArgumentError(
-            complaint(where, "path", str(path), reason, "check the name and the permissions")
-        ) from error
+        reason, way_out = f"cannot be read: {error.strerror or error}", "check the name and the permissions"
+        if Path(path).is_dir():
+            reason, way_out = (
+                "a folder",
+                f"pass the file of a matrix, or use {_OF_MODEL[where]} for a model",
+            )
+            if (Path(path) / "structure.json").is_file():
+                reason, way_out = "a folder of a whole model", f"use {_OF_MODEL[where]}"
+        raise ArgumentError(complaint(where, "path", str(path), reason, way_out)) from error
 
 
 def _description(header: Header) -> dict[str, Any]:
