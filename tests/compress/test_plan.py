@@ -421,3 +421,15 @@ def test_a_decomposition_that_fails_is_a_reason_and_no_end(
     refused = [t for layer in report.layers for t in layer.tried if isinstance(t.structure, km.LowRank)]
     assert refused and all(t.refused.startswith("could not be fitted: linalg.eigh") for t in refused)
     assert report.compressed
+
+
+def test_what_fits_the_budget_says_so(mlp: nn.Sequential, batches: list[Tensor]) -> None:
+    report = km.compress_(mlp, 1.0, calibration=batches, verify_speed=False)
+    assert {layer.reason for layer in report.layers} == {
+        "stays dense: it fits the budget as it is, and loses nothing"
+    }
+    assert report.headline.startswith("0 of 3 layers compressed; ")
+    with pytest.raises(km.ArgumentError, match="and 2 layers stay dense: 0, 2; pass budget="):
+        km.compress_(mlp, 0.01, calibration=batches, verify_speed=False, tol=1e-9, filter_fn="!4")
+    with pytest.raises(km.ArgumentError, match="and 1 layer stays dense: 0; pass budget="):
+        km.compress_(mlp, 0.01, calibration=batches, verify_speed=False, tol=1e-9, filter_fn="0")

@@ -231,7 +231,7 @@ def _why(layer: Trial, tried: Sequence[Tried], chosen: Tried | None) -> str:
         return layer.reason
     allowed = [t for t in tried if not t.refused]
     if allowed:
-        return "stays dense: the budget is better spent here"
+        return "stays dense: it fits the budget as it is, and loses nothing"
     timed = [t for t in tried if t.speedup is not None]
     if timed and all("dense" in t.refused for t in tried if t.speedup is not None):
         best = max(timed, key=lambda t: t.speedup or 0.0)
