@@ -96,6 +96,8 @@ def in_options(complaint_of_library: str, command: str) -> str:
         'kmatrix fit: --tol=-1: must be positive; pass at least 2e-16'
         >>> in_options("describe: path=x.npy: an .npy file; use another", "info")
         'kmatrix info: x.npy: an .npy file; use another'
+        >>> in_options("compress_: budget=0.1: too small; pass budget=0.2 or more", "compress")
+        'kmatrix compress: --budget=0.1: too small; pass --budget 0.2 or more'
     """
     where, colon, rest = complaint_of_library.partition(": ")
     argument, equals, value = rest.partition("=")
@@ -115,7 +117,7 @@ def _ways_out_of_compress(text: str) -> str:
     head, semicolon, way_out = text.rpartition("; ")
     for words, option in (
         ("pass budget=", "pass --budget "),
-        ("a wider filter_fn, or more structures", "more --layers"),
+        (", a wider filter_fn, or more structures", ", or choose wider --layers"),
         ("a wider filter_fn", "other --layers"),
         ("a narrower filter_fn", "fewer --layers"),
     ):
