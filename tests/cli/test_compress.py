@@ -274,10 +274,7 @@ def test_layers_without_anything_faster_are_told(kmatrix: Command, folder: Path)
         (("mine_to_compress:build", "--max-batches", "0", "--budget", "1"), "--max-batches=0: must be"),
         (("mine_to_compress:build", "--budget", "0"), "kmatrix compress: --budget=0.0: must be over 0"),
         (("mine_to_compress:build", "--of", "beauty"), "kmatrix compress: --of='beauty': unknown"),
-        (
-            ("mine_to_compress:build", "--budget", "0.001"),
-            "; pass --budget 0.",
-        ),
+        (("mine_to_compress:build", "--budget", "0.001"), "; pass --budget "),
         (("mine_to_compress:build", "--budget", "0.001"), " or more, or choose wider --layers"),
         (("mine_to_compress:build", "--layers", "head"), "--layers='head': matches no module"),
         (
