@@ -49,6 +49,12 @@ def check_seconds(where: str, name: str, value: object) -> float:
     return seconds
 
 
+def check_module(where: str, model: object, name: str = "model", way_out: str = "pass the model") -> None:
+    """Raise unless something is an ``nn.Module``."""
+    if not isinstance(model, torch.nn.Module):
+        raise DtypeError(complaint(where, name, type(model).__name__, "not an nn.Module", way_out))
+
+
 def check_dtype(where: str, dtype: torch.dtype) -> torch.dtype:
     """Return ``dtype``, or raise if no structured matrix can hold it."""
     if dtype not in DTYPES:

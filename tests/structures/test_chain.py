@@ -242,3 +242,20 @@ def test_the_way_back_follows_a_permutation_that_is_overwritten() -> None:
         fresh.rforward(y)
     y.requires_grad_()
     fresh.rforward(y).sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
+def test_weights_may_be_made_of_the_parameters(dtype: torch.dtype) -> None:
+    class Doubled(ChainMatrix):
+        @property
+        def weights(self) -> tuple[Tensor, ...]:
+            return tuple(2 * w for w in super().weights)
+
+    plain = Butterfly().random(8, 8, dtype=dtype)
+    doubled = Doubled(plain.structure, plain.shape, plain.layout, dtype=dtype)
+    doubled.load_state_dict(plain.state_dict())
+    x = torch.randn(3, 8, dtype=dtype)
+    for _ in range(4):  # products that ran before take a shorter way
+        torch.testing.assert_close(doubled(x), 8 * plain(x))
+    torch.testing.assert_close(doubled.to_dense(), 8 * plain.to_dense())
+    torch.testing.assert_close(doubled.T(x), 8 * plain.T(x))

@@ -30,8 +30,8 @@ class Affine(ChainMatrix):
 
 class Detached(ChainMatrix):
     @property
-    def _stored(self) -> tuple[Tensor, ...]:
-        return tuple(w.detach() for w in super()._stored)
+    def weights(self) -> tuple[Tensor, ...]:
+        return tuple(w.detach() for w in super().weights)
 
 
 class Forgetful(ChainMatrix):

@@ -23,14 +23,13 @@ from kmatrix.structures._safetensors import (
     MAX_HEADER_BYTES,
     Header,
     Unreadable,
-    is_size,
     packed,
     parse_json,
     raw_bytes,
     read_header,
     short,
 )
-from kmatrix.structures._tree import UPGRADE, check_keys
+from kmatrix.structures._tree import UPGRADE, check_description, check_keys
 
 FORMAT_VERSION = 1
 NUMBERS, STRUCTURE = "model.safetensors", "structure.json"
@@ -155,18 +154,7 @@ def _description(path: Path) -> dict[str, Any]:
         if size > MAX_HEADER_BYTES:
             raise Unreadable(f"{STRUCTURE} of {size} bytes is longer than {MAX_HEADER_BYTES}")
         description = parse_json(file.read(size), STRUCTURE)
-    if not isinstance(description, dict):
-        raise Unreadable(f"{STRUCTURE} is {short(description)}")
-    written, writer = description.get("format_version"), description.get("kmatrix_version")
-    if not isinstance(writer, str) or not is_size(written):
-        raise Unreadable(f"its versions are {short(written)} and {short(writer)}")
-    if written != FORMAT_VERSION:
-        reason = f"kmatrix {short(writer)} wrote it in format {written}, this version reads {FORMAT_VERSION}"
-        raise Unreadable(reason, UPGRADE)
-    check_keys(STRUCTURE, description, _DESCRIPTION, optional={"certificate"})
-    if not isinstance(description.get("certificate", {}), dict):
-        raise Unreadable(f"its certificate is {short(description['certificate'])}")
-    return description
+    return check_description(STRUCTURE, description, _DESCRIPTION, FORMAT_VERSION)
 
 
 def _aliases(claimed: object, header: Header) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kmatrix._checks import check_size
+from kmatrix._checks import check_module, check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix._tables import counted
 from kmatrix.compress._processes import count, sums, together
@@ -129,6 +129,9 @@ def heal(
         True
     """
     began = time.perf_counter()
+    check_module("heal", model)
+    if teacher is not None:
+        check_module("heal", teacher, "teacher", "pass the dense model")
     check_size("heal", "steps", steps)
     _check_number("lr", lr, math.inf)
     _check_number("temperature", temperature, math.inf)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from kmatrix._checks import check_module
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix._tables import Sheet, counted
 from kmatrix.compress.export import stock_module
@@ -138,9 +139,7 @@ def lower_(
           (1): Linear(in_features=4, out_features=64, bias=True)
         ))
     """
-    if not isinstance(model, nn.Module):
-        reason, way_out = "not an nn.Module", "pass the model"
-        raise DtypeError(complaint("lower_", "model", type(model).__name__, reason, way_out))
+    check_module("lower_", model)
     new: dict[str, nn.Module] = {}
     layers = []
     check_choice("attention", attention, get_args(Attention))

@@ -11,7 +11,7 @@ from typing import get_args
 
 from torch import nn
 
-from kmatrix._checks import check_size
+from kmatrix._checks import check_module, check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.compress._layers import unwrapped
 from kmatrix.compress._progress import Step, showing
@@ -111,6 +111,7 @@ def compress_(
     if of == "time" and not verify_speed:
         reason = "there are no measured times with verify_speed=False"
         raise ArgumentError(complaint("compress_", "of", "'time'", reason, "leave verify_speed on"))
+    check_module("compress_", model)
     _check_bare(model)
     with _opened(model, attention), showing("compress_", progress) as step:
         sites, skipped = select(model, filter_fn)

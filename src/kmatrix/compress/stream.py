@@ -160,8 +160,9 @@ def _put_aside(
     seed: int,
     aside: Path,
 ) -> _Aside:
-    if weight.ndim != 2 or not weight.is_floating_point():
-        got = f"{weight.dtype} of shape {tuple(weight.shape)}"
+    is_tensor = isinstance(weight, Tensor)
+    if not is_tensor or weight.ndim != 2 or not weight.is_floating_point():
+        got = f"{weight.dtype} of shape {tuple(weight.shape)}" if is_tensor else type(weight).__name__
         way_out = "pass real matrices, convolutions as weight.flatten(1)"
         raise ArgumentError(
             complaint("compress_stream", f"weights[{name!r}]", got, "not a real matrix", way_out)

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import singledispatch
+from numbers import Real
 from typing import Any, Literal, cast, get_args
 
 from torch import Tensor, nn
 
+from kmatrix._checks import check_module
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.nn._layer import MatrixLayer
 from kmatrix.nn.options import CappedMatrix
@@ -251,9 +253,7 @@ def _outermost(module: nn.Module) -> Iterator[StructuredMatrix]:
 
 
 def _check(model: object, lr: float, weight_decay: float, optimizer: str, butterfly: float) -> None:
-    if not isinstance(model, nn.Module):
-        got, way_out = type(model).__name__, "pass the model, not its parameters"
-        raise DtypeError(complaint("param_groups", "model", got, "not an nn.Module", way_out))
+    check_module("param_groups", model, way_out="pass the model, not its parameters")
     if optimizer not in get_args(Optimizer):
         way_out = f"use one of {get_args(Optimizer)}"
         raise ArgumentError(complaint("param_groups", "optimizer", repr(optimizer), "unknown", way_out))
@@ -262,5 +262,8 @@ def _check(model: object, lr: float, weight_decay: float, optimizer: str, butter
         ("weight_decay", weight_decay, 0.0),
         ("butterfly", butterfly, 0.0),
     ):
+        if isinstance(value, bool) or not isinstance(value, Real):
+            way_out = "pass a positive number"
+            raise DtypeError(complaint("param_groups", name, repr(value), "not a number", way_out))
         if not value >= least:
             raise ArgumentError(complaint("param_groups", name, value, "negative", "pass a positive number"))

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from kmatrix._checks import DTYPES
-from kmatrix._errors import DtypeError, complaint
+from kmatrix._checks import DTYPES, check_module
 from kmatrix.nn._layer import MatrixLayer, hooked
 from kmatrix.nn.filters import Filter, as_function
 
@@ -92,9 +91,7 @@ def survey(model: nn.Module, filter_fn: Filter | None = None) -> tuple[list[Site
         >>> sites, skipped[0].names
         ([], ('out_proj',))
     """
-    if not isinstance(model, nn.Module):
-        way_out = "pass the model"
-        raise DtypeError(complaint("survey", "model", type(model).__name__, "not an nn.Module", way_out))
+    check_module("survey", model)
     meant = as_function("survey", model, filter_fn)
     owners = _owners_of_weights(model)
     parents = _parents(model)

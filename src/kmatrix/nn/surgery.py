@@ -8,6 +8,7 @@ from typing import Any, cast, get_args
 
 from torch import nn
 
+from kmatrix._checks import check_module
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix._tables import counted
 from kmatrix.nn._layer import checked_structure, hooked
@@ -233,6 +234,7 @@ def densify_(model: nn.Module) -> list[str]:
         >>> km.densify_(model), type(model[0])
         (['0'], <class 'torch.nn.modules.linear.Linear'>)
     """
+    check_module("densify_", model)
     new: dict[str, nn.Module] = {}
     weights: dict[nn.Module, nn.Parameter] = {}
     for module, names in by_module(model):

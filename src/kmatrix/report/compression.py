@@ -11,7 +11,7 @@ from kmatrix._files import write_atomically
 from kmatrix.compress import CompressReport, LayerReport, Tried
 from kmatrix.report.page import check_available
 from kmatrix.report.style import STYLE
-from kmatrix.report.tables import head, number, row, table, text
+from kmatrix.report.tables import cards, head, number, row, table, text
 from kmatrix.report.words import brief
 
 
@@ -68,7 +68,7 @@ def page(report: CompressReport, *, title: str) -> str:
 
 def _cards(report: CompressReport) -> str:
     now, dense = report.flops
-    cards = [
+    figures = [
         (
             "parameters",
             f"{report.params / report.dense_params:.1%}",
@@ -80,15 +80,8 @@ def _cards(report: CompressReport) -> str:
     if report.layer_seconds is not None:
         now, dense = report.layer_seconds
         details = f"less time than dense, layers one by one, batch {report.batch}"
-        cards.append(("measured speed, above 1 is faster", f"{dense / now:.2f}×", details))
-    return (
-        '<div class="cards">'
-        + "".join(
-            f"<div><span>{escape(what)}</span><b>{escape(value)}</b><span>{escape(detail)}</span></div>"
-            for what, value, detail in cards
-        )
-        + "</div>"
-    )
+        figures.append(("measured speed, above 1 is faster", f"{dense / now:.2f}×", details))
+    return cards(figures)
 
 
 def _curve(report: CompressReport) -> str:

@@ -19,11 +19,7 @@ from kmatrix.report.curve import by_budget, error_curve
 from kmatrix.report.factors import terms
 from kmatrix.report.pixels import Picture, picture
 from kmatrix.report.style import STYLE
-from kmatrix.report.tables import head as _head
-from kmatrix.report.tables import number as _number
-from kmatrix.report.tables import row as _row
-from kmatrix.report.tables import table as _table
-from kmatrix.report.tables import text as _text
+from kmatrix.report.tables import cards, head, number, row, table, text
 from kmatrix.report.words import brief, chosen_attempt, judged
 
 # Widths in pixels: of factors, seven to a row, and of whole matrices.
@@ -98,22 +94,22 @@ def page(*sections: Section, title: str) -> str:
 
 def _contents(sections: Sequence[Section]) -> str:
     """One line per fit, with links into the page."""
-    head = _head("matrix", "#shape", "found", "#error", "#parameters", "#FLOPs", "#seconds")
+    heading = head("matrix", "#shape", "found", "#error", "#parameters", "#FLOPs", "#seconds")
     rows = []
     for k, section in enumerate(sections, 1):
         c, (m, n) = section.fit.certificate, section.fit.matrix.shape
         cells = [
             f'<td><a href="#fit-{k}">{escape(section.title)}</a></td>',
-            _number(f"{m} × {n}"),
-            _text(brief(section.fit.matrix.structure)),
-            _number(f"{c.relative_error:.1e}"),
-            _number(f"{c.num_params / c.dense_params:.1%}"),
-            _number(f"{c.flops / c.dense_flops:.1%}"),
-            _number(f"{section.fit.seconds:.1f}"),
+            number(f"{m} × {n}"),
+            text(brief(section.fit.matrix.structure)),
+            number(f"{c.relative_error:.1e}"),
+            number(f"{c.num_params / c.dense_params:.1%}"),
+            number(f"{c.flops / c.dense_flops:.1%}"),
+            number(f"{section.fit.seconds:.1f}"),
         ]
-        rows.append(_row(cells))
+        rows.append(row(cells))
     words = "Parameters and FLOPs as shares of dense; seconds are those of the fit."
-    return f'<div class="contents">{_table(head, rows)}</div><p class="quiet">{words}</p>'
+    return f'<div class="contents">{table(heading, rows)}</div><p class="quiet">{words}</p>'
 
 
 def _section(section: Section, anchor: str) -> str:
@@ -148,7 +144,7 @@ def _verdict(fit: Fit) -> str:
 def _cards(fit: Fit) -> str:
     """The four numbers that people look for first."""
     c = fit.certificate
-    cards = [
+    figures = [
         ("relative error", f"{c.relative_error:.1e}", "Frobenius norm"),
         ("parameters", f"{c.num_params / c.dense_params:.1%}", f"{c.num_params:,} of {c.dense_params:,}"),
         ("FLOPs", f"{c.flops / c.dense_flops:.1%}", f"{c.flops:,} of {c.dense_flops:,}"),
@@ -156,15 +152,8 @@ def _cards(fit: Fit) -> str:
     if c.timings:
         speeds = " | ".join(f"{t.speedup:.2f}×" for t in c.timings)
         batches = " | ".join(str(t.batch) for t in c.timings)
-        cards.append(("measured speed, above 1 is faster", speeds, f"than dense, at batch {batches}"))
-    return (
-        '<div class="cards">'
-        + "".join(
-            f"<div><span>{escape(what)}</span><b>{escape(value)}</b><span>{escape(detail)}</span></div>"
-            for what, value, detail in cards
-        )
-        + "</div>"
-    )
+        figures.append(("measured speed, above 1 is faster", speeds, f"than dense, at batch {batches}"))
+    return cards(figures)
 
 
 def _certificate(fit: Fit) -> str:
@@ -186,7 +175,7 @@ def _certificate(fit: Fit) -> str:
     for t in c.timings:
         times = f"{t.matrix_seconds * 1e6:,.1f} µs against {t.dense_seconds * 1e6:,.1f} µs of dense"
         rows.append((f"measured, batch {t.batch}", f"{times}: {t.speedup:.2f}×, {judged(t)}"))
-    return _table("", [_row([f"<th>{escape(label)}</th>", _text(text)]) for label, text in rows])
+    return table("", [row([f"<th>{escape(label)}</th>", text(words)]) for label, words in rows])
 
 
 def _compared(target: Tensor, dense: Tensor) -> str:
@@ -235,22 +224,22 @@ def _figure(p: Picture, side: int) -> str:
 
 
 def _history(attempts: Sequence[Attempt], chosen: Attempt | None) -> str:
-    head = _head("family", "#relative error", "#parameters", "met", "#seconds", "how, or why not")
+    heading = head("family", "#relative error", "#parameters", "met", "#seconds", "how, or why not")
     rows = [
-        _row(
+        row(
             [
-                _text(a.family),
-                _number("" if a.relative_error is None else f"{a.relative_error:.2e}"),
-                _number("" if a.num_params is None else f"{a.num_params:,}"),
-                _text("" if a.met is None else "yes" if a.met else "no"),
-                _number(f"{a.seconds:.2f}"),
-                _text(a.note),
+                text(a.family),
+                number("" if a.relative_error is None else f"{a.relative_error:.2e}"),
+                number("" if a.num_params is None else f"{a.num_params:,}"),
+                text("" if a.met is None else "yes" if a.met else "no"),
+                number(f"{a.seconds:.2f}"),
+                text(a.note),
             ],
             css="won" if a is chosen else "",
         )
         for a in attempts
     ]
-    return _table(head, rows)
+    return table(heading, rows)
 
 
 def _compared_families(section: Section, svd: TruncatedSVD) -> str:
@@ -270,36 +259,36 @@ def _compared_families(section: Section, svd: TruncatedSVD) -> str:
 
 def _budgets(section: Section, svd: TruncatedSVD) -> str:
     m, n = svd.shape
-    head = _head("family", *(f"#{budget:.0%}" for budget in section.budgets))
-    bounds = [_number(f"{svd.error(int(budget * m * n)):.1e}") for budget in section.budgets]
-    rows = [_row([_text("truncated SVD"), *bounds], css="line")]
+    heading = head("family", *(f"#{budget:.0%}" for budget in section.budgets))
+    bounds = [number(f"{svd.error(int(budget * m * n)):.1e}") for budget in section.budgets]
+    rows = [row([text("truncated SVD"), *bounds], css="line")]
     for family, found in by_budget(section.comparison, section.budgets, m * n).items():
         cells = [
-            _number("" if a is None else f"{a.relative_error:.1e}", won=a is not None and svd.loses_to(a))
+            number("" if a is None else f"{a.relative_error:.1e}", won=a is not None and svd.loses_to(a))
             for a in found
         ]
-        rows.append(_row([_text(family), *cells]))
-    return _table(head, rows)
+        rows.append(row([text(family), *cells]))
+    return table(heading, rows)
 
 
 def _comparison(attempts: Sequence[Attempt], svd: TruncatedSVD) -> str:
     m, n = svd.shape
-    head = _head("family", "structure", "#parameters", "#of dense", "#relative error", "#SVD of that size")
+    heading = head("family", "structure", "#parameters", "#of dense", "#relative error", "#SVD of that size")
     rows = [
-        _row(
+        row(
             [
-                _text(a.family),
-                _text(brief(a.structure)),
-                _number(f"{a.num_params:,}"),
-                _number(f"{a.num_params / (m * n):.1%}"),
-                _number(f"{a.relative_error:.2e}", won=svd.loses_to(a)),
-                _number(f"{svd.error(a.num_params):.2e}"),
+                text(a.family),
+                text(brief(a.structure)),
+                number(f"{a.num_params:,}"),
+                number(f"{a.num_params / (m * n):.1%}"),
+                number(f"{a.relative_error:.2e}", won=svd.loses_to(a)),
+                number(f"{svd.error(a.num_params):.2e}"),
             ]
         )
         for a in attempts
         if a.num_params is not None and a.relative_error is not None
     ]
-    return _table(head, rows)
+    return table(heading, rows)
 
 
 def _machine(fit: Fit) -> str:

@@ -1,4 +1,4 @@
-"""Tables of a page: rows and cells as HTML."""
+"""Tables and cards of a page as HTML."""
 
 from __future__ import annotations
 
@@ -31,3 +31,12 @@ def number(figure: str, *, won: bool = False) -> str:
 def table(heading: str, rows: Iterable[str]) -> str:
     """A table that scrolls where it is too wide."""
     return f'<div class="scroll"><table>{heading}{"".join(rows)}</table></div>'
+
+
+def cards(figures: Iterable[tuple[str, str, str]]) -> str:
+    """The figures that matter most, side by side: what each is, its value, and a detail."""
+    each = (
+        f"<div><span>{escape(what)}</span><b>{escape(value)}</b><span>{escape(detail)}</span></div>"
+        for what, value, detail in figures
+    )
+    return f'<div class="cards">{"".join(each)}</div>'

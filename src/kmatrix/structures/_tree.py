@@ -50,6 +50,22 @@ def check_keys(what: str, made: dict[str, Any], keys: set[str], optional: Set[st
         raise Unreadable(f"{what} lacks {', '.join(sorted(missing))}")
 
 
+def check_description(what: str, description: Any, keys: set[str], version: int) -> dict[str, Any]:
+    """Return what a file says of itself, or raise unless this version of the library reads its format."""
+    if not isinstance(description, dict):
+        raise Unreadable(f"{what} is {short(description)}")
+    written, writer = description.get("format_version"), description.get("kmatrix_version")
+    if not isinstance(writer, str) or not is_size(written):
+        raise Unreadable(f"its versions are {short(written)} and {short(writer)}")
+    if written != version:
+        reason = f"kmatrix {short(writer)} wrote it in format {written}, this version reads {version}"
+        raise Unreadable(reason, UPGRADE)
+    check_keys(what, description, keys, optional={"certificate"})
+    if not isinstance(description.get("certificate", {}), dict):
+        raise Unreadable(f"its certificate is {short(description['certificate'])}")
+    return description
+
+
 def encode(matrix: StructuredMatrix, own: list[type[Structure]], depth: int = 0) -> dict[str, Any]:
     """The node of a matrix in the tree of structures; classes that are not of kmatrix are added to ``own``."""
     name = type(matrix.structure).__name__

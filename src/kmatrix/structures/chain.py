@@ -156,7 +156,11 @@ class ChainMatrix(AbstractChainMatrix):
     def _lane_of(self, layout: Layout) -> Lane | None:
         """What a product is recognised by, of a chain that is one run with a permutation at each end at most."""
         runs = [isinstance(run, int) for run in layout.runs]
-        if type(self)._matmul is not AbstractChainMatrix._matmul or runs.count(False) != 1 or len(runs) > 3:
+        own = (
+            type(self)._matmul is not AbstractChainMatrix._matmul
+            or type(self).weights is not ChainMatrix.weights
+        )
+        if own or runs.count(False) != 1 or len(runs) > 3:
             return None
         before, behind = runs[0], len(runs) > 1 and runs[-1]
         if len(runs) != before + 1 + behind:
@@ -208,7 +212,10 @@ class ChainMatrix(AbstractChainMatrix):
 
     @property
     def _held(self) -> tuple[tuple[Tensor, ...], bool]:
-        return self._stored, self._is_complex
+        # A class below this one may make its weights of the parameters.
+        return (
+            (self._stored, self._is_complex) if type(self).weights is ChainMatrix.weights else super()._held
+        )
 
     @property
     def _stored(self) -> tuple[Tensor, ...]:

@@ -25,7 +25,6 @@ from kmatrix.structures._plain import SupportsJson, plain_certificate
 from kmatrix.structures._safetensors import (
     Header,
     Unreadable,
-    is_size,
     pack,
     parse_json,
     read_header,
@@ -36,8 +35,7 @@ from kmatrix.structures._schema import Families, families_with
 from kmatrix.structures._tree import (
     NODE_KEYS,
     STATE_DICT_INSTEAD,
-    UPGRADE,
-    check_keys,
+    check_description,
     claims,
     decode,
     encode,
@@ -248,18 +246,7 @@ def _description(header: Header) -> dict[str, Any]:
     if _KEY not in header.metadata:
         raise Unreadable("it holds tensors but no structure")
     description = parse_json(header.metadata[_KEY], "its description")
-    if not isinstance(description, dict):
-        raise Unreadable(f"its description is {short(description)}")
-    written, writer = description.get("format_version"), description.get("kmatrix_version")
-    if not isinstance(writer, str) or not is_size(written):
-        raise Unreadable(f"its versions are {short(written)} and {short(writer)}")
-    if written != FORMAT_VERSION:
-        reason = f"kmatrix {short(writer)} wrote it in format {written}, this version reads {FORMAT_VERSION}"
-        raise Unreadable(reason, UPGRADE)
-    check_keys("its description", description, _DESCRIPTION, optional={"certificate"})
-    if not isinstance(description.get("certificate", {}), dict):
-        raise Unreadable(f"its certificate is {short(description['certificate'])}")
-    return description
+    return check_description("its description", description, _DESCRIPTION, FORMAT_VERSION)
 
 
 def _check_tensors(matrix: StructuredMatrix, header: Header) -> None:
