@@ -83,6 +83,38 @@ def test_budgets_are_kept_and_the_report_says_what_is_there(
     )
 
 
+def test_ranks_between_those_of_the_clock_use_a_budget_up(batches: list[Tensor]) -> None:
+    torch.manual_seed(5)
+    model = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(3)))
+    report = km.compress_(model, budget=0.47, structures=[km.LowRank], verify_speed=False, progress=False)
+    step = 8 * 512 / report.dense_params  # eight more rows and columns of one layer
+    assert 0.47 - step < report.reached <= 0.47
+    assert all(layer.chosen in layer.tried for layer in report.layers if layer.chosen)
+    ranks = {
+        t.structure.rank
+        for layer in report.layers
+        for t in layer.tried
+        if isinstance(t.structure, km.LowRank)
+    }
+    assert len(ranks) <= 16 + 3  # the ladder, and what was chosen
+
+
+def test_a_rank_between_is_measured_before_it_is_chosen(
+    mlp: nn.Sequential, batches: list[Tensor], clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[km.Structure] = []
+
+    def again(self: FakeClock, place: Place, structure: km.Structure) -> Timing:
+        measured.append(structure)
+        return self.timing(place, structure)
+
+    monkeypatch.setattr(FakeClock, "again", again)
+    report = km.compress_(mlp, budget=0.5, calibration=batches, progress=False)
+    chosen = [layer.chosen.structure for layer in report.layers if layer.chosen]
+    assert chosen and all(structure in measured for structure in chosen)
+    assert all(s.rank % 2 == 0 for s in chosen if isinstance(s, km.LowRank))  # odd ones were refused
+
+
 def test_only_what_is_measured_faster_is_chosen(
     mlp: nn.Sequential, batches: list[Tensor], clock: None
 ) -> None:

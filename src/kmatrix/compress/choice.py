@@ -193,7 +193,7 @@ class Choice:
 
     def report(self, layer: Trial, k: int) -> LayerReport:
         """What is to be said of one layer."""
-        tried = tuple(self._judged(layer, t) for t in layer.tried)
+        tried = tuple(self._judged(layer, t) for t in self._told(layer, k))
         chosen = next((t for t in tried if k >= 0 and t.structure == layer.found[k].structure), None)
         return LayerReport(
             names=layer.site.names,
@@ -207,6 +207,17 @@ class Choice:
             chosen=chosen,
             reason=_why(layer, tried, chosen),
         )
+
+    def _told(self, layer: Trial, k: int) -> list[Tried]:
+        """The words on the ladder, and on those ranks between that were chosen, or had been until measured."""
+        known = {t.structure for t in layer.tried}
+        extra = [
+            layer.words(c)
+            for c in layer.found
+            if c.structure not in known
+            and ((c is layer.found[k] and k >= 0) or (layer.place, c.structure) in self.refused)
+        ]
+        return sorted([*layer.tried, *extra], key=lambda t: -t.num_params)
 
     def _judged(self, layer: Trial, tried: Tried) -> Tried:
         if layer.timings is not None and tried.structure in layer.timings:

@@ -61,6 +61,23 @@ def members(families: Iterable[Family], m: int, n: int) -> list[Structure]:
     return sorted(found.values(), key=lambda s: -s.num_params(m, n))
 
 
+def ranks_between(families: Iterable[Family], m: int, n: int) -> list[LowRank]:
+    """Every rank of whole vector registers up to the largest of the ladder, where ``LowRank`` is a family; else none.
+
+    The ladder is for the clock. Once it has found a rank to be faster than dense, the ranks below cost nothing more to
+    know, as one decomposition gives them all, and a budget can be used up.
+
+    Example:
+        >>> import kmatrix as km
+        >>> [s.rank for s in ranks_between([km.LowRank], 64, 64)]
+        [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 16, 20, 24]
+    """
+    if not any(family is LowRank for family in families):
+        return []
+    most = max(s.rank for s in _low_rank(m, n))
+    return [LowRank(rank) for rank in sorted({_round(r) for r in range(1, most + 1)}) if rank <= most]
+
+
 def _members(family: object, m: int, n: int) -> Iterable[Structure]:
     if isinstance(family, Structure):
         return (family,)
@@ -75,7 +92,7 @@ def _members(family: object, m: int, n: int) -> Iterable[Structure]:
     return rule(m, n)
 
 
-def _low_rank(m: int, n: int) -> Iterator[Structure]:
+def _low_rank(m: int, n: int) -> Iterator[LowRank]:
     for rank in sorted({_round(share * m * n / (m + n)) for share in FINE}):
         yield LowRank(rank)
 

@@ -15,11 +15,11 @@ from kmatrix.compress.candidates import Candidate, candidates
 from kmatrix.compress.layers import Place, weight_of
 from kmatrix.compress.metric import Metric
 from kmatrix.compress.result import Tried
-from kmatrix.compress.sizes import DEFAULT, Family, members
+from kmatrix.compress.sizes import DEFAULT, Family, members, ranks_between
 from kmatrix.compress.timing import Clock
 from kmatrix.fitting import Timing
 from kmatrix.nn.surgery import Site
-from kmatrix.structures import Structure
+from kmatrix.structures import LowRank, Structure
 
 FASTER = "faster than"
 
@@ -37,8 +37,9 @@ class Trial:
         sensitivity: that change, for a weight of zeros.
         mean: of its inputs, where a bias takes the mean of the error.
         found: the candidates that were fitted.
-        tried: the words on every structure.
-        timings: of every structure, None if the clock was left alone.
+        tried: the words on every structure of the ladder.
+        timings: of every structure, None if the clock was left alone. A rank between two that were measured has the
+            time of the larger one until it is chosen, and then measured itself.
         dense_seconds: of the layer as it is.
         reason: why it stays dense, whatever the budget.
     """
@@ -67,6 +68,16 @@ class Trial:
         if structure is None or self.timings is None:
             return dense
         return dense / self.timings[structure].speedup
+
+    def words(self, candidate: Candidate) -> Tried:
+        """What is to be said of a candidate."""
+        return replace(
+            _blank(self, candidate.structure),
+            method=candidate.method,
+            error=candidate.error,
+            loss=candidate.impact * self.weight,
+            blind_error=candidate.blind_error,
+        )
 
 
 def examined(
@@ -101,16 +112,33 @@ def examined(
         layer.timings = clock.against_dense(layer.place, wanted)
         layer.dense_seconds = clock.dense_seconds(layer.place)
     fast = [s for s in wanted if layer.timings is None or layer.timings[s].verdict == FASTER]
-    _fit(layer, fast, moments, statistics, ridge, seed, prune=structures is None)
+    between = _between(layer, DEFAULT if structures is None else structures, fast)
+    _fit(layer, fast, between, moments, statistics, ridge, seed, prune=structures is None)
     layer.tried = tuple(
         sorted((*layer.tried, *_not_fitted(layer, wanted, fast)), key=lambda t: -t.num_params)
     )
     return layer
 
 
+def _between(layer: Trial, families: Sequence[Family], fast: Sequence[Structure]) -> list[Structure]:
+    """The ranks between those that were found to be faster; none takes longer than the next larger one."""
+    m, n = layer.place.shape
+    ladder = sorted((s for s in fast if isinstance(s, LowRank)), key=lambda s: s.rank)
+    found: list[Structure] = []
+    for structure in ranks_between(families, m, n):
+        above = next((s for s in ladder if s.rank >= structure.rank), None)
+        if above is None or above == structure:
+            continue
+        if layer.timings is not None:
+            layer.timings[structure] = layer.timings[above]
+        found.append(structure)
+    return found
+
+
 def _fit(
     layer: Trial,
-    structures: Sequence[Structure],
+    ladder: Sequence[Structure],
+    between: Sequence[Structure],
     moments: Moments | None,
     statistics: Calibration | None,
     ridge: float,
@@ -125,6 +153,7 @@ def _fit(
         layer.mean = moments.mean() if centred else None
     outer = moments.gradient if moments is not None else None
     metric = Metric.of(weight, second, outer, ridge=ridge)
+    structures = [*ladder, *between]
     found, failed = candidates(metric, structures, dtype=weight.dtype, prune=prune, seed=seed)
     found = _agreed(found, structures)
     # Without gradients the relative errors of all layers count alike.
@@ -136,8 +165,8 @@ def _fit(
         layer.weight = mean / statistics.output
     layer.sensitivity = layer.weight * metric.impact(torch.zeros_like(metric.weight))
     layer.found = tuple(found)
-    layer.tried = tuple(_tried(layer, c) for c in found) + tuple(
-        replace(_blank(layer, s), refused=why) for s, why in failed
+    layer.tried = tuple(layer.words(c) for c in found if c.structure in ladder) + tuple(
+        replace(_blank(layer, s), refused=why) for s, why in failed if s in ladder
     )
 
 
@@ -160,16 +189,6 @@ def _blank(layer: Trial, structure: Structure) -> Tried:
     if timing is None:
         return tried
     return replace(tried, seconds=layer.seconds(structure), ratios=timing.ratios, verdict=timing.verdict)
-
-
-def _tried(layer: Trial, candidate: Candidate) -> Tried:
-    return replace(
-        _blank(layer, candidate.structure),
-        method=candidate.method,
-        error=candidate.error,
-        loss=candidate.impact * layer.weight,
-        blind_error=candidate.blind_error,
-    )
 
 
 def _not_fitted(layer: Trial, wanted: Sequence[Structure], fast: Sequence[Structure]) -> list[Tried]:
