@@ -275,3 +275,8 @@ def test_what_is_larger_than_dense_is_marked() -> None:
 def test_one_layer_is_in_the_singular() -> None:
     report = km.replace_linear_(nn.Sequential(nn.Linear(8, 8)), km.LowRank(1))
     assert str(report) == "1 layer replaced, 64 -> 16 numbers (25.0%)"
+
+
+def test_a_bare_layer_is_no_model_to_replace_in() -> None:
+    with pytest.raises(km.ArgumentError, match="it is itself the layer"):
+        km.replace_linear_(nn.Linear(8, 8), km.LowRank(2))

@@ -56,6 +56,9 @@ def compress(
     attention: Annotated[
         bool, typer.Option("--attention", help="Offer the projections of nn.MultiheadAttention too.")
     ] = False,
+    verify_speed: Annotated[
+        bool, typer.Option(help="Choose only what is measured faster than dense here.")
+    ] = True,
     heal: Annotated[int, typer.Option(help="Steps of fine-tuning towards the dense model.")] = 0,
     lr: Annotated[float, typer.Option(help="Learning rate of --heal.")] = 3e-5,
     max_batches: Annotated[int | None, typer.Option(help="How many calibration batches to take.")] = None,
@@ -98,6 +101,7 @@ def compress(
             filter_fn=layers or None,
             tol=tol,
             attention=attention,
+            verify_speed=verify_speed,
             max_batches=max_batches,
             seed=seed,
             progress=_progress(),

@@ -62,7 +62,7 @@ def members(families: Iterable[Family], m: int, n: int) -> list[Structure]:
 
 
 def ranks_between(families: Iterable[Family], m: int, n: int) -> list[LowRank]:
-    """Every rank of whole vector registers up to the largest of the ladder, where ``LowRank`` is a family; else none.
+    """Ranks of whole or half vector registers up to the largest of the ladder, where ``LowRank`` is a family; else none.
 
     The ladder is for the clock. Once it has found a rank to be faster than dense, the ranks below cost nothing more to
     know, as one decomposition gives them all, and a budget can be used up.
@@ -75,7 +75,7 @@ def ranks_between(families: Iterable[Family], m: int, n: int) -> list[LowRank]:
     if not any(family is LowRank for family in families):
         return []
     most = max(s.rank for s in _low_rank(m, n))
-    return [LowRank(rank) for rank in sorted({_round(r) for r in range(1, most + 1)}) if rank <= most]
+    return [LowRank(rank) for rank in range(1, most + 1) if rank % 8 == 0 or _round(rank) == rank]
 
 
 def _members(family: object, m: int, n: int) -> Iterable[Structure]:

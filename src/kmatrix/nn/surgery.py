@@ -126,6 +126,10 @@ def replace_linear_(
         parametrizations or quantised weights, that share a weight with another module, that a parent never calls
         (``nn.MultiheadAttention``), or whose shape the structure does not have.
 
+    Raises:
+        ArgumentError: if the model is itself a layer, a pattern matches nothing, or a kind is unknown.
+        DtypeError: if the structure is none, or the model is no module.
+
     Example:
         >>> import torch.nn as nn, kmatrix as km
         >>> model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10))
@@ -141,6 +145,11 @@ def replace_linear_(
     if isinstance(structure, type) or not callable(structure):
         checked_structure("replace_linear_", structure)
     sites, skipped = survey(model, as_function("replace_linear_", model, filter_fn))
+    if not sites and any("" in s.names for s in skipped):
+        way_out = "make one with km.nn.Linear, or put it into a model: nn.Sequential(layer)"
+        raise ArgumentError(
+            complaint("replace_linear_", "model", type(model).__name__, "it is itself the layer", way_out)
+        )
     new: dict[str, nn.Module] = {}
     before = after = 0
     replaced, larger = [], []
