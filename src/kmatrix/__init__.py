@@ -29,11 +29,13 @@ from kmatrix.structures import ACDC as ACDC
 from kmatrix.structures import AFDF as AFDF
 from kmatrix.structures import BLAST as BLAST
 from kmatrix.structures import BPBP as BPBP
+from kmatrix.structures import GBLR as GBLR
 from kmatrix.structures import OBB as OBB
 from kmatrix.structures import BlockCirculant as BlockCirculant
 from kmatrix.structures import BlockDiagonal as BlockDiagonal
 from kmatrix.structures import BlockLowRank as BlockLowRank
 from kmatrix.structures import BlockTensorTrain as BlockTensorTrain
+from kmatrix.structures import Boxes as Boxes
 from kmatrix.structures import BPPermutation as BPPermutation
 from kmatrix.structures import Butterfly as Butterfly
 from kmatrix.structures import Chain as Chain
@@ -44,6 +46,7 @@ from kmatrix.structures import Diagonal as Diagonal
 from kmatrix.structures import Factor as Factor
 from kmatrix.structures import Fastfood as Fastfood
 from kmatrix.structures import FixedBPBP as FixedBPBP
+from kmatrix.structures import GBLRMatrix as GBLRMatrix
 from kmatrix.structures import Grouped as Grouped
 from kmatrix.structures import GroupShuffle as GroupShuffle
 from kmatrix.structures import Hankel as Hankel

@@ -12,6 +12,7 @@ from kmatrix.structures import (
     AFDF,
     BLAST,
     BPBP,
+    GBLR,
     OBB,
     BlockCirculant,
     BlockDiagonal,
@@ -94,6 +95,15 @@ class TestBlockLowRank(ChainConformance):
 
 class TestBLAST(ChainConformance):
     examples = ((BLAST(nblocks=(2, 3), rank=3), 11, 13), (BLAST(nblocks=2, rank=3), 8, 8))
+
+
+class TestGBLR(ChainConformance):
+    examples = (
+        (GBLR(nblocks=5, budget=0.6), 7, 9),
+        (GBLR(), 13, 5),
+        (GBLR(budget=2.0), 1, 1),
+        (GBLR(nblocks=30, budget=0.1, left=3), 11, 17),
+    )
 
 
 class TestGroupShuffle(ChainConformance):

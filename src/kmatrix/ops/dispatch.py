@@ -98,6 +98,11 @@ NATIVE = Native()
 BACKENDS: tuple[Backend, ...] = (NATIVE, Portable(), Reference())
 
 
+def requested() -> str | None:
+    """The backend that ``use_backend`` asks for here; None if it is free."""
+    return _requested.get()
+
+
 def native_is_next() -> bool:
     """Whether a product that the native kernels can run will be run by them."""
     return (

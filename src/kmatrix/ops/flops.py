@@ -26,6 +26,8 @@ def announce_formulas() -> None:
         torch.ops.kmatrix.chain_matmul: _flops,
         torch.ops.kmatrix.chain_matmul_backward: _backward_flops,
     }
+    if hasattr(torch.ops.kmatrix, "segments_matmul"):  # registered after the chain
+        formulas[torch.ops.kmatrix.segments_matmul] = _segments_flops
     for operator, formula in formulas.items():
         if operator not in module.flop_registry:
             module.register_flop_formula(operator)(formula)
@@ -41,6 +43,13 @@ def _flops(
 ) -> int:
     """A multiply and an add for each entry of each factor and each vector, tied or not."""
     return 2 * math.prod(x_shape[:-1]) * sum(pattern.numel for pattern in unflatten_patterns(patterns))
+
+
+def _segments_flops(
+    x_shape: Sequence[int], left: Sequence[int], right: Sequence[int], *_: Any, **__: Any
+) -> int:
+    """A multiply and an add for each number and each vector."""
+    return 2 * math.prod(x_shape[:-1]) * (left[0] + right[0])
 
 
 def _backward_flops(

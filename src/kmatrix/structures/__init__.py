@@ -13,6 +13,7 @@ from kmatrix.structures.blocks import BlockTensorTrain as BlockTensorTrain
 from kmatrix.structures.blocks import Dense as Dense
 from kmatrix.structures.blocks import Diagonal as Diagonal
 from kmatrix.structures.blocks import LowRank as LowRank
+from kmatrix.structures.boxes import Boxes as Boxes
 from kmatrix.structures.bp import BPBP as BPBP
 from kmatrix.structures.bp import BPBPMatrix as BPBPMatrix
 from kmatrix.structures.bp import FixedBPBP as FixedBPBP
@@ -35,6 +36,8 @@ from kmatrix.structures.compose import scaled as scaled
 from kmatrix.structures.compose import sum_of as sum_of
 from kmatrix.structures.fastfood import Fastfood as Fastfood
 from kmatrix.structures.fastfood import FastfoodMatrix as FastfoodMatrix
+from kmatrix.structures.gblr import GBLR as GBLR
+from kmatrix.structures.gblr import GBLRMatrix as GBLRMatrix
 from kmatrix.structures.grouped import Grouped as Grouped
 from kmatrix.structures.grouped import GroupedMatrix as GroupedMatrix
 from kmatrix.structures.kaleidoscope import Kaleidoscope as Kaleidoscope

@@ -34,6 +34,7 @@ from kmatrix.structures.butterfly import Butterfly
 from kmatrix.structures.chain import Chain, Factor, Permute
 from kmatrix.structures.circulant import BlockCirculant, Circulant
 from kmatrix.structures.fastfood import Fastfood
+from kmatrix.structures.gblr import GBLR
 from kmatrix.structures.kaleidoscope import Kaleidoscope
 from kmatrix.structures.kronecker import Kronecker
 from kmatrix.structures.monarch import GroupShuffle, Monarch
@@ -59,6 +60,7 @@ FAMILIES: dict[str, type[Structure]] = {
     "Diagonal": Diagonal,
     "Fastfood": Fastfood,
     "FixedBPBP": FixedBPBP,
+    "GBLR": GBLR,
     "GroupShuffle": GroupShuffle,
     "Hankel": Hankel,
     "Kaleidoscope": Kaleidoscope,
@@ -77,7 +79,7 @@ _STAGES: dict[str, type[Factor | Permute]] = {"Factor": Factor, "Permute": Permu
 # Everywhere else a member stores at least as many numbers as it has rows, as it has columns, and as any whole
 # number among its fields says (but for depths of a few), Kronecker products as the roots of these. That bounds
 # what a file can make us compute before its tensors are compared with what the structure needs.
-_MAY_STORE_FEW = (BPPermutation, Chain, Diagonal, Sparse)
+_MAY_STORE_FEW = (BPPermutation, Chain, Diagonal, GBLR, Sparse)
 _MAY_EXCEED = ("Butterfly.ranks",)  # without a second factor there is no gap for the ranks
 _SMALL = 64
 # Radices multiply up, so long lists of them make numbers of many thousand digits.
