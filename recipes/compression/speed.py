@@ -124,7 +124,12 @@ def end_to_end(
 
 
 def shrink(
-    dense: nn.Module, budget: float, calibration: list[Any] | None, batch: int, sizes: Sizes
+    dense: nn.Module,
+    budget: float,
+    calibration: list[Any] | None,
+    batch: int,
+    sizes: Sizes,
+    structures: tuple[Any, ...] | None = None,
 ) -> tuple[nn.Module, float]:
     """A compressed copy and its share of the parameters."""
     small = copy.deepcopy(dense).eval()
@@ -134,6 +139,7 @@ def shrink(
         calibration=calibration,
         batch=batch,
         filter_fn=is_matrix,
+        structures=structures,
         sensitivity=False,  # times do not depend on what is lost
         verify_speed=sizes is FULL,  # layers of the smoke preset are too small for anything to be faster
     )
@@ -187,7 +193,8 @@ def layers(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, Any]
             for budget in BUDGETS:
                 picks = torch.randint(0, len(sides), (sizes.together, 2), generator=rng).tolist()
                 dense = nn.ModuleList(nn.Linear(sides[a], sides[b]) for a, b in picks).eval()
-                small, _ = shrink(dense, budget, None, batch, sizes)
+                # Block tensor-trains would be fitted for minutes, and their errors do not matter here.
+                small, _ = shrink(dense, budget, None, batch, sizes, (km.LowRank, km.Monarch))
                 held = sum(4 * p.numel() for p in dense.parameters())
                 for name in changed(dense, small):
                     pair = dense.get_submodule(name), small.get_submodule(name)
@@ -273,8 +280,10 @@ def main() -> None:
             "decoding": decoding,
             "layers": layers,
         }
-        record[part] = list(track(measured[part](options, sizes), f"{part} ", total=None))
-        replace(options.out, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
+        record[part] = []
+        for row in track(measured[part](options, sizes), f"{part} ", total=None):
+            record[part].append(row)
+            replace(options.out, lambda path: path.write_text(json.dumps(record, indent=1) + "\n"))
     console = Console(width=max(110, Console().width))
     console.print(table([*record.get("models", []), *record.get("decoding", [])]))
     if record.get("layers"):
