@@ -40,7 +40,7 @@ class Sizes:
     rounds: int
     width: int
     layers: int
-    context: int
+    contexts: tuple[int, ...]
     batches: tuple[int, ...]
     shapes: tuple[int, ...]
     together: int
@@ -48,8 +48,10 @@ class Sizes:
 
 
 SIDES = (256, 384, 512, 640, 768, 1024, 1536, 2048)
-FULL = Sizes(41, width=512, layers=6, context=256, batches=(1, 64), shapes=SIDES, together=10, wanted=200)
-SMOKE = Sizes(2, width=64, layers=1, context=8, batches=(1,), shapes=(64, 96), together=2, wanted=2)
+FULL = Sizes(
+    41, width=512, layers=6, contexts=(64, 256), batches=(1, 64), shapes=SIDES, together=10, wanted=200
+)
+SMOKE = Sizes(2, width=64, layers=1, contexts=(8,), batches=(1,), shapes=(64, 96), together=2, wanted=2)
 
 
 def is_matrix(module: nn.Module, name: str) -> bool:
@@ -165,22 +167,28 @@ def models(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, Any]
 
 
 def decoding(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, Any]]:
-    """One step of decoding with a half-full cache. The weights are random: the time does not depend on them."""
-    torch.manual_seed(0)
-    dense = Transformer(65, sizes.width, sizes.layers, max(1, sizes.width // 64), sizes.context).eval()
-    position = sizes.context // 2
+    """One step of decoding with half-full caches. The weights are random: the time does not depend on them."""
+    heads = max(1, sizes.width // 64)
     for batch in sizes.batches:
-        caches, codes = dense.new_cache(batch), torch.randint(0, 65, (batch,))
-        for cache in caches:
-            cache.normal_()
+        torch.manual_seed(0)
+        dense = Transformer(65, sizes.width, sizes.layers, heads, max(sizes.contexts)).eval()
+        models = [(budget, *shrink(dense, budget, None, batch, sizes)) for budget in BUDGETS]
+        codes = torch.randint(0, 65, (batch,))
+        for context in sizes.contexts:
+            caches = [torch.randn_like(cache[..., :context, :]) for cache in dense.new_cache(batch)]
 
-        def step(model: nn.Module, codes: Tensor = codes, caches: list[Tensor] = caches) -> object:
-            return model.step(codes, caches, position)
+            def step(
+                model: nn.Module,
+                codes: Tensor = codes,
+                caches: list[Tensor] = caches,
+                position: int = context // 2,
+            ) -> object:
+                return model.step(codes, caches, position)
 
-        for budget in BUDGETS:
-            small, kept = shrink(dense, budget, None, batch, sizes)
-            times = end_to_end(dense, small, step, sizes.rounds)
-            yield {"model": "decoding", "batch": batch, "budget": budget, "kept": kept, **times}
+            for budget, small, kept in models:
+                times = end_to_end(dense, small, step, sizes.rounds)
+                row = {"model": "decoding", "tokens": context // 2, "batch": batch, "budget": budget}
+                yield {**row, "kept": kept, **times}
 
 
 def layers(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, Any]]:
@@ -226,6 +234,11 @@ def remeasured(
     return {"shape": shape, "batch": batch, "structure": what, "speedup": middle, "low": low, "high": high}
 
 
+def name_of(row: dict[str, Any]) -> str:
+    """The model, and how many tokens its caches hold."""
+    return f"{row['model']}, {row['tokens']} tokens" if "tokens" in row else str(row["model"])
+
+
 def table(rows: list[dict[str, Any]]) -> Table:
     """The models and the decoding step: how much faster they are, the share of the swapped layers in the dense time,
     how much faster those are by themselves, and what Amdahl's law then allows.
@@ -247,7 +260,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
         shown.add_column(column, justify="left" if column == "model" else "right", no_wrap=True)
     for r in rows:
         shown.add_row(
-            r["model"], str(r["batch"]), f"{r['budget']:.0%}", f"{r['kept']:.1%}",
+            name_of(r), str(r["batch"]), f"{r['budget']:.0%}", f"{r['kept']:.1%}",
             f"{r['dense_ms']:.3f}", f"{r['small_ms']:.3f}", f"{r['speedup']:.2f}x", f"{r['share']:.0%}",
             f"{r['speedup_of_layers']:.2f}x", f"{r['amdahl']:.2f}x", f"{r['of_amdahl']:.0%}",
         )  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from compare import METHODS
+from speed import name_of
 
 
 def rows_of(cells: list[list[str]]) -> str:
@@ -51,7 +52,7 @@ def times(record: dict[str, Any]) -> str:
     cells = [[*head, "reached"]]
     for r in (*record.get("models", ()), *record.get("decoding", ())):
         sizes = [
-            r["model"],
+            name_of(r),
             str(r["batch"]),
             f"{r['budget']:.0%}",
             f"{r['dense_ms']:.3f}",
