@@ -6,15 +6,18 @@ What is called from outside stands here, with the question and the answer:
 - ``targets`` and ``problem`` (what is asked), ``result`` and ``certificate`` (what comes back);
   ``energy`` is the arithmetic of truncation that all share.
 
-Behind them are six rooms, each using only what stands below it:
+Behind them are seven rooms, each using only what stands below it:
 
 - ``search``: the families tried when no structure is named, and the loop that judges them;
-- ``starts``: members near the target by construction; ``learning``: any structure by gradient;
+- ``starts``: members near the target by construction; ``learning``: any structure by gradient; ``boxes``: sums of
+  rank-one boxes;
 - ``orders``: the orders of rows and columns under which a matrix is cheap;
 - ``projections``: nearest members by direct methods; ``chains``: factorisations along known supports.
 """
 
 from kmatrix.fitting.api import fit as fit
+from kmatrix.fitting.boxes.fit import BoxFit as BoxFit
+from kmatrix.fitting.boxes.fit import fit_boxes as fit_boxes
 from kmatrix.fitting.certificate import Certificate as Certificate
 from kmatrix.fitting.certificate import SpectralEstimate as SpectralEstimate
 from kmatrix.fitting.certificate import Timing as Timing

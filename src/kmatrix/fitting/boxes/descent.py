@@ -1,0 +1,117 @@
+"""From boxes to better boxes of the same cost: rounds of moves, least squares and cuts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from kmatrix.fitting.boxes.refit import refit
+from kmatrix.fitting.boxes.sweep import sweep
+from kmatrix.fitting.boxes.terms import Terms
+from kmatrix.fitting.boxes.tilings import strongest_tile
+from kmatrix.fitting.boxes.trim import trim
+from kmatrix.fitting.boxes.unmix import unmix
+
+STEADY = 1.25
+"""Most by which the price changes from one round to the next."""
+UNMIXED = 48
+"""Boxes up to which all pairs are looked at."""
+LEFT_OVER = 16
+"""Most boxes that the cost which is left over goes to."""
+SETTLED = 10
+"""Rounds of least squares at the end."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What boxes may cost, how many there may be, and whether time is up."""
+
+    nblocks: int
+    cost: int
+    late: Callable[[], bool] = lambda: False
+
+
+@dataclass(frozen=True, eq=False)
+class End:
+    """Boxes within the limits and their squared error."""
+
+    error: float
+    terms: Terms
+
+
+def squared_error(dense: Tensor, terms: Terms) -> float:
+    """``||W - A||_F^2``."""
+    return float(torch.linalg.vector_norm(dense - terms.dense).square())
+
+
+def descend(dense: Tensor, terms: Terms, limits: Limits, price: float, rounds: int) -> End:
+    """Rounds at a price that follows the cost, each cut to the limits and judged there; the best of all.
+
+    A round takes mixtures apart, solves for all vectors by least squares, and renews box after box with its segments.
+    The price rises while the boxes cost more than they may, and falls while they cost less.
+
+    Args:
+        dense: the target ``(m, n)``.
+        terms: where to begin; within the limits or not.
+        limits: what the result must keep to.
+        price: of a unit of width, in squared error, at first.
+        rounds: most rounds; one that changes nothing is the last.
+    """
+    best = settled(dense, terms, limits)
+    for _ in range(rounds):
+        if limits.late() or not len(terms) or price <= 0:
+            break
+        if len(terms) <= UNMIXED:
+            terms, _ = unmix(terms, price)
+        terms = refit(dense, terms, 2)
+        before = terms
+        terms = sweep(terms, dense - terms.dense, price).alive()
+        end = settled(dense, terms, limits)
+        still = same_places(before, terms) and end.error >= best.error * (1 - 1e-4)
+        best = min(best, end, key=lambda e: e.error)
+        if still and terms.cost <= limits.cost:
+            break
+        price *= min(STEADY, max(1 / STEADY, terms.cost / limits.cost))
+    return best
+
+
+def settled(dense: Tensor, terms: Terms, limits: Limits) -> End:
+    """Boxes cut to the limits, least squares for their vectors, and what cost is left spent on the residual."""
+    kept = trim(_fewer(terms, limits.nblocks), limits.cost)
+    kept = refit(dense, kept, SETTLED) if kept is not terms else kept
+    for _ in range(LEFT_OVER):
+        spare = limits.cost - kept.cost
+        if spare < 2 or len(kept) >= limits.nblocks:
+            break
+        more = strongest_tile(dense - kept.dense, spare)
+        if more is None:
+            break
+        kept = kept.and_also(more)
+    return End(squared_error(dense, kept), kept)
+
+
+def _fewer(terms: Terms, nblocks: int) -> Terms:
+    """The boxes with most energy."""
+    if len(terms) <= nblocks:
+        return terms
+    energy = torch.linalg.vector_norm(terms.left, dim=1) * torch.linalg.vector_norm(terms.right, dim=1)
+    return terms.take(energy.topk(nblocks).indices.sort().values)
+
+
+def same_places(one: Terms, other: Terms) -> bool:
+    """Whether the boxes lie in the same places."""
+    return len(one) == len(other) and torch.equal(one.rows, other.rows) and torch.equal(one.cols, other.cols)
+
+
+def marginal_price(terms: Terms) -> float:
+    """What the box that pays least gives for a unit of its width."""
+    if not len(terms):
+        return 0.0
+    energy = torch.linalg.vector_norm(terms.left, dim=1) * torch.linalg.vector_norm(terms.right, dim=1)
+    widths = terms.rows[:, 1] + terms.cols[:, 1]
+    price = float((energy.square() / widths).min())
+    return price if math.isfinite(price) else 0.0
