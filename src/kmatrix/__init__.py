@@ -46,6 +46,8 @@ from kmatrix.structures import Diagonal as Diagonal
 from kmatrix.structures import Factor as Factor
 from kmatrix.structures import Fastfood as Fastfood
 from kmatrix.structures import FixedBPBP as FixedBPBP
+from kmatrix.structures import Gaudi as Gaudi
+from kmatrix.structures import GaudiMatrix as GaudiMatrix
 from kmatrix.structures import GBLRMatrix as GBLRMatrix
 from kmatrix.structures import Grouped as Grouped
 from kmatrix.structures import GroupShuffle as GroupShuffle

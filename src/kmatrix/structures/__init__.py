@@ -36,6 +36,8 @@ from kmatrix.structures.compose import scaled as scaled
 from kmatrix.structures.compose import sum_of as sum_of
 from kmatrix.structures.fastfood import Fastfood as Fastfood
 from kmatrix.structures.fastfood import FastfoodMatrix as FastfoodMatrix
+from kmatrix.structures.gaudi import Gaudi as Gaudi
+from kmatrix.structures.gaudi import GaudiMatrix as GaudiMatrix
 from kmatrix.structures.gblr import GBLR as GBLR
 from kmatrix.structures.gblr import GBLRMatrix as GBLRMatrix
 from kmatrix.structures.grouped import Grouped as Grouped

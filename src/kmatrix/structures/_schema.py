@@ -34,6 +34,7 @@ from kmatrix.structures.butterfly import Butterfly
 from kmatrix.structures.chain import Chain, Factor, Permute
 from kmatrix.structures.circulant import BlockCirculant, Circulant
 from kmatrix.structures.fastfood import Fastfood
+from kmatrix.structures.gaudi import Gaudi
 from kmatrix.structures.gblr import GBLR
 from kmatrix.structures.kaleidoscope import Kaleidoscope
 from kmatrix.structures.kronecker import Kronecker
@@ -61,6 +62,7 @@ FAMILIES: dict[str, type[Structure]] = {
     "Fastfood": Fastfood,
     "FixedBPBP": FixedBPBP,
     "GBLR": GBLR,
+    "Gaudi": Gaudi,
     "GroupShuffle": GroupShuffle,
     "Hankel": Hankel,
     "Kaleidoscope": Kaleidoscope,

@@ -7,6 +7,7 @@ import torch
 
 from kmatrix import ArgumentError, DtypeError
 from kmatrix.structures.gaudi import gaudi_mask, masked
+from kmatrix.structures.gaudi.content import reference_masked
 from kmatrix.structures.gaudi.mask import steps_of, tables, windows
 
 SIZES = [1, 2, 3, 7, 8, 45, 64, 97]
@@ -149,6 +150,19 @@ def test_complex_content_is_masked_in_both_parts() -> None:
         strict=True,
     ):
         assert torch.allclose(one, other, rtol=1e-12)
+
+
+@pytest.mark.parametrize("sigma", SIGMAS)
+def test_the_definition_in_plain_torch_says_the_same(sigma: float) -> None:
+    for shape in ((20, 11), (20, 11, 2)):
+        content = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        inputs = (content, *(torch.rand(20, dtype=torch.float64, requires_grad=True) for _ in range(2)))
+        weight = torch.randn_like(content)
+        results = []
+        for operation in (masked, reference_masked):
+            product = operation(*inputs, table(11, sigma))
+            results.append((product, *torch.autograd.grad((product * weight).sum(), inputs)))
+        assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-12) for a, b in zip(*results, strict=True))
 
 
 def test_vmap_and_functional_gradients() -> None:

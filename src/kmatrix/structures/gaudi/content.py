@@ -10,6 +10,8 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
 
 from kmatrix.structures.gaudi.mask import steps_of, windows
 
@@ -28,12 +30,28 @@ def masked(content: Tensor, width: Tensor, start: Tensor, table: Tensor) -> Tens
         start: shares of ``n``, ``(K,)``.
         table: what ``mask.tables`` gave for ``n``.
     """
+    transformed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    if transformed or torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+        return reference_masked(content, width, start, table)
     return cast(Tensor, _Masked.apply(content, width, start, table))  # type: ignore[no-untyped-call]
+
+
+def reference_masked(content: Tensor, width: Tensor, start: Tensor, table: Tensor) -> Tensor:
+    """The definition of ``masked`` in plain torch, which takes it apart: to compile, to transform, to compare with."""
+    stairs, slopes = windows(table[0]), windows(table[1])
+    first, last = steps_of(width, start, content.shape[1])
+    at_first, at_last = slopes[first], slopes[last]
+    # Each difference is 0, and has the gradient of its parameter.
+    by_width = (width - width.detach()).unsqueeze(-1) * at_last
+    by_start = (start - start.detach()).unsqueeze(-1) * (at_last - at_first)
+    mask = (stairs[first] - stairs[last] + by_width + by_start).to(content.dtype)
+    return content * _beside(mask, content)
 
 
 class _Masked(torch.autograd.Function):
     @staticmethod
-    def forward(content: Tensor, width: Tensor, start: Tensor, table: Tensor) -> Tensor:
+    def forward(ctx: Any, content: Tensor, width: Tensor, start: Tensor, table: Tensor) -> Tensor:
+        ctx.save_for_backward(content, width, start, table)
         stairs = windows(table[0])
         first, last = steps_of(width, start, content.shape[1])
         out = torch.empty_like(content, memory_format=torch.contiguous_format)
@@ -43,77 +61,27 @@ class _Masked(torch.autograd.Function):
         return out
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         content, width, start, table = ctx.saved_tensors
-        to_content, to_width, to_start = _Gradients.apply(  # type: ignore[no-untyped-call]
-            grad.contiguous(), content, width, start, table
-        )
-        wanted = zip((to_content, to_width, to_start), ctx.needs_input_grad, strict=False)
-        return *(gradient if wants else None for gradient, wants in wanted), None
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor) -> tuple[Tensor, int]:
-        *own, table = _side_by_side(info.batch_size, in_dims, inputs)
-        return _apart(masked(own[0], own[1], own[2], table), info.batch_size), 0
-
-
-class _Gradients(torch.autograd.Function):
-    """The gradients of ``masked``, as an operation of their own, so that they have a rule for ``vmap`` too."""
-
-    @staticmethod
-    def forward(
-        grad: Tensor, content: Tensor, width: Tensor, start: Tensor, table: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
+        wants_content, wants_width, wants_start, _ = ctx.needs_input_grad
         stairs, slopes = windows(table[0]), windows(table[1])
         first, last = steps_of(width, start, content.shape[1])
         to_content = torch.empty_like(content, memory_format=torch.contiguous_format)
-        sums = torch.empty(2, len(content), dtype=table.dtype, device=table.device)
+        sums = table.new_empty(2, len(content))
         for rows in _chunks(content):
-            mask = stairs.index_select(0, first[rows]).sub_(stairs.index_select(0, last[rows]))
-            torch.mul(grad[rows], _beside(mask, content), out=to_content[rows])
-            to_mask = grad[rows] * content[rows]
-            to_mask = to_mask.sum(-1) if content.ndim == 3 else to_mask
-            for k, step in enumerate((first, last)):
-                slope = slopes.index_select(0, step[rows])
-                sums[k, rows] = torch.linalg.vecdot(to_mask.to(table.dtype), slope)
+            if wants_content:
+                mask = stairs.index_select(0, first[rows]).sub_(stairs.index_select(0, last[rows]))
+                torch.mul(grad[rows], _beside(mask, content), out=to_content[rows])
+            if wants_width or wants_start:
+                to_mask = grad[rows] * content[rows]
+                to_mask = (to_mask.sum(-1) if content.ndim == 3 else to_mask).to(table.dtype)
+                for k, step in enumerate((first, last)):
+                    sums[k, rows] = torch.linalg.vecdot(to_mask, slopes.index_select(0, step[rows]))
         at_first, at_last = sums.to(width.dtype)
-        return to_content, at_last.clone(), at_last - at_first
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> None:
-        raise NotImplementedError(
-            "masks at rounded boxes have first derivatives only; use gaudi_mask for more"
-        )
-
-    @staticmethod
-    def vmap(
-        info: Any, in_dims: tuple[int | None, ...], *inputs: Tensor
-    ) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-        found = _Gradients.apply(  # type: ignore[no-untyped-call]
-            *_side_by_side(info.batch_size, in_dims, inputs)
-        )
-        return tuple(_apart(gradient, info.batch_size) for gradient in found), (0, 0, 0)
-
-
-def _side_by_side(size: int, dims: tuple[int | None, ...], inputs: tuple[Tensor, ...]) -> list[Tensor]:
-    """The inputs of a batch as one longer row of boxes; the table, which comes last, is shared."""
-    full = []
-    for tensor, dim in zip(inputs[:-1], dims, strict=False):
-        whole = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-        full.append(whole.flatten(0, 1))
-    return [*full, inputs[-1]]
-
-
-def _apart(tensor: Tensor, size: int) -> Tensor:
-    return tensor.reshape(size, -1, *tensor.shape[1:])
+        to_width = at_last if wants_width else None
+        to_start = at_last - at_first if wants_start else None
+        return to_content if wants_content else None, to_width, to_start, None
 
 
 def _beside(mask: Tensor, content: Tensor) -> Tensor:
@@ -122,7 +90,7 @@ def _beside(mask: Tensor, content: Tensor) -> Tensor:
 
 def _chunks(content: Tensor) -> list[slice]:
     rows = len(content)
-    if torch.compiler.is_compiling() or not content.is_cpu:
+    if not content.is_cpu:
         return [slice(0, rows)]
     step = max(1, _NUMBERS_AT_ONCE // max(1, content.shape[1]))
     return [slice(k, k + step) for k in range(0, rows, step)]
