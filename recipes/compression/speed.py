@@ -47,7 +47,7 @@ class Sizes:
     wanted: int
 
 
-SIDES = (256, 384, 512, 640, 768, 1024, 1536, 2048)
+SIDES = (256, 320, 384, 512, 640, 768, 1024, 1536)
 FULL = Sizes(
     41, width=512, layers=6, contexts=(64, 256), batches=(1, 64), shapes=SIDES, together=10, wanted=200
 )
@@ -192,7 +192,10 @@ def decoding(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, An
 
 
 def layers(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, Any]]:
-    """Chosen layers of many shapes and random weights, each measured again against the dense layer it replaced."""
+    """Chosen layers of many shapes, each measured again against the dense layer it replaced.
+
+    The columns of the random weights fall off by powers between 0 and 1, so that every share of low rank is chosen.
+    """
     sides = sizes.shapes
     rng = torch.Generator().manual_seed(0)
     found = 0
@@ -201,6 +204,10 @@ def layers(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, Any]
             for budget in BUDGETS:
                 picks = torch.randint(0, len(sides), (sizes.together, 2), generator=rng).tolist()
                 dense = nn.ModuleList(nn.Linear(sides[a], sides[b]) for a, b in picks).eval()
+                for layer in dense:
+                    power = float(torch.rand((), generator=rng))
+                    with torch.no_grad():
+                        layer.weight *= torch.arange(1, layer.in_features + 1) ** -power
                 # Block tensor-trains would be fitted for minutes, and their errors do not matter here.
                 small, _ = shrink(dense, budget, None, batch, sizes, (km.LowRank, km.Monarch))
                 held = sum(4 * p.numel() for p in dense.parameters())
