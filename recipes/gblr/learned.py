@@ -1,0 +1,88 @@
+"""Boxes that learn where they stand along with the model, by the loop that all other methods are trained by."""
+
+from typing import Any
+
+import torch
+from methods import dense_matrices, match_size
+from shared import Schedule, bar, rate
+from subjects import Subject
+from torch import nn
+
+import kmatrix as km
+from kmatrix.structures import Boxes
+from kmatrix.structures.gaudi import Gaudi, GaudiMatrix
+
+STRUCTURE_RATE = 3e-3  # of widths and starts, for all runs alike
+
+
+def from_weight(weight: torch.Tensor, structure: Gaudi) -> GaudiMatrix:
+    """Full boxes with the singular vectors of a weight: the same matrix, which the budget then cuts down."""
+    m, n = weight.shape
+    left, values, right = torch.linalg.svd(weight.detach().double(), full_matrices=False)
+    root, count = values.sqrt(), len(values)
+    boxes = Boxes([0] * count, [m] * count, [0] * count, [n] * count)
+    content = ((left * root).mT.to(weight.dtype), (root[:, None] * right).to(weight.dtype))
+    return GaudiMatrix.from_boxes((m, n), boxes, *content, structure=structure)
+
+
+def put_boxes(model: nn.Module, budget: float, trained: bool) -> None:
+    """Boxes that learn in the place of the matrices of a dense model: of the same values if it is trained."""
+    structure = Gaudi(budget=budget)
+    for name, dense in dense_matrices(model).items():
+        if trained:
+            layer = km.nn.Linear.from_matrix(from_weight(dense.weight, structure), dense.bias)
+        else:
+            layer = km.nn.Linear(dense.in_features, dense.out_features, structure=structure)
+            match_size(layer.matrix, dense.weight)
+        parent, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, layer)
+
+
+def train_boxes(
+    model: nn.Module,
+    subject: Subject,
+    schedule: Schedule,
+    title: str,
+    budget: float,
+    trained: bool,
+    first_batch: int,
+    seed: int,
+) -> tuple[list[float], dict[str, Any]]:
+    """Replace, train and harden in place: the losses, and what hardening did to the last batch's.
+
+    The budget falls from what the boxes cost at first to what is allowed after 60 % of the steps; then they go on to
+    move within it, under exact masks, until they are cropped at the end.
+    """
+    torch.manual_seed(seed)
+    put_boxes(model, budget, trained)
+    boxes = {id(p) for m in model.modules() if isinstance(m, GaudiMatrix) for p in (m.widths, m.starts)}
+    numbers = [p for p in model.parameters() if id(p) not in boxes]
+    groups = [
+        {"params": [p for p in numbers if p.ndim >= 2], "weight_decay": schedule.weight_decay},
+        {"params": [p for p in numbers if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimiser = torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.98))
+    learning = km.nn.StructureLearning(optimiser, model, budget, schedule.steps, lr=STRUCTURE_RATE, seed=seed)
+    full = [group["lr"] for group in optimiser.param_groups]
+    losses: list[float] = []
+    model.train()
+    with bar() as progress:
+        shown = progress.add_task(title, total=schedule.steps, loss=float("nan"))
+        for step in range(schedule.steps):
+            for group, lr in zip(optimiser.param_groups, full, strict=True):
+                group["lr"] = lr * rate(schedule, step)
+            loss = subject.loss(model, subject.batch(first_batch + step))
+            loss.backward()
+            nn.utils.clip_grad_norm_(numbers, 1.0)
+            optimiser.step()
+            optimiser.zero_grad()
+            losses.append(loss.item())
+            progress.update(shown, advance=1, loss=losses[-1])
+    model.eval()
+    learning.remove()
+    with torch.no_grad():
+        batch = subject.batch(first_batch)
+        before = subject.loss(model, batch).item()
+        km.nn.harden_(model, budget)
+        after = subject.loss(model, batch).item()
+    return losses, {"loss_before_hardening": before, "loss_after_hardening": after}
