@@ -83,6 +83,8 @@ _FROM_LATER = {
     "compress_": "compress",
     "CompressReport": "compress",
     "heal": "compress",
+    "learn_structure": "compress",
+    "LearnReport": "compress",
     "load_model": "compress",
     "lower_": "compress",
     "LoweringReport": "compress",
@@ -95,9 +97,11 @@ if _typing.TYPE_CHECKING:
     from kmatrix import data as data
     from kmatrix import report as report
     from kmatrix.compress import CompressReport as CompressReport
+    from kmatrix.compress import LearnReport as LearnReport
     from kmatrix.compress import LoweringReport as LoweringReport
     from kmatrix.compress import compress_ as compress_
     from kmatrix.compress import heal as heal
+    from kmatrix.compress import learn_structure as learn_structure
     from kmatrix.compress import load_model as load_model
     from kmatrix.compress import lower_ as lower_
     from kmatrix.compress import save as save

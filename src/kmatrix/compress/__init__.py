@@ -5,6 +5,9 @@ from kmatrix.compress.calibrate import Moments as Moments
 from kmatrix.compress.calibrate import calibrate as calibrate
 from kmatrix.compress.healing import HealReport as HealReport
 from kmatrix.compress.healing import heal as heal
+from kmatrix.compress.learning import LearnedLayer as LearnedLayer
+from kmatrix.compress.learning import LearnReport as LearnReport
+from kmatrix.compress.learning import learn_structure as learn_structure
 from kmatrix.compress.lower import LoweredLayer as LoweredLayer
 from kmatrix.compress.lower import LoweringReport as LoweringReport
 from kmatrix.compress.lower import lower_ as lower_

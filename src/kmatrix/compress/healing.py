@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
-from numbers import Real
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kmatrix._checks import check_module, check_size
-from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix._tables import counted
-from kmatrix.compress._processes import count, sums, together
 from kmatrix.compress._progress import Step, showing
-from kmatrix.compress.batches import Forward, default_forward, device_of, moved
-from kmatrix.compress.losses import Loss, default_loss, divergence
+from kmatrix.compress._training import Aim, Training, batches_of, check_number, in_its_mode
+from kmatrix.compress._training import rate as rate
+from kmatrix.compress.batches import Forward
+from kmatrix.compress.losses import Loss
+from kmatrix.compress.losses import divergence as divergence
 from kmatrix.nn import param_groups
-
-WARM = 0.1
-"""Share of the steps in which the learning rate rises; afterwards it falls along a cosine."""
-LARGEST_GRADIENT = 1.0
-"""Norm to which the gradients of all parameters together are cut."""
-LOOKS = 6
-"""How often the state is compared with the best one."""
-PROBES = 16
-"""First batches, held out, on which states are compared where nothing else is given."""
-SHARE = 8
-"""Of few batches, one in this many is held out."""
 
 
 @dataclass(frozen=True)
@@ -128,226 +115,37 @@ def heal(
         >>> report.scores[-1][1] <= report.scores[0][1]
         True
     """
-    began = time.perf_counter()
     check_module("heal", model)
-    if teacher is not None:
-        check_module("heal", teacher, "teacher", "pass the dense model")
     check_size("heal", "steps", steps)
-    _check_number("lr", lr, math.inf)
-    _check_number("temperature", temperature, math.inf)
-    _check_number("mix", mix, 1.0)
-    if isinstance(data, Tensor):
-        data = [data]
-    if not isinstance(data, Iterable) or isinstance(data, (str, bytes, Mapping)):
-        way_out = "pass an iterable of batches"
-        raise DtypeError(complaint("heal", "data", type(data).__name__, "not iterable", way_out))
-    healer = _Healer(model, loss, teacher, mix, temperature, forward or default_forward, validate)
-    was_training = {
-        module: module.training for one in (model, teacher) if one is not None for module in one.modules()
-    }
-    if teacher is not None:
-        teacher.eval()
-    try:
-        with showing("heal", progress) as step:
-            return healer.run(data, steps, lr, weight_decay, step, began)
-    finally:
-        for module, training in was_training.items():
-            module.training = training
-        model.zero_grad(set_to_none=True)
+    check_number("heal", "lr", lr)
+    aim = Aim(loss, teacher, mix, temperature, forward, validate)
+    aim.check("heal")
+    data = batches_of("heal", data)
+    with showing("heal", progress) as step:
+        return healed(model, data, aim, steps, lr, weight_decay, step)
 
 
-def _check_number(name: str, value: object, most: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= most:
-        reason = f"not a number over 0 and at most {most:g}" if most < math.inf else "not a positive number"
-        raise ArgumentError(complaint("heal", name, value, reason, "pass for example 0.5"))
-
-
-class _Healer:
-    """One training run: what is minimised, and the best state so far."""
-
-    def __init__(
-        self,
-        model: nn.Module,
-        loss: Loss | None,
-        teacher: nn.Module | None,
-        mix: float,
-        temperature: float,
-        forward: Forward,
-        validate: Callable[[nn.Module], float] | None,
-    ) -> None:
-        self.model, self.forward, self.validate = model, forward, validate
-        self.teacher, self.temperature = teacher, temperature
-        self.loss = loss if loss is not None or teacher is not None else default_loss
-        self.mix = 0.0 if teacher is None else mix if loss is not None else 1.0
-        self.losses: list[float] = []
-        self.scores: list[tuple[int, float]] = []
-        self.probes: list[Any] = []
-        self.best: dict[str, Any] | None = None
-        self.best_step = 0
-        self.device = device_of(model)
-        # In a model that is being trained, parts in eval() were put there on purpose.
-        self.frozen = [m for m in model.modules() if not m.training] if model.training else []
-
-    def run(
-        self, data: Iterable[Any], steps: int, lr: float, weight_decay: float, step: Step, began: float
-    ) -> HealReport:
-        trained = self._wrapped()
-        groups = param_groups(self.model, lr=lr, weight_decay=weight_decay)
-        self.wide = _widened_(groups)
+def healed(
+    model: nn.Module,
+    data: Iterable[Any],
+    aim: Aim,
+    steps: int,
+    lr: float,
+    weight_decay: float,
+    step: Step,
+) -> HealReport:
+    """What ``heal`` does, once its arguments have been checked."""
+    began = time.perf_counter()
+    training = Training("heal", "healing", model, aim)
+    with in_its_mode(model, aim.teacher):
+        groups = param_groups(model, lr=lr, weight_decay=weight_decay)
         optimiser = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: rate(k, steps))
-        interrupted, held_out = False, 0
-        look = max(1, steps // LOOKS)
-        try:
-            if self.validate is None:
-                self.probes, held_out = _probes(data)
-            self._look(0)
-            for k, batch in enumerate(_endless(data, steps, held_out), 1):
-                self._train()
-                self._one_step(trained, optimiser, moved(batch, self.device))
-                schedule.step()
-                step(f"healing: loss {self.losses[-1]:.4g}", k, steps)
-                if k % look == 0 or k == steps:
-                    self._look(k)
-        except KeyboardInterrupt:
-            interrupted = True
-        finally:
-            if self.best is not None:
-                self.model.load_state_dict(self.best)
-        seconds = time.perf_counter() - began
-        losses, scores = tuple(self.losses), tuple(self.scores)
-        words = self._words(data, held_out)
-        return HealReport(losses, scores, self.best_step, seconds, interrupted, *words)
-
-    def _words(self, data: Iterable[Any], held_out: int) -> tuple[str, str]:
-        """What the scores are, and by what."""
-        if self.validate is not None:
-            return "score", "by validate"
-        divergent = "divergence from the teacher"
-        number = {0.0: "loss", 1.0: divergent}.get(self.mix, f"loss with the {divergent}")
-        # Of data without a length it only shows on the way whether any batches are left beside the first ones.
-        apart = isinstance(data, Iterator) or (held_out > 0 and isinstance(data, Sized))
-        return number, "on the held-out batches" if apart else "on the first batches"
-
-    def _train(self) -> None:
-        self.model.train()
-        for module in self.frozen:
-            module.training = False
-
-    def _wrapped(self) -> nn.Module:
-        if not together():
-            return self.model
-        from torch.nn.parallel import DistributedDataParallel
-
-        # Layers that never run stay dense and may stay in the model.
-        return DistributedDataParallel(self.model, find_unused_parameters=True)
-
-    def _one_step(self, trained: nn.Module, optimiser: torch.optim.Optimizer, batch: Any) -> None:
-        self.model.zero_grad(set_to_none=True)
-        with torch.enable_grad():
-            value = self._objective(self.forward(trained, batch), batch)
-            if not self.losses and not math.isfinite(float(value.detach())):
-                reason = "it is not finite in the first step"
-                way_out = "look at the batches and at the outputs of the model"
-                raise ArgumentError(complaint("heal", "loss", float(value.detach()), reason, way_out))
-            value.backward()  # type: ignore[no-untyped-call]
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), LARGEST_GRADIENT)
-        if bool(torch.isfinite(norm)):  # a batch that overflows is passed over
-            for narrow, wide in self.wide:
-                wide.grad = None if narrow.grad is None else narrow.grad.to(wide.dtype)
-            optimiser.step()
-            with torch.no_grad():
-                for narrow, wide in self.wide:
-                    narrow.copy_(wide)
-        self.losses.append(_mean_over_processes(float(value.detach())))
-
-    def _objective(self, output: Any, batch: Any) -> Tensor:
-        terms = []
-        if self.loss is not None and self.mix < 1:
-            terms.append((1 - self.mix) * self.loss(output, batch))
-        if self.teacher is not None:
-            with torch.no_grad():
-                said = self.forward(self.teacher, batch)
-            terms.append(self.mix * divergence(output, said, self.temperature))
-        return torch.stack(terms).sum()
-
-    def _look(self, done: int) -> None:
-        """Score the state, and keep it if it is the best so far."""
-        self.model.eval()
-        if self.validate is not None:
-            score = float(self.validate(self.model))
-        else:
-            with torch.no_grad():
-                found = [
-                    float(self._objective(self.forward(self.model, batch), batch))
-                    for batch in (moved(probe, self.device) for probe in self.probes)
-                ]
-            if not found:
-                way_out = "pass at least one batch"
-                raise ArgumentError(complaint("heal", "data", "nothing", "it has no batches", way_out))
-            score = sum(found) / len(found)
-        score = _mean_over_processes(score)
-        # A score that is no number is never the better one.
-        if self.best is None or score < min(
-            (s for _, s in self.scores if not math.isnan(s)), default=math.inf
-        ):
-            self.best, self.best_step = _copied(self.model), done
-        self.scores.append((done, score))
-
-
-def _widened_(groups: Sequence[dict[str, Any]]) -> list[tuple[nn.Parameter, nn.Parameter]]:
-    """Put copies in float32 in the place of parameters of 16 bits: their steps are smaller than what those resolve."""
-    pairs = []
-    for group in groups:
-        given = list(group["params"])
-        for k, parameter in enumerate(given):
-            if parameter.dtype in (torch.float16, torch.bfloat16):
-                given[k] = nn.Parameter(parameter.detach().float())
-                pairs.append((parameter, given[k]))
-        group["params"] = given
-    return pairs
-
-
-def rate(k: int, steps: int) -> float:
-    """The learning rate at step ``k`` as a share of the largest: a warm-up, then a cosine towards zero."""
-    warm = max(1, round(WARM * steps))
-    if k < warm:
-        return (k + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (k - warm) / max(1, steps - warm)))
-
-
-def _probes(data: Iterable[Any]) -> tuple[list[Any], int]:
-    """Batches to compare states on, and how many batches at the beginning of every round are held out for it."""
-    size = len(data) if isinstance(data, Sized) else PROBES * SHARE
-    probes = list(islice(data, max(1, min(PROBES, size // SHARE))))
-    return probes, 0 if iter(data) is data or size < SHARE else len(probes)
-
-
-def _endless(data: Iterable[Any], steps: int, held_out: int) -> Iterator[Any]:
-    """So many batches, begun again as often as needed, without the first ones that are held out."""
-    done = 0
-    while done < steps:
-        before = done
-        for batch in islice(data, held_out, None):
-            yield batch
-            done += 1
-            if done == steps:
-                return
-        if done == before and held_out:
-            held_out = 0  # fewer than it seemed
-        elif done == before:
-            used_up = iter(data) is data
-            reason = "it ended and cannot be begun again" if used_up or done else "it has no batches"
-            way_out = f"pass a list or a DataLoader, or an iterator of at least {steps + PROBES} batches"
-            raise ArgumentError(complaint("heal", "data", type(data).__name__, reason, way_out))
-
-
-def _copied(model: nn.Module) -> dict[str, Any]:
-    return {
-        key: value.detach().clone() if isinstance(value, Tensor) else value
-        for key, value in model.state_dict().items()
-    }
-
-
-def _mean_over_processes(value: float) -> float:
-    return sums([value])[0] / count()
+        training.run(data, steps, optimiser, step)
+    return HealReport(
+        tuple(training.losses),
+        tuple(training.scores),
+        training.best_step,
+        time.perf_counter() - began,
+        training.interrupted,
+        *training.words(data),
+    )

@@ -17,6 +17,9 @@ from kmatrix.nn.starts import frobenius_penalty as frobenius_penalty
 from kmatrix.nn.starts import identity_start_ as identity_start_
 from kmatrix.nn.starts import projected_start_ as projected_start_
 from kmatrix.nn.starts import zero_start_ as zero_start_
+from kmatrix.nn.structure_learning import Schedule as Schedule
+from kmatrix.nn.structure_learning import StructureLearning as StructureLearning
+from kmatrix.nn.structure_learning import harden_ as harden_
 from kmatrix.nn.surgery import Replacement as Replacement
 from kmatrix.nn.surgery import Site as Site
 from kmatrix.nn.surgery import Skipped as Skipped

@@ -23,6 +23,7 @@ from kmatrix.structures import (
     Butterfly,
     ChainMatrix,
     FixedBPBP,
+    GaudiMatrix,
     GroupedMatrix,
     Kaleidoscope,
     OrthogonalButterfly,
@@ -91,6 +92,12 @@ def _(matrix: NumbersMatrix) -> list[Part]:
 def _(matrix: BPBPMatrix) -> list[Part]:
     logits = [Part(p) for permutation in matrix.permutations for p in permutation.parameters()]
     return logits + [Part(p, deep=True) for butterfly in matrix.butterflies for p in butterfly.parameters()]
+
+
+@parts.register
+def _(matrix: GaudiMatrix) -> list[Part]:
+    contents = [Part(p, decays=True) for p in (matrix.left, matrix.right)]
+    return contents + [Part(p) for p in (matrix.widths, matrix.starts)]
 
 
 @parts.register

@@ -1,0 +1,207 @@
+"""``learn_structure``: a model's layers become sums of boxes whose places and widths are learned on data."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from kmatrix._checks import check_module, check_size
+from kmatrix._errors import ArgumentError, complaint
+from kmatrix._tables import counted
+from kmatrix.compress._box_layers import LearnedLayer as LearnedLayer
+from kmatrix.compress._box_layers import Start, replace_, restore_, settled_
+from kmatrix.compress._progress import Step, showing
+from kmatrix.compress._training import Aim, Training, batches_of, check_number, copied, in_its_mode
+from kmatrix.compress.batches import Forward
+from kmatrix.compress.healing import HealReport, healed
+from kmatrix.compress.losses import Loss
+from kmatrix.nn import Schedule, Skipped, StructureLearning, harden_, param_groups
+from kmatrix.nn.filters import Filter
+from kmatrix.nn.structure_learning import Method
+from kmatrix.structures import Gaudi
+
+FROM_SCRATCH, FINE_TUNING = 1e-3, 1e-4
+"""Learning rates of the contents, those of the published recipes."""
+TRAVEL, FASTEST = 6.0, 0.02
+"""How far widths and starts could go at the largest learning rate in all steps, and the most in one step."""
+HEALING = 0.1
+"""Learning rate of the healing, as a share of that of the learning."""
+_WHERE = "learn_structure"
+
+
+@dataclass(frozen=True)
+class LearnReport:
+    """What ``learn_structure`` did.
+
+    Attributes:
+        layers: what every layer became.
+        losses: of every step of learning, averaged over processes.
+        scores: ``(step, score)`` at every look while the structure was learned, as ``HealReport.scores``.
+        costs: what all boxes cost after every step, not rounded, as a fraction of dense.
+        budget: what was asked for.
+        healing: what the steps after hardening did; None without.
+        revived: how often a box that was dead on both sides got a new place.
+        skipped: layers that could not be replaced, and why.
+        seconds: spent.
+        interrupted: whether Ctrl-C ended it; the model has its boxes within the budget all the same.
+    """
+
+    layers: tuple[LearnedLayer, ...]
+    losses: tuple[float, ...]
+    scores: tuple[tuple[int, float], ...]
+    costs: tuple[float, ...]
+    budget: float
+    healing: HealReport | None
+    revived: int
+    skipped: tuple[Skipped, ...]
+    seconds: float
+    interrupted: bool = False
+
+    @property
+    def share(self) -> float:
+        """Multiplications of all layers after hardening, as a fraction of those of the dense layers."""
+        return sum(x.cost for x in self.layers) / sum(x.shape[0] * x.shape[1] for x in self.layers)
+
+    def __str__(self) -> str:
+        ended = ", ended by Ctrl-C" if self.interrupted else ""
+        spent = f"{counted(len(self.losses), 'step')} in {self.seconds:.1f} s{ended}"
+        lines = [f"{counted(len(self.layers), 'layer')} at {self.share:.1%} of the multiplications, {spent}"]
+        for layer in self.layers:
+            what = "dense" if layer.boxes is None else f"{len(layer.boxes)} boxes"
+            lines.append(f"  {layer.name}: {layer.shape[0]} x {layer.shape[1]}, {what}, {layer.share:.1%}")
+        if self.healing is not None:
+            lines.append(f"  healed: {self.healing}")
+        return "\n".join([*lines, *(f"  skipped {', '.join(s.names)}: {s.reason}" for s in self.skipped)])
+
+
+def learn_structure(
+    model: nn.Module,
+    budget: float,
+    data: Iterable[Any],
+    loss: Loss | None = None,
+    *,
+    steps: int = 1000,
+    start: Start = "trained",
+    nblocks: int | None = None,
+    filter_fn: Filter | None = None,
+    teacher: nn.Module | None = None,
+    lr: float | None = None,
+    structure_lr: float | None = None,
+    method: Method = "projection",
+    schedule: Schedule | None = None,
+    heal_steps: int | None = None,
+    mix: float = 0.5,
+    temperature: float = 1.0,
+    weight_decay: float = 0.0,
+    forward: Forward | None = None,
+    validate: Callable[[nn.Module], float] | None = None,
+    seed: int = 0,
+    progress: bool | Step = True,
+) -> LearnReport:
+    """Learn where the boxes of all layers stand and how wide they are, within one budget for the whole model.
+
+    Linear layers become ``km.nn.Linear`` with a ``km.Gaudi`` matrix; AdamW trains the model while
+    ``km.nn.StructureLearning`` brings the widths of all boxes to the budget, and which layer gets how much is learned.
+    At the end the boxes are cropped to whole positions, ``km.GBLRMatrix``, exactly within the budget, and a few steps
+    heal what rounding did. A layer whose boxes cost as much as the dense layer is dense again, with the same function.
+    ``km.Gaudi`` layers that the model has already are learned on as they are.
+
+    In a process group (``torchrun``) every process takes its own batches, and gradients are averaged. After Ctrl-C the
+    boxes are brought to the budget as they are; whatever else is raised, the model has its old layers and numbers.
+
+    Args:
+        model: changed and trained in place; left in the mode it had, without gradients.
+        budget: multiplications of the replaced layers together, as a fraction of what they were; biases aside.
+        data: batches, taken again from the beginning when they end; some of the first ones are held out for scores.
+        loss: ``loss(output, batch)``, as for ``km.heal``.
+        steps: how many, before healing. The paper takes as many as training takes.
+        start: ``"trained"`` begins with boxes fitted to the weights, as near as ``km.fit`` finds them at twice the
+            budget; ``"scratch"`` with boxes and numbers drawn anew.
+        nblocks: boxes in each layer; ``min(m, n)`` if not given.
+        filter_fn: which layers, as for ``km.replace_linear_``; all linear ones if not given.
+        teacher: the dense model, whose outputs the model is drawn to, as for ``km.heal``.
+        lr: largest learning rate of a dense weight; 1e-4 from trained weights, 1e-3 from scratch if not given.
+        structure_lr: largest learning rate of widths and starts, which are shares of a side; ``6 / steps``, at most
+            0.02, if not given, so that boxes can cross the matrix.
+        method: how widths are brought to the budget, ``"projection"`` or ``"shrink"``.
+        schedule: when; by default the budget is met after 60 % of the steps, without a Gaussian from trained weights.
+        heal_steps: how many after hardening, at a tenth of ``lr``; a fifth of ``steps`` if not given.
+        mix: weight of the teacher where there is a loss as well.
+        temperature: at which probabilities are compared.
+        weight_decay: of AdamW.
+        forward: runs a model on a batch, ``forward(model, batch)``.
+        validate: gives a score to the model, lower being better; the loss of the first batches if not given.
+        seed: of the boxes and numbers that are drawn.
+        progress: whether to show a bar on a terminal, or a function ``(what, done, total)``.
+
+    Raises:
+        ArgumentError: if a number is out of range, no layer can be replaced, ``data`` is empty or cannot be begun
+            again, there is nothing to learn from, or the loss is not finite in the first step.
+        DtypeError: if ``data`` is not iterable, or the model is none.
+
+    Example:
+        >>> import torch, kmatrix as km
+        >>> model = torch.nn.Sequential(torch.nn.Linear(24, 24), torch.nn.Tanh(), torch.nn.Linear(24, 24))
+        >>> batches = [(x, x.flip(-1)) for x in torch.randn(64, 8, 24)]
+        >>> report = km.learn_structure(model, 0.4, batches, start="scratch", steps=40)
+        >>> round(report.share, 2), sum(layer.cost for layer in report.layers)  # 0.4 * 2 * 24 * 24
+        (0.4, 460)
+
+    Reference: Lee and Kim, Differentiable learning of generalized structured matrices for efficient deep neural
+    networks (arXiv 2310.18882).
+    """
+    began = time.perf_counter()
+    check_module(_WHERE, model)
+    check_size(_WHERE, "steps", steps)
+    lr = lr if lr is not None else FROM_SCRATCH if start == "scratch" else FINE_TUNING
+    structure_lr = structure_lr if structure_lr is not None else min(FASTEST, TRAVEL / steps)
+    heal_steps = check_size(_WHERE, "heal_steps", steps // 5 if heal_steps is None else heal_steps, minimum=0)
+    for name, value in (("budget", budget), ("lr", lr), ("structure_lr", structure_lr)):
+        check_number(_WHERE, name, value)
+    if start not in get_args(Start):
+        way_out = f"use one of {get_args(Start)}"
+        raise ArgumentError(complaint(_WHERE, "start", repr(start), "unknown", way_out))
+    aim = Aim(loss, teacher, mix, temperature, forward, validate)
+    aim.check(_WHERE)
+    data = batches_of(_WHERE, data)
+    schedule = schedule or Schedule(steps, sigma=Schedule.sigma if start == "scratch" else None)
+    before = copied(model)
+    with showing(_WHERE, progress) as step:
+        old, skipped = replace_(model, filter_fn, start, Gaudi(nblocks, float(budget)), seed, step)
+        try:
+            training = Training(_WHERE, "learning the structure", model, aim, keeps_best=False)
+            optimiser = torch.optim.AdamW(
+                param_groups(model, lr, weight_decay), lr, weight_decay=weight_decay
+            )
+            learning = StructureLearning(
+                optimiser, model, budget, steps, lr=structure_lr, method=method, schedule=schedule, seed=seed
+            )
+            training.apart = set(learning.parameters)
+            costs: list[float] = []
+            optimiser.register_step_post_hook(lambda *_: costs.append(learning.cost))
+            with in_its_mode(model, teacher):
+                training.run(data, steps, optimiser, step)
+        except BaseException:
+            restore_(model, old, before)
+            raise
+        layers = settled_(model, harden_(model, budget))
+        healing = None
+        if heal_steps and not training.interrupted:
+            healing = healed(model, data, aim, heal_steps, HEALING * lr, weight_decay, step)
+    return LearnReport(
+        layers,
+        tuple(training.losses),
+        tuple(training.scores),
+        tuple(costs),
+        float(budget),
+        healing,
+        learning.revived,
+        tuple(skipped),
+        time.perf_counter() - began,
+        training.interrupted or (healing is not None and healing.interrupted),
+    )

@@ -1,0 +1,178 @@
+"""Learning the boxes of whole models: budgets, what is left when it is stopped, and what it finds."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import kmatrix as km
+from kmatrix import ArgumentError, DtypeError
+
+
+@pytest.fixture
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16), nn.GELU(), nn.Linear(16, 3))
+
+
+@pytest.fixture
+def batches() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(16, 12, 16, generator=generator)
+    return [(b, (b[:, 0] > b[:, 1]).long()) for b in x]
+
+
+def silent(what: str, done: int, total: int) -> None:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("start", "method"), [("trained", "projection"), ("scratch", "projection"), ("scratch", "shrink")]
+)
+def test_the_budget_is_met_to_the_unit(
+    net: nn.Sequential, batches: list[tuple[Tensor, Tensor]], start: str, method: str
+) -> None:
+    biases = [layer.bias for layer in (net[0], net[2])]
+    report = km.learn_structure(
+        net, 0.3, batches, start=start, method=method, steps=12, filter_fn=("0", "2"), progress=silent
+    )
+    assert sum(layer.cost for layer in report.layers) == math.floor(0.3 * 2 * 16 * 24)
+    assert report.share <= 0.3 and report.budget == 0.3 and len(report.losses) == len(report.costs) == 12
+    for layer, bias, found in zip((net[0], net[2]), biases, report.layers, strict=True):
+        assert isinstance(layer, km.nn.Linear) and isinstance(layer.matrix, km.GBLRMatrix)
+        assert layer.bias is bias and layer.matrix.num_params == found.cost
+        assert layer.matrix.boxes == found.boxes
+    assert isinstance(net[4], nn.Linear) and all(p.grad is None for p in net.parameters())
+    assert report.healing is not None and len(report.healing.losses) == 2
+    assert f"2 layers at {230 / 768:.1%}" in str(report) and "0: 24 x 16" in str(report)
+
+
+class Beside(nn.Module):
+    """Two layers side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rich, self.poor = (nn.Linear(16, 16, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([self.rich(x), self.poor(x)], -1)
+
+
+def test_layers_get_of_one_budget_what_they_need() -> None:
+    torch.manual_seed(0)
+    net, teacher = Beside(), Beside()
+    with torch.no_grad():
+        teacher.rich.weight.normal_()
+        teacher.poor.weight.copy_(torch.outer(torch.randn(16), torch.randn(16)))
+        data = [(x, teacher(x)) for x in torch.randn(30, 64, 16)]
+    report = km.learn_structure(net, 0.6, data, start="scratch", steps=200, lr=1e-2, progress=silent)
+    cost = {layer.name: layer.cost for layer in report.layers}
+    assert cost["rich"] + cost["poor"] == math.floor(0.6 * 512)
+    assert cost["rich"] > 1.1 * 0.5 * math.floor(0.6 * 512)  # clearly more than the even share
+
+
+def test_ctrl_c_leaves_boxes_within_the_budget(
+    net: nn.Sequential, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    def stop(what: str, done: int, total: int) -> None:
+        if what.startswith("learning") and done == 3:
+            raise KeyboardInterrupt
+
+    report = km.learn_structure(net, 0.25, batches, start="scratch", steps=50, filter_fn="0", progress=stop)
+    assert report.interrupted and len(report.losses) == 3 and report.healing is None
+    assert net[0].matrix.num_params == math.floor(0.25 * 16 * 24)
+
+
+def test_what_fails_leaves_the_model_as_it_was(
+    net: nn.Sequential, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    layers = list(net)
+    seen = []
+
+    def broken(output: Tensor, batch: object) -> Tensor:
+        seen.append(output)
+        if len(seen) > 6:
+            raise RuntimeError("no more")
+        return output.square().mean()
+
+    with pytest.raises(RuntimeError, match="no more"):
+        km.learn_structure(net, 0.3, batches, broken, start="scratch", steps=50, progress=silent)
+    assert list(net) == layers
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_a_layer_that_is_not_worth_boxes_is_dense_again(batches: list[tuple[Tensor, Tensor]]) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 3))
+    x = torch.randn(5, 16)
+    report = km.learn_structure(net, 1.0, batches, steps=2, lr=1e-9, heal_steps=0, progress=silent)
+    assert type(net[0]) is nn.Linear and report.layers[0].boxes is None and report.share == 1.0
+    assert net(x).shape == (5, 3)
+
+
+def test_a_teacher_is_enough(net: nn.Sequential) -> None:
+    teacher = nn.Sequential(nn.Linear(16, 3))
+    report = km.learn_structure(
+        net, 0.4, [torch.randn(8, 16) for _ in range(4)], teacher=teacher, steps=5, progress=silent
+    )
+    assert report.healing is None or report.healing.number == "divergence from the teacher"
+
+
+def test_layers_that_learn_already_are_learned_on(batches: list[tuple[Tensor, Tensor]]) -> None:
+    net = nn.Sequential(km.nn.Linear(16, 16, structure=km.Gaudi()), nn.Linear(16, 3))
+    before = net[0].matrix.left.detach().clone()
+    report = km.learn_structure(net, 0.3, batches, steps=4, filter_fn=lambda *_: False, progress=silent)
+    assert [layer.name for layer in report.layers] == ["0"] and isinstance(net[1], nn.Linear)
+    assert before.shape == (16, 16) and net[0].matrix.num_params == math.floor(0.3 * 256)
+
+
+def test_saved_and_loaded(net: nn.Sequential, batches: list[tuple[Tensor, Tensor]], tmp_path: object) -> None:
+    km.learn_structure(net, 0.3, batches, start="scratch", steps=3, progress=silent)
+    km.save(net, f"{tmp_path}/small")
+    again = km.load_model(
+        lambda: nn.Sequential(nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 16), nn.GELU(), nn.Linear(16, 3)),
+        f"{tmp_path}/small",
+    )
+    x = torch.randn(4, 16)
+    assert torch.equal(net.eval()(x), again.eval()(x))
+
+
+def test_what_makes_no_sense_is_refused(net: nn.Sequential, batches: list[tuple[Tensor, Tensor]]) -> None:
+    given = {"budget": 0.3, "data": batches, "start": "scratch", "progress": silent}
+    for options, match in (
+        ({"budget": 0}, "budget"),
+        ({"start": "again"}, "start"),
+        ({"steps": 0}, "steps"),
+        ({"heal_steps": -1}, "heal_steps"),
+        ({"lr": 0.0}, "lr"),
+        ({"mix": 2.0}, "mix"),
+        ({"filter_fn": lambda *_: False}, "Gaudi"),
+        ({"data": []}, "data"),
+        ({"data": iter(batches[:4]), "steps": 50}, "begun again"),
+        ({"data": [b for b, _ in batches]}, "loss"),
+        ({"method": "magic"}, "method"),
+    ):
+        with pytest.raises(ArgumentError, match=match):
+            km.learn_structure(net, **{**given, **options})
+        assert [type(layer) for layer in net[::2]] == [nn.Linear] * 3
+    with pytest.raises(DtypeError, match="data"):
+        km.learn_structure(net, 0.3, 5)  # type: ignore[arg-type]
+
+
+def test_learned_boxes_find_more_of_a_planted_matrix_than_low_rank_of_equal_cost() -> None:
+    # A block diagonal matrix of 4 blocks: 8 boxes of 8 x 8 each, half of the cost of dense; of low rank it has little.
+    n, blocks = 32, 4
+    weight = torch.block_diag(
+        *torch.randn(blocks, n // blocks, n // blocks, generator=torch.Generator().manual_seed(5))
+    )
+    x = torch.randn(64, 64, n, generator=torch.Generator().manual_seed(6))
+    net = nn.Sequential(nn.Linear(n, n, bias=False))
+    data = [(b, b @ weight.mT) for b in x]
+    report = km.learn_structure(net, 0.5, data, start="scratch", steps=600, lr=1e-2, progress=silent)
+    assert report.share <= 0.5
+    error = torch.linalg.matrix_norm(net[0].weight.detach() - weight)
+    values = torch.linalg.svdvals(weight)
+    best_low_rank = values[n // 4 :].norm()  # rank 8 costs 8 * 2 * 32, half of the dense matrix
+    assert error < 0.7 * best_low_rank

@@ -1,0 +1,256 @@
+"""Proximal steps on the widths of a model after every step of an optimiser."""
+
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import kmatrix as km
+from kmatrix import ArgumentError, DtypeError
+from kmatrix.nn import Schedule, StructureLearning, harden_
+
+
+def model(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        km.nn.Linear(12, 20, structure=km.Gaudi()),
+        nn.Tanh(),
+        km.nn.Linear(20, 9, structure=km.Gaudi(nblocks=7)),
+    )
+
+
+def train(net: nn.Module, optimiser: torch.optim.Optimizer, steps: int, seed: int = 1) -> list[float]:
+    generator = torch.Generator().manual_seed(seed)
+    losses = []
+    for _ in range(steps):
+        x = torch.randn(8, 12, generator=generator)
+        optimiser.zero_grad()
+        loss = (net(x) - x[:, :9].sin()).square().mean()
+        torch.autograd.backward(loss)
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    return losses
+
+
+def cost(net: nn.Sequential) -> int:
+    return sum(layer.matrix.boxes.cost for layer in (net[0], net[2]))
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD, torch.optim.RMSprop])
+def test_any_optimiser_comes_to_the_budget(kind: type[torch.optim.Optimizer]) -> None:
+    net = model()
+    optimiser = kind(net.parameters(), lr=1e-3)
+    learning = StructureLearning(optimiser, net, budget=0.3, steps=20)
+    first = learning.cost
+    train(net, optimiser, 11)
+    assert 0.3 < learning.cost < first  # on its way
+    assert learning.cost <= learning.target + 1e-5
+    train(net, optimiser, 9)
+    assert learning.done == 20 and 0.25 < learning.cost <= 0.3 * (1 + 1e-6)
+    assert sorted(harden_(net, 0.3)) == ["0", "2"]
+    assert isinstance(net[0].matrix, km.GBLRMatrix)
+    assert cost(net) == math.floor(0.3 * (12 * 20 + 20 * 9))
+
+
+def test_shrinkage_stops_at_the_target() -> None:
+    net = model()
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.0)
+    options = {"method": "shrink", "lr": 1e-2, "shrinkage": 2.0}
+    learning = StructureLearning(
+        optimiser, net, 0.4, 200, **options, schedule=Schedule(200, begin=0, reach=0.01)
+    )
+    costs = []
+    for _ in range(200):
+        train(net, optimiser, 1)
+        costs.append(learning.cost)
+    assert costs[0] > costs[5] > 0.4 > costs[-1] > 0.35  # one step at most below
+    below = next(k for k, c in enumerate(costs) if c <= 0.4)
+    assert costs[below - 1] > 0.4
+
+
+def test_the_structure_has_a_group_of_its_own() -> None:
+    net = model()
+    optimiser = torch.optim.AdamW(km.nn.param_groups(net, lr=1e-3, weight_decay=0.1))
+    StructureLearning(optimiser, net, 0.3, 10, lr=0.02)
+    ids = [id(p) for group in optimiser.param_groups for p in group["params"]]
+    assert sorted(ids) == sorted(id(p) for p in net.parameters())
+    own = optimiser.param_groups[-1]
+    assert {id(p) for p in own["params"]} == {
+        id(p) for layer in (net[0], net[2]) for p in (layer.matrix.widths, layer.matrix.starts)
+    }
+    assert (own["lr"], own["weight_decay"], own["betas"]) == (0.02, 0.0, (0.0, 0.999))
+    decaying = [id(p) for group in optimiser.param_groups if group["weight_decay"] for p in group["params"]]
+    assert id(net[0].matrix.left) in decaying and id(net[2].matrix.right) in decaying
+
+
+def test_schedules_of_torch_apply_to_the_structure_too() -> None:
+    net = model()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    StructureLearning(optimiser, net, 0.3, 10, lr=0.02)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: 1 / (k + 1))
+    train(net, optimiser, 1)
+    schedule.step()
+    assert [group["lr"] for group in optimiser.param_groups] == [5e-4, 0.01]
+
+
+def test_sigma_follows_the_schedule_and_ends_exact() -> None:
+    net = model()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    StructureLearning(optimiser, net, 0.3, 10, schedule=Schedule(10, reach=0.5, sigma=(1.0, 32.0)))
+    found = [net[2].matrix.sigma]
+    for _ in range(6):
+        train(net, optimiser, 1)
+        found.append(net[0].matrix.sigma)
+    assert found == pytest.approx([1.0, 2.0, 4.0, 8.0, 16.0, math.inf, math.inf])
+
+
+def test_dead_boxes_are_revived_while_there_is_time() -> None:
+    net = model()
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.0)
+    learning = StructureLearning(optimiser, net, 2.0, 100, revive_every=10, lr=1e-12)
+    with torch.no_grad():
+        net[0].matrix.widths[:, 3] = 0
+    train(net, optimiser, 9)
+    assert net[0].matrix.dead.sum() == 1
+    train(net, optimiser, 1)
+    assert not net[0].matrix.dead.any() and learning.revived == 1
+
+
+def test_it_goes_on_where_it_was_saved() -> None:
+    straight, halves = model(), model()
+    optimisers = [torch.optim.AdamW(net.parameters(), lr=1e-2) for net in (straight, halves)]
+    learnings = [
+        StructureLearning(optimiser, net, 0.3, 16, revive_every=3)
+        for optimiser, net in zip(optimisers, (straight, halves), strict=True)
+    ]
+    train(straight, optimisers[0], 6)
+    train(straight, optimisers[0], 6, seed=2)
+    train(halves, optimisers[1], 6)
+    again = model(seed=5)
+    again.load_state_dict(halves.state_dict())
+    optimiser = torch.optim.AdamW(again.parameters(), lr=1e-2)
+    learning = StructureLearning(optimiser, again, 0.3, 16, revive_every=3)
+    optimiser.load_state_dict(optimisers[1].state_dict())
+    learning.load_state_dict(learnings[1].state_dict())
+    train(again, optimiser, 6, seed=2)
+    assert learning.state_dict() == learnings[0].state_dict()
+    assert all(torch.equal(a, b) for a, b in zip(straight.parameters(), again.parameters(), strict=True))
+    with pytest.raises(ArgumentError, match="missing"):
+        learning.load_state_dict({"done": 3})
+
+
+def test_hardened_models_say_what_trained_ones_said() -> None:
+    net = model()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    StructureLearning(optimiser, net, 0.3, 10)
+    train(net, optimiser, 10)
+    with torch.no_grad():  # on whole positions, so that rounding changes nothing
+        for layer in (net[0], net[2]):
+            sizes = torch.tensor(layer.matrix.shape).unsqueeze(1)
+            layer.matrix.widths.copy_((layer.matrix.widths * sizes).floor() / sizes)
+    x = torch.randn(5, 12)
+    before = net(x)
+    harden_(net, 0.3)
+    assert torch.allclose(net(x), before, rtol=1e-5, atol=1e-6)
+    assert cost(net) == math.floor(0.3 * (12 * 20 + 20 * 9))
+
+
+def test_a_tied_matrix_is_counted_and_hardened_once() -> None:
+    shared = km.nn.Linear(10, 10, structure=km.Gaudi())
+    net = nn.Sequential(shared, nn.ReLU(), km.nn.Linear.from_matrix(shared.matrix))
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    assert len(StructureLearning(optimiser, net, 0.5, 10).matrices) == 1
+    harden_(net, 0.5)
+    assert net[0].matrix is net[2].matrix and net[0].matrix.num_params == 50
+
+
+def test_removed_it_does_nothing_any_more() -> None:
+    net = model()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    learning = StructureLearning(optimiser, net, 0.3, 10)
+    learning.remove()
+    train(net, optimiser, 3)
+    assert learning.done == 0
+
+
+def test_what_cannot_be_learned_is_refused() -> None:
+    net = model()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    for options, match in (
+        ({"budget": 0.0}, "budget"),
+        ({"budget": "half"}, "budget"),
+        ({"lr": -1.0}, "lr"),
+        ({"method": "magic"}, "method"),
+        ({"steps": 0}, "steps"),
+    ):
+        with pytest.raises(ArgumentError, match=match):
+            StructureLearning(optimiser, net, **{"budget": 0.3, "steps": 10, **options})
+    with pytest.raises(DtypeError, match="optimizer"):
+        StructureLearning(net, net, 0.3, 10)  # type: ignore[arg-type]
+    plain = nn.Linear(3, 3)
+    with pytest.raises(ArgumentError, match="Gaudi"):
+        StructureLearning(torch.optim.AdamW(plain.parameters()), plain, 0.3, 10)
+    with pytest.raises(ArgumentError, match="Gaudi"):
+        harden_(plain, 0.3)
+    for options in ({"begin": 0.9, "reach": 0.5}, {"reach": 2.0}, {"sigma": (0.0, 1.0)}):
+        with pytest.raises(ArgumentError, match="Schedule"):
+            Schedule(10, **options)
+
+
+PROGRAM = """
+import sys
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+import kmatrix as km
+
+rank, store = int(sys.argv[1]), sys.argv[2]
+torch.set_num_threads(1)
+
+
+def train(net, of):
+    optimizer = torch.optim.AdamW(net.parameters(), lr=1e-2)
+    learning = km.nn.StructureLearning(optimizer, net, 0.3, 12, lr=0.1, revive_every=4)
+    generator = torch.Generator().manual_seed(3)
+    for _ in range(12):
+        x = torch.randn(8, 10, dtype=torch.float64, generator=generator)
+        optimizer.zero_grad()
+        mine = of(x)
+        (net(mine) - mine.flip(-1)).square().mean().backward()
+        optimizer.step()
+    return learning
+
+
+def make():
+    torch.manual_seed(0)
+    return km.nn.Linear(10, 10, structure=km.Gaudi(), dtype=torch.float64)
+
+
+dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+alone, together = make(), make()
+train(alone, lambda x: x)
+learning = train(DistributedDataParallel(together), lambda x: x[rank::2])
+assert learning.cost <= 0.3 + 1e-9, learning.cost
+for one, other in zip(alone.parameters(), together.parameters()):
+    assert torch.allclose(one, other, atol=1e-9), (one - other).abs().max()
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_learn_what_one_does(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    running = [
+        subprocess.Popen(
+            [sys.executable, str(program), str(rank), str(tmp_path / "store")], stderr=subprocess.PIPE
+        )
+        for rank in range(2)
+    ]
+    for process in running:
+        _, said = process.communicate(timeout=100)
+        assert process.returncode == 0, said.decode()
