@@ -11,6 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import pairwise
 from typing import cast
 
 import torch
@@ -81,6 +82,33 @@ class Select:
 
 
 @dataclass(frozen=True, eq=False)
+class Pieces:
+    """Linear layers side by side, each on some entries of the vector; their results one after the other.
+
+    Attributes:
+        cols: length of the vectors it takes.
+        indices: the entries that each layer takes, int64.
+        weights: of each layer ``(its rows, its entries)``, real.
+    """
+
+    cols: int
+    indices: tuple[Tensor, ...]
+    weights: tuple[Tensor, ...]
+
+    @property
+    def rows(self) -> int:
+        """Length of the vectors it gives."""
+        return sum(len(weight) for weight in self.weights)
+
+    @property
+    def num_params(self) -> int:
+        """How many numbers it holds."""
+        return sum(weight.numel() for weight in self.weights)
+
+    products = num_params
+
+
+@dataclass(frozen=True, eq=False)
 class Branches:
     """Programs that take the same vector; their results are added."""
 
@@ -107,7 +135,7 @@ class Branches:
         return self.programs[0].rows
 
 
-Step = Blockwise | Select | Branches
+Step = Blockwise | Select | Pieces | Branches
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +264,8 @@ def _holder(step: Step) -> nn.Module:
         holder = nn.Module()
         holder.register_buffer("index", step.index)
         return holder
+    if isinstance(step, Pieces):
+        return nn.ModuleList(_piece(*piece) for piece in zip(step.indices, step.weights, strict=True))
     if isinstance(step, Branches):
         return nn.ModuleList(nn.ModuleList(_holder(s) for s in program.steps) for program in step.programs)
     _, b, c, _ = step.factor.weight_shape
@@ -257,6 +287,9 @@ def _run(holders: nn.ModuleList, program: Program, x: Tensor, columns: bool) -> 
             x = x.index_select(0 if columns else -1, holder.get_buffer("index"))
         elif isinstance(step, Branches):
             x = _summed(holder, step, x, columns)
+        elif isinstance(step, Pieces):
+            x, columns = x.transpose(0, 1) if columns else x, False
+            x = _through_pieces(holder, step, x)
         else:
             if columns == step.linear:
                 x, columns = x.transpose(0, 1), not columns
@@ -277,6 +310,41 @@ def _summed(holders: nn.Module, step: Branches, x: Tensor, columns: bool) -> Ten
         y, turned = _run(cast(nn.ModuleList, holder), program, x, columns)
         results.append(y if turned == columns else y.transpose(0, 1))
     return reduce(torch.add, results)
+
+
+def _piece(index: Tensor, weight: Tensor) -> nn.Module:
+    """A linear layer, with the entries that it takes beside it where they are no slice."""
+    layer = _linear(weight)
+    if _slices(index) is not None:
+        return layer
+    holder = nn.Module()
+    holder.register_buffer("index", index)
+    holder.linear = layer
+    return holder
+
+
+def _slices(index: Tensor) -> list[tuple[int, int]] | None:
+    """Entries as one slice, or two where they go over the end: ``(start, length)``; None where they are neither."""
+    places = index.tolist()
+    jumps = [k for k in range(1, len(places)) if places[k] != places[k - 1] + 1]
+    if len(jumps) > 1 or (jumps and places[jumps[0]] != 0):
+        return None
+    cuts = [0, *jumps, len(places)]
+    return [(places[a], b - a) for a, b in pairwise(cuts)]
+
+
+def _through_pieces(holders: nn.Module, step: Pieces, x: Tensor) -> Tensor:
+    """Each layer on its entries of rows ``(*, cols)``."""
+    results = []
+    for holder, index in zip(holders.children(), step.indices, strict=True):
+        slices = _slices(index)
+        if slices is None:
+            part = x.index_select(-1, holder.get_buffer("index"))
+            results.append(cast(nn.Module, holder.linear)(part))
+            continue
+        parts = [x if length == step.cols else x.narrow(-1, start, length) for start, length in slices]
+        results.append(holder(parts[0] if len(parts) == 1 else torch.cat(parts, -1)))
+    return results[0] if len(results) == 1 else torch.cat(results, -1)
 
 
 def _through_linear(holder: nn.Module, step: Blockwise, x: Tensor) -> Tensor:

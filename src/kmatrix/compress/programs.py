@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from kmatrix._errors import ArgumentError, DtypeError, complaint
-from kmatrix.compress.export import Blockwise, Branches, Program, Select, Step, stock_module
+from kmatrix.compress.box_programs import box_program
+from kmatrix.compress.export import Blockwise, Branches, Pieces, Program, Select, Step, stock_module
 from kmatrix.ops.definition import Pattern
 from kmatrix.ops.merging import merge_group
 from kmatrix.ops.schedule import plan
@@ -18,6 +19,7 @@ from kmatrix.structures.base import StructuredMatrix
 from kmatrix.structures.blocks import DiagonalMatrix
 from kmatrix.structures.chain import AbstractChainMatrix
 from kmatrix.structures.compose import ProductMatrix, ScaledMatrix, SumMatrix, TransposedMatrix
+from kmatrix.structures.gblr import GBLRMatrix
 from kmatrix.structures.grouped import GroupedMatrix
 from kmatrix.structures.layout import Factor, Tie
 
@@ -80,7 +82,11 @@ def _program(matrix: StructuredMatrix) -> Program:
     m, n = matrix.shape
     if isinstance(matrix, AbstractChainMatrix) and type(matrix)._matmul in _KNOWN:
         return _chain(matrix)
+    if isinstance(matrix, GBLRMatrix):
+        return box_program(matrix)
     if isinstance(matrix, TransposedMatrix):
+        if isinstance(matrix.base, GBLRMatrix):
+            return box_program(matrix.base, transposed=True)
         return transposed(_program(matrix.base))
     if isinstance(matrix, ScaledMatrix):
         return _scaled(_program(matrix.base), float(complex(matrix.structure.scalar).real), matrix.device)
@@ -168,8 +174,26 @@ def _step_transposed(step: Step) -> Step:
         return Blockwise(Factor(f.a, f.c, f.b, f.d, f.tie), step.linear, step.weight.transpose(1, 2))
     if isinstance(step, Branches):
         return Branches(tuple(map(transposed, step.programs)))
+    if isinstance(step, Pieces):
+        return _pieces_transposed(step)
     # Of a cut the inverse is short; whoever reads beyond it reads zeros, as it must be.
     return Select(step.rows, torch.argsort(step.index))
+
+
+def _pieces_transposed(step: Pieces) -> Branches:
+    """One program for each layer: its part of the vector, the transposed numbers, and zeros around the result."""
+    programs, start = [], 0
+    for index, weight in zip(step.indices, step.weights, strict=True):
+        b, c = weight.shape
+        own = torch.arange(start, start + b, device=index.device)
+        # Whoever reads beyond the end reads zeros.
+        spread = index.new_full((step.cols,), c)
+        spread[index] = torch.arange(c, device=index.device)
+        numbers = Blockwise(Factor(1, c, b, 1), True, weight.mT.reshape(1, c, b, 1))
+        steps = (Select(step.rows, own), numbers, Select(c + 1, spread))
+        programs.append(Program(step.rows, step.cols, steps))
+        start += b
+    return Branches(tuple(programs))
 
 
 def _scaled(program: Program, scalar: float, device: torch.device) -> Program:
@@ -179,6 +203,9 @@ def _scaled(program: Program, scalar: float, device: torch.device) -> Program:
         step = steps[k]
         if isinstance(step, Blockwise):
             steps[k] = replace(step, weight=step.weight * scalar)
+            return replace(program, steps=tuple(steps))
+        if isinstance(step, Pieces):
+            steps[k] = replace(step, weights=tuple(weight * scalar for weight in step.weights))
             return replace(program, steps=tuple(steps))
         if isinstance(step, Branches):
             steps[k] = Branches(tuple(_scaled(p, scalar, device) for p in step.programs))
@@ -200,7 +227,7 @@ def _merged(program: Program) -> Program:
         run = [step] if isinstance(step, Blockwise) else []
         if isinstance(step, Branches):
             steps.append(Branches(tuple(map(_merged, step.programs))))
-        elif isinstance(step, Select):
+        elif isinstance(step, Select | Pieces):
             steps.append(step)
     return replace(program, steps=(*steps, *_run_merged(run)))
 
@@ -254,8 +281,15 @@ def settled(program: Program, blocks: Blocks, dtype: torch.dtype) -> Program:
             return Branches(tuple(settled(p, blocks, dtype) for p in step.programs))
         if isinstance(step, Select):
             return replace(step, index=step.index.clone())
+        if isinstance(step, Pieces):
+            indices = tuple(index.clone() for index in step.indices)
+            return replace(step, indices=indices, weights=tuple(_own(w, dtype) for w in step.weights))
         few = step.blocks <= (1 if blocks == "conv" else MOST_LINEAR)
-        weight = step.weight.to(dtype, copy=True, memory_format=torch.contiguous_format)
-        return replace(step, linear=blocks == "linear" or few, weight=weight)
+        return replace(step, linear=blocks == "linear" or few, weight=_own(step.weight, dtype))
 
     return replace(program, steps=tuple(map(settle, program.steps)))
+
+
+def _own(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """A contiguous copy in a number type."""
+    return weight.to(dtype, copy=True, memory_format=torch.contiguous_format)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from kmatrix._errors import ArgumentError, DtypeError, KMatrixError, complaint
 from kmatrix.structures import (
     BLAST,
+    GBLR,
     BlockDiagonal,
     BlockLowRank,
     BlockTensorTrain,
@@ -125,6 +126,10 @@ def _tiles(structure: Callable[[int, int], Structure]) -> Callable[[int, int], I
     return rule
 
 
+def _boxes(m: int, n: int) -> Iterator[Structure]:
+    yield from (GBLR(budget=share) for share in COARSE)
+
+
 def _block_and_low_rank(m: int, n: int) -> Iterator[Structure]:
     for q in (4, 8, 16):
         for share in (0.1, 0.2):
@@ -140,5 +145,6 @@ RULES: dict[type[Structure], Callable[[int, int], Iterator[Structure]]] = {
     BLAST: _tiles(BLAST),
     Butterfly: _blocks(lambda rank: Butterfly(ranks=rank), (1, 2, 4)),
     Kaleidoscope: _blocks(lambda width: Kaleidoscope(width=width), (1, 2)),
+    GBLR: _boxes,
     Sum: _block_and_low_rank,
 }

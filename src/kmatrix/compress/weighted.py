@@ -2,7 +2,8 @@
 
 Low rank is exact. Two untied factors (block tensor-trains, block low rank, Monarch, group-and-shuffle): every tile in
 turn is set to its best, given the others, which never raises the error. One factor (block diagonal): exact, row by
-row. Everything else (BLAST, butterflies, sums): L-BFGS from the nearest member in the Frobenius norm.
+row. Everything else (BLAST, butterflies, sums): L-BFGS from the nearest member in the Frobenius norm; boxes (GBLR) from
+the best of several.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from torch import Tensor
 from kmatrix._errors import FitError, KMatrixError
 from kmatrix._permutations import inverse
 from kmatrix.compress.metric import Metric
+from kmatrix.compress.weighted_boxes import aware_boxes, blind_boxes
 from kmatrix.fitting import fit_into, project
 from kmatrix.fitting.problem import Problem
 from kmatrix.fitting.projections.tiles import Tiling, orders_of
-from kmatrix.structures import ChainMatrix, LowRank, Structure, StructuredMatrix
+from kmatrix.structures import GBLR, ChainMatrix, LowRank, Structure, StructuredMatrix
 from kmatrix.structures.chain import ChainStructure
 
 SWEEPS = 3
@@ -56,6 +58,8 @@ def balanced(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
 
 def blind(metric: Metric, structure: Structure) -> StructuredMatrix:
     """The member nearest in the Frobenius norm, by the method of ``km.fit``."""
+    if isinstance(structure, GBLR):
+        return blind_boxes(metric, structure)
     weight = metric.weight.cpu()
     try:
         matrix = project(structure, weight)
@@ -81,6 +85,10 @@ def _nearer(metric: Metric, structure: Structure, start: StructuredMatrix) -> St
             return _tile_by_tile(metric, structure, start)
         if len(factors) == 1 and not tied and factors[0].d == 1:
             return _on_blocks(metric, structure, start)
+    if isinstance(structure, GBLR):
+        with torch.no_grad():
+            made = aware_boxes(metric, structure, start)
+            start = min(made, key=lambda matrix: metric.impact(matrix.to_dense()))
     return _descended(metric, start)
 
 

@@ -18,6 +18,7 @@ Behind them are seven rooms, each using only what stands below it:
 from kmatrix.fitting.api import fit as fit
 from kmatrix.fitting.boxes.fit import BoxFit as BoxFit
 from kmatrix.fitting.boxes.fit import fit_boxes as fit_boxes
+from kmatrix.fitting.boxes.fit import low_rank_boxes as low_rank_boxes
 from kmatrix.fitting.certificate import Certificate as Certificate
 from kmatrix.fitting.certificate import SpectralEstimate as SpectralEstimate
 from kmatrix.fitting.certificate import Timing as Timing

@@ -18,9 +18,9 @@ from kmatrix.fitting.boxes.unmix import unmix
 
 STEADY = 1.25
 """Most by which the price changes from one round to the next."""
-UNMIXED = 48
+UNMIXED = 32
 """Boxes up to which all pairs are looked at."""
-LEFT_OVER = 16
+LEFT_OVER = 8
 """Most boxes that the cost which is left over goes to."""
 SETTLED = 10
 """Rounds of least squares at the end."""
@@ -80,9 +80,15 @@ def descend(dense: Tensor, terms: Terms, limits: Limits, price: float, rounds: i
 
 
 def settled(dense: Tensor, terms: Terms, limits: Limits) -> End:
-    """Boxes cut to the limits, least squares for their vectors, and what cost is left spent on the residual."""
+    """Boxes cut to the limits, and least squares for their vectors."""
     kept = trim(_fewer(terms, limits.nblocks), limits.cost)
     kept = refit(dense, kept, SETTLED) if kept is not terms else kept
+    return End(squared_error(dense, kept), kept)
+
+
+def filled(dense: Tensor, terms: Terms, limits: Limits) -> End:
+    """What cost and boxes are left spent on the residual."""
+    kept = terms
     for _ in range(LEFT_OVER):
         spare = limits.cost - kept.cost
         if spare < 2 or len(kept) >= limits.nblocks:
@@ -98,8 +104,7 @@ def _fewer(terms: Terms, nblocks: int) -> Terms:
     """The boxes with most energy."""
     if len(terms) <= nblocks:
         return terms
-    energy = torch.linalg.vector_norm(terms.left, dim=1) * torch.linalg.vector_norm(terms.right, dim=1)
-    return terms.take(energy.topk(nblocks).indices.sort().values)
+    return terms.take(terms.energies.topk(nblocks).indices.sort().values)
 
 
 def same_places(one: Terms, other: Terms) -> bool:
@@ -111,7 +116,5 @@ def marginal_price(terms: Terms) -> float:
     """What the box that pays least gives for a unit of its width."""
     if not len(terms):
         return 0.0
-    energy = torch.linalg.vector_norm(terms.left, dim=1) * torch.linalg.vector_norm(terms.right, dim=1)
-    widths = terms.rows[:, 1] + terms.cols[:, 1]
-    price = float((energy.square() / widths).min())
+    price = float((terms.energies / (terms.rows[:, 1] + terms.cols[:, 1])).min())
     return price if math.isfinite(price) else 0.0

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from kmatrix._checks import check_size
-from kmatrix.fitting.boxes.search import search
+from kmatrix.fitting.boxes.search import ROUNDS, search
+from kmatrix.fitting.boxes.staircase import saved, staircase, step_of
 from kmatrix.fitting.boxes.terms import Terms, masks
+from kmatrix.fitting.boxes.trim import trim
 from kmatrix.fitting.projections.nearest import like, project, projection_note, wide
 from kmatrix.structures import GBLR, Boxes, GBLRMatrix, StructuredMatrix
 
@@ -74,7 +76,9 @@ def _continued(vectors: Tensor, rest: Tensor, others: Tensor, inside: Tensor) ->
     return torch.where(inside, vectors, beyond)
 
 
-def fit_boxes(dense: Tensor, nblocks: int, cost: int, *, late: Callable[[], bool] = lambda: False) -> BoxFit:
+def fit_boxes(
+    dense: Tensor, nblocks: int, cost: int, *, rounds: int = ROUNDS, late: Callable[[], bool] = lambda: False
+) -> BoxFit:
     """At most ``nblocks`` boxes whose widths sum to at most ``cost``, near a dense matrix in the Frobenius norm.
 
     Starts are a truncated singular value decomposition, the strongest singular triplets of the tiles of many grids,
@@ -88,10 +92,11 @@ def fit_boxes(dense: Tensor, nblocks: int, cost: int, *, late: Callable[[], bool
         dense: ``(m, n)``, real or complex; not changed.
         nblocks: most boxes.
         cost: most that all widths may sum to.
+        rounds: most rounds of improvement; 0 returns the best of the starts that are quickly made.
         late: asked between rounds; True ends the work with the best so far.
 
     Raises:
-        ArgumentError: if the target is not a finite matrix, or a number is not positive.
+        ArgumentError: if the target is not a finite matrix, or a number is out of range.
 
     Example:
         >>> import torch
@@ -105,10 +110,48 @@ def fit_boxes(dense: Tensor, nblocks: int, cost: int, *, late: Callable[[], bool
     Reference: the problem is that of arXiv 2310.18882, appendix A.2; the method is not the one there.
     """
     nblocks, cost = check_size("fit_boxes", "nblocks", nblocks), check_size("fit_boxes", "cost", cost)
+    rounds = check_size("fit_boxes", "rounds", rounds, minimum=0)
     work = wide(dense, GBLR(nblocks, 1.0)).contiguous()
     scale = float(work.abs().amax())
-    terms, how = search(work / scale if scale > 0 else work, nblocks, cost, late=late)
+    terms, how = search(work / scale if scale > 0 else work, nblocks, cost, rounds=rounds, late=late)
     return _placed(terms, how, scale**0.5)
+
+
+def low_rank_boxes(
+    factors: Callable[[int], tuple[Tensor, Tensor]], shape: tuple[int, int], nblocks: int, cost: int
+) -> BoxFit:
+    """Boxes whose sum is a product of two factors, of the largest rank that the limits allow.
+
+    A matrix of rank ``r`` has ``r (m + n - r)`` degrees of freedom, fewer than the ``r (m + n)`` numbers of two full
+    factors, and segments can show it: the first terms agree with the matrix on a few rows and columns, which the next
+    terms then need not reach. So boxes hold a higher rank than low rank of the same cost.
+
+    Args:
+        factors: called with a rank ``r`` for ``L (m, r)`` and ``B (r, n)``.
+        shape: ``(m, n)``.
+        nblocks: most boxes.
+        cost: most that all widths may sum to.
+
+    Example:
+        >>> import torch
+        >>> from kmatrix.fitting import low_rank_boxes
+        >>> u, v = torch.randn(40, 40).double(), torch.randn(40, 40).double()
+        >>> found = low_rank_boxes(lambda r: (u[:, :r], v[:r]), (40, 40), 40, 1200)
+        >>> len(found.boxes), 1200 // 80, found.boxes.cost
+        (19, 15, 1196)
+    """
+    m, n = shape
+    step = step_of(m, n)
+    prices = m + n - saved(torch.arange(min(m, n, nblocks)), step)
+    rank = int((prices.cumsum(0) <= cost).sum())
+    left, right = (t.detach().to("cpu", _wide_type(t)) for t in factors(rank))
+    terms = Terms.full(left.mT.contiguous(), right.contiguous())
+    terms = trim(staircase(terms, step), cost) if rank else terms
+    return _placed(terms, "low rank", 1.0)
+
+
+def _wide_type(tensor: Tensor) -> torch.dtype:
+    return torch.complex128 if tensor.is_complex() else torch.float64
 
 
 def _placed(terms: Terms, how: str, root: float) -> BoxFit:

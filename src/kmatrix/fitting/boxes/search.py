@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from kmatrix.fitting.boxes.descent import End, Limits, descend, marginal_price, settled
+from kmatrix.fitting.boxes.descent import End, Limits, descend, filled, marginal_price, settled
 from kmatrix.fitting.boxes.pursuit import pursue
+from kmatrix.fitting.boxes.staircase import staircase, step_of
 from kmatrix.fitting.boxes.terms import Terms
 from kmatrix.fitting.boxes.tilings import best_grids, tiled
 
@@ -17,7 +18,9 @@ SHARES = (0.05, 0.15)
 PURSUED = 32
 """Most boxes that are found one after the other."""
 AHEAD = 1.1
-"""How much more energy than low rank of the same cost a pursuit must have taken to go on."""
+"""How much more energy than the other starts for its cost a pursuit must have taken to go on."""
+FIRST = 4
+"""Boxes before it is asked."""
 GRIDS = 2
 """Tilings that boxes begin with."""
 MIXTURES = (0.25, 0.5, 0.75)
@@ -25,12 +28,15 @@ MIXTURES = (0.25, 0.5, 0.75)
 TRIED, TRIAL, ROUNDS = 3, 3, 24
 """Starts that are improved, rounds for each of them, and rounds for the best."""
 
+ROUNDING = 1e-9
+"""Errors that differ by this share are the same."""
+
 Start = tuple[str, Terms, float]
 """How it was made, the boxes, and a price of width to begin with."""
 
 
 def search(
-    dense: Tensor, nblocks: int, cost: int, *, late: Callable[[], bool] = lambda: False
+    dense: Tensor, nblocks: int, cost: int, *, rounds: int = ROUNDS, late: Callable[[], bool] = lambda: False
 ) -> tuple[Terms, str]:
     """At most ``nblocks`` boxes with widths of at most ``cost`` in all, near a matrix, and where they came from.
 
@@ -40,48 +46,61 @@ def search(
         dense: the target, ``(m, n)`` float64 or complex128, contiguous, finite.
         nblocks: most boxes.
         cost: most that their widths may sum to.
+        rounds: of improvement for the best start; 0 returns the best of the starts that are quickly made.
         late: asked between rounds; True ends the work with the best so far.
     """
     limits = Limits(nblocks, cost, late)
     if not bool(dense.any()):
         return Terms.none(dense), "all numbers zero"
     ends: list[tuple[End, float, str]] = []
-    for how, terms, price in _starts(dense, limits):
+    for how, terms, price in _starts(dense, limits, thorough=rounds > 0):
         ends.append((settled(dense, terms, limits), price, how))
         if late():
             break
-    ends.sort(key=lambda entry: entry[0].error)
-    for k, (end, price, how) in enumerate(ends[:TRIED]):
-        ends[k] = (_nearer(end, descend(dense, end.terms, limits, price, TRIAL)), price, how)
-    end, price, how = min(ends, key=lambda entry: entry[0].error)
-    end = _nearer(end, descend(dense, end.terms, limits, price, ROUNDS))
-    return end.terms.alive(), how
+    for k in _order(ends)[: TRIED if rounds else 0]:
+        end, price, how = ends[k]
+        ends[k] = (_nearer(end, descend(dense, end.terms, limits, price, min(TRIAL, rounds))), price, how)
+    end, price, how = ends[_order(ends)[0]]
+    if rounds:
+        end = _nearer(end, descend(dense, end.terms, limits, price, rounds))
+    return filled(dense, end.terms.alive(), limits).terms, how
+
+
+def _order(ends: list[tuple[End, float, str]]) -> list[int]:
+    """Nearest first; what differs by rounding stays in order, the simpler start first."""
+    lowest = min(end.error for end, _, _ in ends)
+    return sorted(range(len(ends)), key=lambda k: max(ends[k][0].error, lowest * (1 + ROUNDING)))
 
 
 def _nearer(one: End, other: End) -> End:
     return other if other.error < one.error else one
 
 
-def _starts(dense: Tensor, limits: Limits) -> Iterator[Start]:
+def _starts(dense: Tensor, limits: Limits, *, thorough: bool) -> Iterator[Start]:
     m, n = dense.shape
     u, s, vh = torch.linalg.svd(dense, full_matrices=False)
     rank = min(limits.nblocks, limits.cost // (m + n), len(s))
     whole = _low_rank(u, s, vh, rank)
     yield "a truncated SVD", whole, marginal_price(whole)
+    rivals = [whole]
     for _, height, width in list(best_grids(dense, limits.nblocks, limits.cost))[:GRIDS]:
-        tiles = tiled(dense, height, width, min(limits.nblocks, limits.cost // (height + width)))
+        tiles = tiled(dense, height, width, limits.nblocks, limits.cost)
         yield f"SVDs of {height} x {width} tiles", tiles, marginal_price(tiles)
+        rivals.append(tiles)
+    if not thorough:
+        return
     for share in MIXTURES:
-        first = _low_rank(u, s, vh, round(share * rank))
-        if not 0 < len(first) < rank:
+        some = round(share * rank)
+        if not 0 < some < rank:
             continue
+        first = staircase(_low_rank(u, s, vh, some), step_of(m, n))
         blocks, cost = limits.nblocks - len(first), limits.cost - first.cost
         rest = dense - first.dense
         for _, height, width in list(best_grids(rest, blocks, cost))[:1]:
-            tiles = tiled(rest, height, width, min(blocks, cost // (height + width)))
+            tiles = tiled(rest, height, width, blocks, cost)
             mixed = first.and_also(tiles)
             yield f"a truncated SVD and {height} x {width} tiles of the rest", mixed, marginal_price(mixed)
-    yield from _pursuits(dense, s, limits)
+    yield from _pursuits(dense, rivals, limits)
 
 
 def _low_rank(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Terms:
@@ -89,17 +108,14 @@ def _low_rank(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Terms:
     return Terms.full((u[:, :rank].mT * root).contiguous(), (root * vh[:rank]).contiguous())
 
 
-def _pursuits(dense: Tensor, s: Tensor, limits: Limits) -> Iterator[Start]:
-    """Boxes one after the other, for as long as they take clearly more than low rank of their cost would."""
-    m, n = dense.shape
-    energy = float(s.square().sum())
-    taken = torch.cat([s.new_zeros(1), s.square().cumsum(0)])
+def _pursuits(dense: Tensor, rivals: list[Terms], limits: Limits) -> Iterator[Start]:
+    """Boxes one after the other, for as long as they take clearly more than the other starts for their cost."""
+    energy = float(torch.linalg.vector_norm(dense).square())
 
     def goes_on(terms: Terms, left: float) -> bool:
-        rank = terms.cost / (m + n)
-        whole = min(int(rank), len(s))
-        by_rank = float(taken[whole] + (rank - whole) * (s[whole].square() if whole < len(s) else 0))
-        return energy - left > AHEAD * by_rank and terms.cost < 4 * limits.cost and not limits.late()
+        if limits.late() or terms.cost > 4 * limits.cost:
+            return False
+        return len(terms) < FIRST or energy - left > AHEAD * max(_taken(r, terms.cost) for r in rivals)
 
     for share in SHARES:
         price = share * energy / limits.cost
@@ -107,3 +123,17 @@ def _pursuits(dense: Tensor, s: Tensor, limits: Limits) -> Iterator[Start]:
         if len(found):
             end = descend(dense, found, limits, price, ROUNDS)
             yield "boxes one after the other", end.terms, price
+
+
+def _taken(terms: Terms, cost: int) -> float:
+    """About how much energy those of some boxes take that pay most and together cost no more than this."""
+    if not len(terms):
+        return 0.0
+    widths = (terms.rows[:, 1] + terms.cols[:, 1]).double()
+    order = (terms.energies / widths).argsort(descending=True)
+    fits = ((cost - (widths[order].cumsum(0) - widths[order])) / widths[order]).clamp(0, 1)
+    # Terms that cancel each other take less than they hold.
+    whole = float(torch.linalg.vector_norm(terms.dense)) / max(
+        terms.amplitude, torch.finfo(torch.float64).tiny
+    )
+    return float((terms.energies[order] * fits).sum()) * min(1.0, whole**2)

@@ -50,6 +50,18 @@ class Terms:
         """The ``(m, n)`` matrix."""
         return self.left.mT @ self.right
 
+    @property
+    def energies(self) -> Tensor:
+        """Squared Frobenius norm of each term."""
+        norms = torch.linalg.vector_norm(self.left, dim=1) * torch.linalg.vector_norm(self.right, dim=1)
+        squares: Tensor = norms.square()
+        return squares
+
+    @property
+    def amplitude(self) -> float:
+        """Frobenius norm of the terms as if they were orthogonal; far above that of their sum where they cancel."""
+        return float(self.energies.sum().sqrt())
+
     def copy(self) -> Terms:
         """One whose tensors may be changed."""
         return Terms(self.rows.clone(), self.cols.clone(), self.left.clone(), self.right.clone())

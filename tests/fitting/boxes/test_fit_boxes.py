@@ -1,0 +1,95 @@
+"""Sums of boxes from dense: within their limits, never worse than low rank, and consistent with their matrix."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+import kmatrix as km
+from kmatrix.fitting import fit_boxes, low_rank_boxes
+
+
+def _dense(m: int, n: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(m, n, dtype=dtype, generator=torch.Generator().manual_seed(m * n))
+
+
+def _svd_error(dense: Tensor, rank: int) -> float:
+    return float(torch.linalg.svdvals(dense)[rank:].norm())
+
+
+@pytest.mark.parametrize("rounds", [0, 3])
+@pytest.mark.parametrize(("m", "n"), [(24, 24), (31, 17), (12, 60), (1, 9), (7, 1)])
+@pytest.mark.parametrize("budget", [0.15, 0.5, 1.1])
+def test_never_worse_than_low_rank_of_the_same_cost(m: int, n: int, budget: float, rounds: int) -> None:
+    dense, cost = _dense(m, n), max(2, int(budget * m * n))
+    found = fit_boxes(dense, min(m, n), cost, rounds=rounds)
+    gap = float((dense - found.left.mT @ found.right).norm())
+    assert gap <= _svd_error(dense, cost // (m + n)) * (1 + 1e-12) + 1e-12 * float(dense.norm())
+    assert found.boxes.cost <= cost
+    assert len(found.boxes) <= min(m, n)
+
+
+def test_ranks_in_steps_need_fewer_numbers() -> None:
+    """Of a random matrix nothing but its degrees of freedom can be saved, and boxes save those."""
+    dense, cost = _dense(64, 64), 64 * 64 // 2
+    found = fit_boxes(dense, 64, cost, rounds=0)
+    gap = float((dense - found.left.mT @ found.right).norm())
+    assert gap < _svd_error(dense, cost // 128 + 2)
+
+
+def test_low_rank_boxes_are_low_rank() -> None:
+    """They hold the product exactly, and cost what the elimination leaves."""
+    u, v = _dense(40, 30), _dense(30, 50)
+    found = low_rank_boxes(lambda r: (u[:, :r], v[:r]), (40, 50), 30, 1400)
+    rank = len(found.boxes)
+    assert rank > 1400 // 90
+    assert found.boxes.cost <= 1400
+    exact = u[:, :rank] @ v[:rank]
+    assert (found.left.mT @ found.right - exact).norm() <= 1e-10 * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
+def test_the_matrix_holds_what_was_found(dtype: torch.dtype) -> None:
+    dense = _dense(20, 28, dtype)
+    fitted = km.fit(dense, km.GBLR(budget=0.4), batches=())
+    assert fitted.matrix.dtype == dtype
+    assert fitted.matrix.num_params <= 0.4 * 20 * 28
+    gap = (fitted.matrix.to_dense().detach() - dense).norm() / dense.norm()
+    assert abs(float(gap) - fitted.relative_error) < 1e-5
+
+
+def test_vectors_at_full_length_agree_on_the_segments() -> None:
+    dense = _dense(18, 22)
+    found = fit_boxes(dense, 6, 120, rounds=2)
+    left, right = found.extended(dense)
+    on_rows = found.boxes.row_masks(18).mT
+    assert torch.equal(left[on_rows], found.left[on_rows])
+    assert torch.equal(right * found.boxes.col_masks(22).mT, found.right)
+    # One more row: what is held there is the best for that row.
+    k = int((found.boxes.row_width < 18).nonzero()[0])
+    row = int((~on_rows[k]).nonzero()[0])
+    rest = dense - found.left.mT @ found.right
+    best = rest[row] @ found.right[k] / found.right[k].square().sum()
+    assert torch.allclose(left[k, row], best)
+
+
+def test_zero_is_no_box_and_cropped_numbers_are_in_order() -> None:
+    assert len(fit_boxes(torch.zeros(4, 5), 3, 9).boxes) == 0
+    dense = _dense(15, 15)
+    found = fit_boxes(dense, 8, 90, rounds=0)
+    matrix = found.matrix()
+    assert torch.allclose(matrix.to_dense(), found.left.mT @ found.right)
+
+
+def test_a_fit_may_be_cut_short() -> None:
+    dense = _dense(20, 20)
+    found = fit_boxes(dense, 20, 200, late=lambda: True)
+    assert float((dense - found.left.mT @ found.right).norm()) <= _svd_error(dense, 5) * (1 + 1e-12)
+
+
+def test_wrong_limits_are_refused() -> None:
+    with pytest.raises(km.ArgumentError, match="cost=0"):
+        fit_boxes(torch.ones(3, 3), 1, 0)
+    with pytest.raises(km.ArgumentError, match="rounds=-1"):
+        fit_boxes(torch.ones(3, 3), 1, 4, rounds=-1)
