@@ -127,3 +127,14 @@ def test_observing_ends_with_its_block() -> None:
     chain_matmul(x, w)
     assert [p.backend for p in products] == [BEST] * 6
     assert products[0].shape == (2, 4)
+
+
+def test_a_sum_of_boxes() -> None:
+    A = km.GBLR(nblocks=6, budget=0.5).random(10, 20)
+    told = km.explain(A, batch=3, seconds=0.02)
+    assert told.backend == BEST
+    assert [c.name for c in told.candidates] == [*[b.name for b in BACKENDS], "dense"]
+    assert told.products[0].startswith("6 boxes of 5.5 x 11.2 on average, 20 -> 10: ")
+    told = km.explain(km.GBLR(nblocks=2).random(4, 4, dtype=torch.complex64), seconds=0.01)
+    assert told.backend == "portable"
+    assert "complex64" in told.candidates[0].reason

@@ -1,4 +1,4 @@
-"""The theorems of the kaleidoscope paper as code: K-matrices of stated width and expansion."""
+"""The theorems of the papers as code: K-matrices of stated width and expansion, and sums of boxes of stated cost."""
 
 from kmatrix.constructions.algebra import block_diagonal as block_diagonal
 from kmatrix.constructions.algebra import inverse as inverse
@@ -11,6 +11,10 @@ from kmatrix.constructions.circuits import LinearCircuit as LinearCircuit
 from kmatrix.constructions.circuits import circuit as circuit
 from kmatrix.constructions.circuits import fft_circuit as fft_circuit
 from kmatrix.constructions.circuits import prefix_sum_circuit as prefix_sum_circuit
+from kmatrix.constructions.gblr import gblr_block_low_rank as gblr_block_low_rank
+from kmatrix.constructions.gblr import gblr_block_sparse as gblr_block_sparse
+from kmatrix.constructions.gblr import gblr_low_rank as gblr_low_rank
+from kmatrix.constructions.gblr import gblr_of as gblr_of
 from kmatrix.constructions.kforms import circulant as circulant
 from kmatrix.constructions.kforms import dft as dft
 from kmatrix.constructions.kforms import fastfood as fastfood

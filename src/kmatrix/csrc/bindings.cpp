@@ -237,6 +237,8 @@ uint64_t fingerprint(const nb::sequence &pointers, const nb::sequence &nbytes) {
 
 #include "calls.h"
 
+#include "boxes.h"
+
 NB_MODULE(_native, m) {
     nb::set_leak_warnings(false);  // torch keeps references past the end of the interpreter
     m.def("forked", [] { forked = true; });
@@ -258,5 +260,6 @@ NB_MODULE(_native, m) {
         .def("forward", &Chain::forward)  // no named arguments: that is nanobind's short way to call
         .def("rows", &Chain::rows)
         .def("backward", &Chain::backward);
+    bind_boxes(m);
     bind_calls(m);
 }

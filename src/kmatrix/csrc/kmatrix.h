@@ -40,6 +40,15 @@ typedef struct {
     int64_t row_stride, column_stride;
 } km_matrix;
 
+// A sum of rank-one boxes: box k is left_k right_k^T on a cyclic segment of the rows and one of the columns. Real types.
+typedef struct {
+    int32_t dtype;
+    int64_t n_in, n_out, n_boxes;
+    const int64_t *places;        // four rows of n_boxes: row_start, row_width, col_start, col_width
+    const void *left, *right;     // the numbers on the segments, box after box
+    int64_t n_left, n_right;      // how many: the sums of the widths
+} km_boxes;
+
 typedef struct {
     const char *isa;
     int32_t vector_bytes;
@@ -65,6 +74,18 @@ typedef struct {
     int64_t (*backward_scratch_bytes)(const km_chain *);  // for one thread
     void (*backward)(const km_chain *, const void *packed, km_matrix grad, km_matrix x, km_matrix grad_x,
                      void *const *grad_weights, int64_t batch, void *scratch, int32_t threads);
+
+    // Sums of boxes, forward for any batch: tiles of rows, weights packed beforehand in order of use.
+    int64_t (*boxes_packed_bytes)(const km_boxes *);
+    int64_t (*boxes_pack_scratch_bytes)(const km_boxes *);
+    void (*boxes_pack)(const km_boxes *, void *packed, void *scratch);
+    int64_t (*boxes_scratch_bytes)(const km_boxes *);  // for one thread
+    void (*boxes_forward)(int32_t dtype, const void *packed, km_matrix x, km_matrix y, int64_t batch, void *scratch,
+                          int64_t scratch_bytes, int32_t threads);
+
+    // The same for a few rows: weights read where they are, nothing packed.
+    int64_t (*boxes_rows_scratch_bytes)(const km_boxes *, int32_t threads);
+    void (*boxes_rows)(const km_boxes *, km_matrix x, km_matrix y, int64_t batch, void *scratch, int32_t threads);
 } km_kernels;
 
 // The tables this library was compiled with, best first, and the first that this processor runs.

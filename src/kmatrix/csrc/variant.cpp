@@ -28,6 +28,8 @@ namespace KM_JOIN(km_, KM_ISA) {
 #include "packing.h"
 #include "passes.h"
 #include "rows.h"
+#include "segments_rows.h"
+#include "segments_tile.h"
 #include "simd.h"
 #include "tile_backward.h"
 #include "tile_forward.h"
@@ -138,6 +140,81 @@ static void backward(const km_chain *chain, const void *packed, km_matrix grad, 
     with_types(chain->dtype, backward_run{chain, packed, grad, x, grad_x, grad_weights, batch, scratch, threads});
 }
 
+// ---- sums of boxes ----
+
+// The same without the complex types, which have no kernels.
+template <class Run> auto with_real_types(int32_t dtype, const Run &run) {
+    switch (dtype) {
+        case KM_F64: return run.template operator()<double, double>();
+        case KM_BF16: return run.template operator()<bfloat16, float>();
+        case KM_F16: return run.template operator()<float16, float>();
+        default: return run.template operator()<float, float>();
+    }
+}
+
+struct boxes_packed_bytes_run {
+    const km_boxes *boxes;
+    template <class S, class T> int64_t operator()() const { return segments::packed_bytes<T>(boxes); }
+};
+
+struct boxes_pack_run {
+    const km_boxes *boxes;
+    void *packed, *scratch;
+    template <class S, class T> void operator()() const { segments::pack<S, T>(boxes, packed, scratch); }
+};
+
+struct boxes_forward_run {
+    const void *packed;
+    km_matrix x, y;
+    int64_t batch;
+    void *scratch;
+    int64_t scratch_bytes;
+    int32_t threads;
+    template <class S, class T> void operator()() const {
+        const segments::packed_boxes *head = (const segments::packed_boxes *)packed;
+        segments::forward<S, T>(head, x, y, batch, (char *)scratch, scratch_bytes, threads);
+    }
+};
+
+struct boxes_rows_scratch_run {
+    const km_boxes *boxes;
+    int32_t threads;
+    template <class S, class T> int64_t operator()() const { return segments::rows_scratch_bytes<T>(boxes, threads); }
+};
+
+struct boxes_rows_run {
+    const km_boxes *boxes;
+    km_matrix x, y;
+    int64_t batch;
+    void *scratch;
+    int32_t threads;
+    template <class S, class T> void operator()() const {
+        segments::multiply<S, T>(boxes, x, y, batch, scratch, threads);
+    }
+};
+
+static int64_t boxes_packed_bytes(const km_boxes *boxes) {
+    return with_real_types(boxes->dtype, boxes_packed_bytes_run{boxes});
+}
+static int64_t boxes_pack_scratch_bytes(const km_boxes *boxes) { return segments::pack_scratch_bytes(boxes); }
+static void boxes_pack(const km_boxes *boxes, void *packed, void *scratch) {
+    with_real_types(boxes->dtype, boxes_pack_run{boxes, packed, scratch});
+}
+static int64_t boxes_scratch_bytes(const km_boxes *boxes) {
+    return segments::tile_scratch_bytes(boxes->n_in, boxes->n_out, boxes->n_boxes);
+}
+static void boxes_forward(int32_t dtype, const void *packed, km_matrix x, km_matrix y, int64_t batch, void *scratch,
+                          int64_t scratch_bytes, int32_t threads) {
+    with_real_types(dtype, boxes_forward_run{packed, x, y, batch, scratch, scratch_bytes, threads});
+}
+static int64_t boxes_rows_scratch_bytes(const km_boxes *boxes, int32_t threads) {
+    return with_real_types(boxes->dtype, boxes_rows_scratch_run{boxes, threads});
+}
+static void boxes_rows(const km_boxes *boxes, km_matrix x, km_matrix y, int64_t batch, void *scratch,
+                       int32_t threads) {
+    with_real_types(boxes->dtype, boxes_rows_run{boxes, x, y, batch, scratch, threads});
+}
+
 }  // namespace
 
 extern "C" {
@@ -156,5 +233,12 @@ const km_kernels KM_JOIN(km_kernels_, KM_ISA) = {
     KM_JOIN(km_, KM_ISA)::rows_forward,
     KM_JOIN(km_, KM_ISA)::backward_scratch_bytes,
     KM_JOIN(km_, KM_ISA)::backward,
+    KM_JOIN(km_, KM_ISA)::boxes_packed_bytes,
+    KM_JOIN(km_, KM_ISA)::boxes_pack_scratch_bytes,
+    KM_JOIN(km_, KM_ISA)::boxes_pack,
+    KM_JOIN(km_, KM_ISA)::boxes_scratch_bytes,
+    KM_JOIN(km_, KM_ISA)::boxes_forward,
+    KM_JOIN(km_, KM_ISA)::boxes_rows_scratch_bytes,
+    KM_JOIN(km_, KM_ISA)::boxes_rows,
 };
 }

@@ -133,11 +133,71 @@ class CallType(Protocol):
         """Remember a call: weights first, then what else the chain was made from; the stamp of what was copied."""
 
 
+class NativeBoxes(Protocol):
+    """A sum of boxes with fixed sizes, and the numbers it packed last."""
+
+    packed_nbytes: int
+
+    def pack(self, places: int, left: int, right: int) -> None:
+        """Copy boxes and numbers in order of use; IndexError if a box lies outside or the widths do not add up."""
+
+    def forward(
+        self, x: int, x_row: int, x_col: int, y: int, y_row: int, y_col: int, batch: int, threads: int
+    ) -> None:
+        """The product through tiles of rows and packed numbers."""
+
+    def rows(
+        self,
+        places: int,
+        left: int,
+        right: int,
+        x: int,
+        x_row: int,
+        x_col: int,
+        y: int,
+        y_row: int,
+        y_col: int,
+        batch: int,
+        threads: int,
+    ) -> None:
+        """The product of a few rows, boxes and numbers read where they are; IndexError as ``pack``."""
+
+    def run(
+        self,
+        x: Tensor,
+        left: Tensor,
+        right: Tensor,
+        places: Tensor,
+        y: Tensor,
+        most: int,
+        threads: int,
+        grad: bool,
+    ) -> int:
+        """``DONE``: the product of at most ``most`` rows is in ``y``; ``WATCHED``: but for autograd; else neither."""
+
+
+class BoxesType(Protocol):
+    """The class of ``NativeBoxes``."""
+
+    def __call__(
+        self,
+        dtype: int,
+        n_in: int,
+        n_out: int,
+        n_boxes: int,
+        n_left: int,
+        n_right: int,
+        isa: str = "",
+    ) -> NativeBoxes:
+        """Describe a sum of boxes; ValueError if a size is below 1."""
+
+
 class NativeModule(Protocol):
     """What ``kmatrix._native`` offers."""
 
     Chain: ChainType
     Call: CallType
+    Boxes: BoxesType
 
     def use_tensors(self, tensor: type, parameter: type) -> bool:
         """Tell it about torch; False if this torch does not describe its tensors to others."""

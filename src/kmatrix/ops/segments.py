@@ -12,9 +12,11 @@ from kmatrix.ops.library import lower_precision
 from kmatrix.ops.routing import Route, is_autocast, route
 from kmatrix.ops.segments_autograd import multiply_operator, multiply_watched
 from kmatrix.ops.segments_definition import check_segments, reference_segments_matmul
-from kmatrix.ops.segments_dispatch import run
+from kmatrix.ops.segments_dispatch import native_is_next, run
+from kmatrix.ops.segments_native import repeated
 
 _WHERE = "segments_matmul"
+_compiling = torch.compiler.is_dynamo_compiling
 
 
 def segments_matmul(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Tensor:
@@ -50,6 +52,10 @@ def segments_matmul(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows
 
     Reference: arXiv 2310.18882 (generalised block low-rank matrices), after training.
     """
+    if not _compiling():
+        again = repeated_segments(x, left, right, places, rows)
+        if again is not None:
+            return again
     if isinstance(x, Tensor) and is_autocast(x):
         x, left, right = lower_precision(x.device.type, [x, left, right])
     check_segments(_WHERE, x, left, right, places, rows)
@@ -64,3 +70,13 @@ def segments_matmul(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows
     if not torch.compiler.is_compiling():
         announce_formulas()
     return multiply_operator(x, left, right, places, rows)
+
+
+def repeated_segments(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Tensor | None:
+    """``segments_matmul`` for a few rows of sizes that ran before, if nothing about the call is unusual; else None."""
+    if not native_is_next():
+        return None
+    again = repeated(x, left, right, places, rows)
+    if isinstance(again, Tensor):
+        return again
+    return multiply_watched(x, left, right, places, rows) if again else None

@@ -38,9 +38,10 @@ def covered(start: Tensor, width: Tensor, size: int, total: int) -> Covered:
 
 
 def side_factor(numbers: Tensor, where: Covered, size: int, boxes: int) -> Tensor:
-    """One side of all boxes as a ``(size, boxes)`` matrix: column ``k`` is box ``k``, zero outside its segment."""
-    empty = numbers.new_zeros(size, boxes)
-    return torch.index_put(empty, (where.position, where.owner), numbers)
+    """One side of all boxes as a ``(*, size, boxes)`` matrix: column ``k`` is box ``k``, zero outside its segment."""
+    empty = numbers.new_zeros(*numbers.shape[:-1], size * boxes)
+    filled = empty.index_copy(-1, where.position * boxes + where.owner, numbers)
+    return filled.reshape(*numbers.shape[:-1], size, boxes)
 
 
 def reference_segments_matmul(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Tensor:
@@ -53,10 +54,9 @@ def reference_segments_matmul(x: Tensor, left: Tensor, right: Tensor, places: Te
         >>> reference_segments_matmul(torch.arange(4.0), torch.tensor([1.0, 10.0]), torch.ones(2), places, 3)
         tensor([ 0.,  3., 30.])
     """
-    row_start, row_width, col_start, col_width = places
     cols, boxes = x.shape[-1], places.shape[1]
-    onto = side_factor(right, covered(col_start, col_width, cols, right.shape[0]), cols, boxes)
-    back = side_factor(left, covered(row_start, row_width, rows, left.shape[0]), rows, boxes)
+    onto = side_factor(right, covered(places[2], places[3], cols, right.shape[0]), cols, boxes)
+    back = side_factor(left, covered(places[0], places[1], rows, left.shape[0]), rows, boxes)
     return x @ onto @ back.mT
 
 

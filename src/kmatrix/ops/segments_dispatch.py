@@ -13,6 +13,7 @@ from torch import Tensor
 from kmatrix._errors import BackendUnavailableError, complaint
 from kmatrix.ops import dispatch
 from kmatrix.ops.segments_definition import check_places, reference_segments_matmul
+from kmatrix.ops.segments_native import NativeSegments
 from kmatrix.ops.verdict import Verdict
 
 _observed: ContextVar[list[SegmentsProduct] | None] = ContextVar("kmatrix_observed_segments", default=None)
@@ -69,7 +70,8 @@ class ReferenceSegments:
         return reference_segments_matmul(x, left, right, places, rows).contiguous()
 
 
-BACKENDS: tuple[SegmentsBackend, ...] = (PortableSegments(), ReferenceSegments())
+NATIVE = NativeSegments()
+BACKENDS: tuple[SegmentsBackend, ...] = (NATIVE, PortableSegments(), ReferenceSegments())
 
 
 class SegmentsProduct(NamedTuple):
@@ -102,6 +104,11 @@ def run(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Te
     if products is not None:
         products.append(SegmentsProduct(x, left, right, places, rows, backend.name))
     return backend.run(x, left, right, places, rows)
+
+
+def native_is_next() -> bool:
+    """Whether a product that the native kernels can run will be run by them, unobserved."""
+    return dispatch.requested() in (None, NATIVE.name) and _observed.get() is None and BACKENDS[0] is NATIVE
 
 
 def choose(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> SegmentsBackend:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from kmatrix.ops import segments_autograd
 from kmatrix.ops.flops import announce_formulas
 from kmatrix.ops.library import lower_precision
 from kmatrix.ops.routing import AUTOCAST_DEVICES
-from kmatrix.ops.segments_definition import check_segments, covered, reference_segments_matmul
+from kmatrix.ops.segments_definition import check_segments, covered, reference_segments_matmul, side_factor
 from kmatrix.ops.segments_dispatch import run
 
 _new_library: Callable[[str, str], Any] = torch.library.Library  # untyped in torch
@@ -75,11 +76,18 @@ def _vmap(
     places: Tensor,
     rows: int,
 ) -> tuple[Tensor, int]:
-    x_dim, left_dim, right_dim, *_ = in_dims
+    copies, (x_dim, left_dim, right_dim, *_) = info.batch_size, in_dims
     if left_dim is None and right_dim is None and x_dim is not None:
         return SEGMENTS_MATMUL(x.movedim(x_dim, 0), left, right, places, rows), 0
-    mapped: Tensor = torch.func.vmap(reference_segments_matmul, in_dims=in_dims)(x, left, right, places, rows)
-    return mapped, 0
+    x = x.expand(copies, *x.shape) if x_dim is None else x.movedim(x_dim, 0)
+    left, right = (
+        side if dim is None else side.movedim(dim, 0) for side, dim in ((left, left_dim), (right, right_dim))
+    )
+    cols, boxes = x.shape[-1], places.shape[1]
+    onto = side_factor(right, covered(places[2], places[3], cols, right.shape[-1]), cols, boxes)
+    back = side_factor(left, covered(places[0], places[1], rows, left.shape[-1]), rows, boxes)
+    products = x.reshape(copies, math.prod(x.shape[1:-1]), cols) @ onto @ back.mT
+    return products.reshape(*x.shape[:-1], rows), 0
 
 
 def _autocast_kernel(device: str) -> Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]:

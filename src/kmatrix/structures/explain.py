@@ -13,11 +13,13 @@ from torch.nn import functional
 
 from kmatrix._checks import check_seconds, check_size
 from kmatrix._errors import DtypeError, complaint
-from kmatrix.ops import dispatch, native
+from kmatrix.ops import dispatch, native, segments_dispatch
 from kmatrix.ops.chain import chain_matmul, check_chain
 from kmatrix.ops.definition import reference_chain_matmul
 from kmatrix.ops.dispatch import Product
 from kmatrix.ops.native_layout import described
+from kmatrix.ops.segments_dispatch import SegmentsProduct
+from kmatrix.ops.segments_native import FEW_ROWS
 from kmatrix.ops.tuning import in_words, rounds
 from kmatrix.structures.base import StructuredMatrix
 
@@ -29,7 +31,7 @@ class Candidate:
     """One way to multiply.
 
     Attributes:
-        name: the backend, "dense" for the ordinary matrix product, or "itself" for a matrix that is no chain.
+        name: the backend, "dense" for the ordinary matrix product, or "itself" for what only stock torch multiplies.
         reason: why it can run or cannot.
         seconds: its measured time, the median of all rounds; None where it cannot run.
         quartiles: between which half of the rounds lie; None where it cannot run.
@@ -47,10 +49,10 @@ class Explanation:
 
     Attributes:
         what: the matrix, its number type, batch size and threads, in words.
-        backend: who multiplies by default; None if the matrix needs no chain product.
+        backend: who multiplies by default; None if the matrix needs no chain product and no boxes.
         candidates: every backend in order of preference, then the dense product, then ``torch.fft`` if the matrix is
             that of a Fourier transform.
-        products: each chain product that one multiplication runs, and how, in words.
+        products: each product with a chain or with boxes that one multiplication runs, and how, in words.
     """
 
     what: str
@@ -118,24 +120,25 @@ def explain(
     kind = str(dense.dtype).removeprefix("torch.")
     what = f"{name}, {m} x {n}, {kind}, batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
     with torch.no_grad():
-        with dispatch.observing() as products:
+        with dispatch.observing() as products, segments_dispatch.observing() as sums:
             multiply(x)
         runners = {b.name: _forced(b.name, multiply, x) for b in dispatch.BACKENDS}
-        reasons = {b.name: _refusal(b, products) for b in dispatch.BACKENDS}
+        reasons = {b.name: _refusal(b, products, sums) for b in dispatch.BACKENDS}
         able = {name: run for name, run in runners.items() if reasons[name][0]}
-        if not products:
+        if not products and not sums:
             able["itself"] = lambda: multiply(x)
         able["dense"] = lambda: functional.linear(x, dense)
         told = {name: reason for name, (_, reason) in reasons.items()}
-        told |= {} if products else {"itself": "stock torch functions"}
+        told |= {} if products or sums else {"itself": "stock torch functions"}
         told["dense"] = "torch.nn.functional.linear"
         for transform, function in _fourier_transform(dense):
             told["fft"] = f"{transform}, which has this matrix up to a multiple"
             able["fft"] = partial(function, x)
         times = dict(zip(able, rounds(list(able.values()), seconds, _ROUNDS), strict=True))
     candidates = tuple([_candidate(name, reason, times.get(name)) for name, reason in told.items()])
-    backend = products[0].backend if products else None
-    return Explanation(what, backend, candidates, tuple([_words(p) for p in products]))
+    ran = [product.backend for product in products] + [one.backend for one in sums]
+    words = *[_words(product) for product in products], *[_words_of_boxes(one) for one in sums]
+    return Explanation(what, ran[0] if ran else None, candidates, words)
 
 
 def _candidate(name: str, reason: str, times: list[float] | None) -> Candidate:
@@ -186,15 +189,22 @@ def _forced(name: str, multiply: Callable[[Tensor], Tensor], x: Tensor) -> Calla
     return run
 
 
-def _refusal(backend: dispatch.Backend, products: Sequence[Product]) -> tuple[bool, str]:
+def _refusal(
+    backend: dispatch.Backend, products: Sequence[Product], sums: Sequence[SegmentsProduct]
+) -> tuple[bool, str]:
     """Whether a backend can run all products, and the first reason why not or why."""
     reason = "there is no chain to multiply by"
+    for one in sums:
+        like = next(b for b in segments_dispatch.BACKENDS if b.name == backend.name)
+        ok, reason = like.can_run(one.x, one.left, one.right, one.places, one.rows)
+        if not ok:
+            return False, reason
     for product in products:
         probe = torch.empty(product.shape, dtype=product.weights[0].dtype, device=product.weights[0].device)
         ok, reason = backend.can_run(probe, product.weights, product.patterns)
         if not ok:
             return False, reason
-    return bool(products), reason
+    return bool(products or sums), reason
 
 
 def _words(product: Product) -> str:
@@ -206,6 +216,17 @@ def _words(product: Product) -> str:
     _, description = described(product.weights, product.patterns)
     schedule = native.schedule_of(description, product.shape[:-1].numel(), product.ends)
     return f"{text}, {in_words(schedule)}"
+
+
+def _words_of_boxes(one: SegmentsProduct) -> str:
+    cols, count = one.x.shape[-1], one.places.shape[1]
+    widths = one.left.shape[0] / max(count, 1), one.right.shape[0] / max(count, 1)
+    text = f"{count} box{'es' if count != 1 else ''} of {widths[0]:.1f} x {widths[1]:.1f} on average"
+    text = f"{text}, {cols} -> {one.rows}: {one.backend}"
+    if one.backend != dispatch.NATIVE.name:
+        return text
+    few = one.x.shape[:-1].numel() <= FEW_ROWS
+    return f"{text}, {'rows kernel, numbers where they are' if few else 'tiles kernel, packed numbers'}"
 
 
 def _time(seconds: float, *quartiles: float) -> tuple[str, str]:

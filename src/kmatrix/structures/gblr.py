@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, complaint
-from kmatrix.ops.segments import segments_matmul
+from kmatrix.ops.segments import repeated_segments, segments_matmul
 from kmatrix.ops.segments_definition import check_places, side_factor
 from kmatrix.structures._box_draws import draw_widths
 from kmatrix.structures.base import (
@@ -20,6 +21,7 @@ from kmatrix.structures.base import (
     empty_parameter,
     fill_normal,
     from_pairs,
+    plus,
     stored_dtype,
     to_pairs,
 )
@@ -81,9 +83,13 @@ class GBLR(Structure):
         """The sums of the row widths and of the column widths of an ``m x n`` member."""
         count = self.count(m, n)
         cost = min(math.floor(self.budget * m * n * (1 + _SLACK)), count * (m + n))
-        rows = cost * m // (m + n) if self.left is None else self.left
-        if self.left is None and cost >= 2:
-            rows = min(max(rows, 1), cost - 1)  # a box has both sides
+        if m == n == 1:
+            cost -= cost % 2  # only boxes of widths 1 and 1
+        if self.left is not None:
+            return self.left, cost - self.left
+        # No side may be so short that there are too few boxes for the other one.
+        most, least = cost - -(-cost // (m + 1)), -(-cost // (n + 1))
+        rows = min(max(cost * m // (m + n), least), most)
         return rows, cost - rows
 
     def check(self, m: int, n: int) -> None:
@@ -92,7 +98,8 @@ class GBLR(Structure):
         if self.budget > 0 and rows + cols < 2:
             reason = f"budget * m * n = {self.budget * m * n:g} is too little for a box of widths 1 and 1"
             raise ArgumentError(complaint("GBLR", "budget", self.budget, reason, "use a larger budget"))
-        if not 0 <= rows <= count * m or not 0 <= cols <= count * n or (rows > 0) != (cols > 0):
+        used = min(count, rows, cols)
+        if not 0 <= rows <= used * m or not 0 <= cols <= used * n:
             reason = f"{count} boxes in a {m} x {n} matrix cannot have {rows} rows and {cols} columns in all"
             way_out = "leave it away, or pass one nearer to m / (m + n) of all"
             raise ArgumentError(complaint("GBLR", "left", self.left, reason, way_out))
@@ -222,6 +229,21 @@ class GBLRMatrix(StructuredMatrix):
 
     def check_state(self) -> None:
         check_places("GBLR", self.places, *self.shape, self.left.shape[0], self.right.shape[0])
+
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        # A few rows take less time than the questions on the way to them: a product like one before asks none.
+        if not self._is_complex and not torch.compiler.is_dynamo_compiling():
+            held = self._parameters
+            left, right = (
+                held.get("left"),
+                held.get("right"),
+            )  # past the slow search for attributes of modules
+            if left is not None and right is not None:
+                places = cast(Tensor, self._buffers["places"])
+                y = repeated_segments(x, left, right, places, self.shape[0])
+                if y is not None:
+                    return y if bias is None else plus(y, bias)
+        return super().forward(x, bias)
 
     def _matmul(self, x: Tensor) -> Tensor:
         return segments_matmul(x, self.left_numbers, self.right_numbers, self.places, self.shape[0])
