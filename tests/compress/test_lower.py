@@ -48,6 +48,8 @@ MEMBERS: dict[str, tuple[Structure, int, int]] = {
     "Diagonal": (km.Diagonal(), 40, 60),
     "Fastfood": (km.Fastfood(), 40, 30),
     "FixedBPBP": (km.FixedBPBP(), 32, 30),
+    "GBLR": (km.GBLR(12, 0.3), 40, 50),
+    "Gaudi": (km.Gaudi(12, 0.3), 40, 50),
     "GroupShuffle": (km.GroupShuffle(4), 50, 60),
     "Hankel": (km.Hankel(), 10, 12),
     "Kaleidoscope": (km.Kaleidoscope(), 30, 20),
