@@ -1,6 +1,7 @@
 """Matrices of boxes that learn: what every structure is held to, and what is theirs alone."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -177,3 +178,25 @@ def test_boxes_that_are_added_are_empty_and_alive() -> None:
     expected = torch.zeros(6, 5)
     expected[1:4, 2:4] = left[0, 1:4, None] * right[0, 2:4]
     assert torch.allclose(A.to_dense(), expected) and not A.dead.any()
+
+
+def test_files_keep_the_gaussian(tmp_path: Path) -> None:
+    A = planted()
+    A.sigma = 3.0
+    km.save(A, tmp_path / "A.safetensors")
+    B = km.load(tmp_path / "A.safetensors")
+    assert isinstance(B, km.GaudiMatrix) and B.sigma == 3.0
+    assert torch.equal(A.to_dense(), B.to_dense())
+    with torch.no_grad():
+        A.width_of_gaussian.fill_(-1.0)
+    with pytest.raises(ArgumentError, match="sigma"):
+        B.load_state_dict(A.state_dict())
+
+
+def test_numbers_that_diverged_stay_within_bounds() -> None:
+    A = planted()
+    with torch.no_grad():
+        A.widths[:, 1:3] = torch.tensor([math.nan, math.inf])
+        A.starts[:, 2:4] = torch.tensor([-math.inf, math.nan])
+        A.starts[:, 4] = 1e30
+    assert torch.isfinite(A(torch.randn(2, 10, dtype=torch.float64))).all()

@@ -118,10 +118,10 @@ def steps_of(width: Tensor, start: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 
 def whole_widths(width: Tensor, n: int) -> Tensor:
-    """Widths rounded to whole numbers of positions."""
-    return (width.detach() * n).round().clamp(0, n).to(torch.int64)
+    """Widths rounded to whole numbers of positions; where training has diverged, nothing."""
+    return (width.detach() * n).nan_to_num().round().clamp(0, n).to(torch.int64)
 
 
 def whole_starts(start: Tensor, n: int) -> Tensor:
     """Starts rounded to whole positions, modulo ``n``."""
-    return (start.detach() * n).round().to(torch.int64) % n
+    return (start.detach() * n).nan_to_num().remainder(n).round().to(torch.int64) % n

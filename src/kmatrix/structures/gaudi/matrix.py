@@ -337,13 +337,17 @@ class GaudiMatrix(StructuredMatrix):
 
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, *rest: Any) -> None:
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        if not self.width_of_gaussian.is_meta:
+            self.check_state()
+
+    def check_state(self) -> None:
+        """Take over the Gaussian that a file or state dict brought, or raise ``ArgumentError`` if it is none."""
         sigma = self.width_of_gaussian
-        if sigma.is_meta:
-            return
         self._sigma = checked_sigma("GaudiMatrix", float(sigma))
-        if self.row_table.device != sigma.device:  # loaded with assign=True
-            for name in ("row_table", "col_table"):
-                setattr(self, name, torch.empty_like(getattr(self, name), device=sigma.device))
+        for name in ("row_table", "col_table"):
+            table = getattr(self, name)
+            if table.device != sigma.device or table.dtype != self.widths.dtype:  # loaded with assign=True
+                setattr(self, name, torch.empty_like(table, dtype=self.widths.dtype, device=sigma.device))
         self._tabulate()
 
     def extra_repr(self) -> str:
