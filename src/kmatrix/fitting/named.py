@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from kmatrix._errors import FitError
+from kmatrix.fitting.boxes.fit import fit_boxes
 from kmatrix.fitting.certificate import relative_error
 from kmatrix.fitting.chains.members import as_pairs
 from kmatrix.fitting.chains.polish import polish
@@ -23,7 +24,7 @@ from kmatrix.fitting.learning.race import field_of
 from kmatrix.fitting.problem import Declined, Problem, Proposal, TimeUp, counted
 from kmatrix.fitting.projections.nearest import project, projection_note
 from kmatrix.fitting.starts.by_structure import Start, starts
-from kmatrix.structures import ChainMatrix, Scaled, Structure, StructuredMatrix, Transpose
+from kmatrix.structures import GBLR, ChainMatrix, Scaled, Structure, StructuredMatrix, Transpose
 from kmatrix.structures.chain import ChainStructure
 from kmatrix.structures.compose import ScaledMatrix, transpose
 
@@ -77,6 +78,13 @@ def _(structure: Scaled, problem: Problem) -> Proposal:
         raise FitError("fit: every member of Scaled(..., 0) is zero; scale by another number")
     found = fit_into(structure.of, _like(problem, problem.dense / structure.scalar))
     return Proposal(ScaledMatrix(found.matrix, structure.scalar), found.note, found.interrupted)
+
+
+@fit_into.register
+def _(structure: GBLR, problem: Problem) -> Proposal:
+    limits = (structure.count(*problem.shape), structure.num_params(*problem.shape))
+    found = fit_boxes(problem.dense, *limits, late=lambda: problem.late)
+    return Proposal(found.matrix(structure), f"moving and solving boxes, from {found.how}", problem.late)
 
 
 def _like(problem: Problem, dense: Tensor) -> Problem:

@@ -7,8 +7,11 @@ import io
 from html import escape
 from pathlib import Path
 
+from torch import nn
+
 from kmatrix._files import write_atomically
 from kmatrix.compress import CompressReport, LayerReport, Tried
+from kmatrix.report.boxes import boxes_of, boxes_section
 from kmatrix.report.page import check_available
 from kmatrix.report.style import STYLE
 from kmatrix.report.tables import cards, head, number, row, table, text
@@ -16,7 +19,11 @@ from kmatrix.report.words import brief
 
 
 def write_compression_report(
-    path: str | Path, report: CompressReport, *, title: str = "kmatrix compression report"
+    path: str | Path,
+    report: CompressReport,
+    *,
+    title: str = "kmatrix compression report",
+    model: nn.Module | None = None,
 ) -> None:
     """Write what ``km.compress_`` did as one self-contained HTML page.
 
@@ -27,6 +34,7 @@ def write_compression_report(
         path: where the page goes; written under another name first and renamed.
         report: what ``km.compress_`` returned.
         title: heading of the page.
+        model: the compressed model, to show where the boxes of its ``km.GBLR`` layers lie.
 
     Raises:
         ArgumentError: if the page cannot be written there.
@@ -41,10 +49,10 @@ def write_compression_report(
         ...     write_compression_report(f"{folder}/small.html", report)
     """
     check_available()
-    write_atomically("write_compression_report", path, page(report, title=title).encode("utf-8"))
+    write_atomically("write_compression_report", path, page(report, title=title, model=model).encode("utf-8"))
 
 
-def page(report: CompressReport, *, title: str) -> str:
+def page(report: CompressReport, *, title: str, model: nn.Module | None = None) -> str:
     """The HTML of a report."""
     heading = escape(title)
     body = "\n".join(
@@ -54,6 +62,7 @@ def page(report: CompressReport, *, title: str) -> str:
             "<h2>What other budgets lead to</h2>" + _curve(report),
             "<h2>Layers</h2>" + _layers(report),
             _skipped(report),
+            _boxes(model),
             "<h2>What was tried</h2>" + "".join(_tried(layer, k) for k, layer in enumerate(report.layers, 1)),
             _machine(report),
         )
@@ -160,6 +169,11 @@ def _layers(report: CompressReport) -> str:
         "what setting the weight to zero would add to the predicted change of the model's output."
     )
     return table(heading, rows) + f'<p class="quiet">{words}</p>'
+
+
+def _boxes(model: nn.Module | None) -> str:
+    found = {} if model is None else boxes_of(model)
+    return "<h2>Boxes</h2>" + boxes_section(found) if found else ""
 
 
 def _skipped(report: CompressReport) -> str:
