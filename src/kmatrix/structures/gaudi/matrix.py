@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from kmatrix._checks import HALF_DTYPES, REAL_OF
 from kmatrix._errors import ArgumentError, complaint
@@ -18,20 +17,17 @@ from kmatrix.structures.base import (
     StructuredMatrix,
     empty_parameter,
     fill_normal,
-    from_pairs,
     plus,
     stored_dtype,
     to_pairs,
 )
 from kmatrix.structures.boxes import Boxes
 from kmatrix.structures.gaudi.budget import rounded_within
-from kmatrix.structures.gaudi.content import masked
 from kmatrix.structures.gaudi.mask import checked_sigma, tables, whole_starts, whole_widths
+from kmatrix.structures.gaudi.product import Side, product
 from kmatrix.structures.gblr import GBLR, GBLRMatrix
 
 _STRUCTURAL = ("widths", "starts")
-_FEW = 64
-"""Vectors below which the factors are not multiplied with each other first, whatever the count of operations says."""
 
 
 @dataclass(frozen=True)
@@ -211,31 +207,34 @@ class GaudiMatrix(StructuredMatrix):
         boxes = self.boxes
         return (boxes.row_width == 0) & (boxes.col_width == 0)
 
-    def factors(self) -> tuple[Tensor, Tensor]:
-        """``U`` ``(m, K)`` and ``V`` ``(K, n)`` with ``A = U V``, the content under its masks; differentiable."""
-        left, right = (
-            from_pairs(masked(content, self.widths[k], self.starts[k], table), self._is_complex)
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        """The boxes on the side of the rows and on that of the columns."""
+        rows, cols = (
+            Side(content, self.widths[k], self.starts[k], table)
             for k, (content, table) in enumerate(((self.left, self.row_table), (self.right, self.col_table)))
         )
-        return left.mT, right
+        return rows, cols
+
+    def factors(self) -> tuple[Tensor, Tensor]:
+        """``U`` ``(m, K)`` and ``V`` ``(K, n)`` with ``A = U V``, the content under its masks; differentiable."""
+        rows, cols = self.sides
+        return rows.factor.mT, cols.factor
 
     def to_dense(self) -> Tensor:
         left, right = self.factors()
         return left @ right
 
     def _matmul(self, x: Tensor) -> Tensor:
-        left, right = self.factors()
-        return _product(x, left, right, None)
+        return product(x, *self.sides)
 
     def _affine(self, x: Tensor, bias: Tensor) -> Tensor:
         if bias.is_complex() != x.is_complex():
             return plus(self._matmul(x), bias)
-        left, right = self.factors()
-        return _product(x, left, right, bias)
+        return product(x, *self.sides, bias)
 
     def _rmatmul(self, x: Tensor) -> Tensor:
-        left, right = self.factors()
-        return _product(x, right.mT, left.mT, None)
+        return product(x, *self.sides[::-1])
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw the start of the paper: some boxes are the whole matrix, the others equal parts of it, spread evenly.
@@ -352,18 +351,3 @@ class GaudiMatrix(StructuredMatrix):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, sigma={self._sigma:g}"
-
-
-def _product(x: Tensor, left: Tensor, right: Tensor, bias: Tensor | None) -> Tensor:
-    """``left @ right`` times the last axis: one factor after the other, or their product first, which costs less.
-
-    With more vectors than boxes it does, forwards and backwards alike: training is then less than twice dense.
-    """
-    (m, count), n = left.shape, right.shape[1]
-    vectors = x.numel() // max(1, n)
-    # Programs that are exported take batches of any size, and cannot choose by it.
-    if torch.compiler.is_exporting() or vectors < _FEW:
-        return functional.linear(functional.linear(x, right), left, bias)
-    if m * n * (count + vectors) < vectors * count * (m + n):
-        return functional.linear(x, left @ right, bias)
-    return functional.linear(functional.linear(x, right), left, bias)
