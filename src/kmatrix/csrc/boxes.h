@@ -113,13 +113,14 @@ class Boxes {
 
     static void check_side(const int64_t *start, const int64_t *width, int64_t count, int64_t size, int64_t numbers,
                            const char *name) {
-        uint64_t sum = 0;
-        bool outside = false;
+        // The sign of `wrong` collects: a start below 0 or beyond the last place, a width below 0 or beyond the side.
+        uint64_t sum = 0, wrong = 0;
         for (int64_t k = 0; k < count; k++) {
-            outside |= (uint64_t(start[k]) >= uint64_t(size)) | (uint64_t(width[k]) > uint64_t(size));
-            sum += uint64_t(width[k]);
+            const uint64_t s = uint64_t(start[k]), w = uint64_t(width[k]);
+            wrong |= s | (uint64_t(size - 1) - s) | w | (uint64_t(size) - w);
+            sum += w;
         }
-        if (outside) throw std::out_of_range(std::string("Boxes: places: a box outside of the ") + name);
+        if (wrong >> 63) throw std::out_of_range(std::string("Boxes: places: a box outside of the ") + name);
         if (sum != uint64_t(numbers))
             throw std::out_of_range(std::string("Boxes: places: widths that do not add up to the numbers of the ") + name);
     }

@@ -59,6 +59,29 @@ template <class S, class T> struct stretch {
 };
 
 // ---- one box ----
+//
+// Widths differ from box to box, so every loop ends where the processor did not expect it: there is one loop for the
+// whole vectors of a short segment, and several sums at a time only where a segment is long.
+
+constexpr int64_t long_stretch = 24;
+
+// The whole vectors from the second on, four sums at a time; returns the first that is left.
+template <class S, class T, int R>
+static int64_t dot_long(const S *weights, const T *x, int64_t row, int64_t last, vec<T> *sums) {
+    constexpr int64_t lanes = simd<T>::lanes;
+    vec<T> sum[R][4] = {};
+    int64_t i = 1;
+    for (; i + 3 < last; i += 4)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            const vec<T> w = load_wide(weights + (i + j) * lanes);
+#pragma GCC unroll 4
+            for (int r = 0; r < R; r++) sum[r][j] += w * load(x + r * row + (i + j) * lanes);
+        }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) sums[r] += (sum[r][0] + sum[r][1]) + (sum[r][2] + sum[r][3]);
+    return i;
+}
 
 // The lanes of `sums[r]` add up to the product of a box with row r.
 template <class S, class T, int R>
@@ -66,7 +89,7 @@ KM_INLINE void dot(const stretch<S, T> &on, const T *x, int64_t row, vec<T> *sum
     constexpr int64_t lanes = simd<T>::lanes;
     const int64_t stop = on.last ? lanes : on.tail;
     const T *from = x + on.at;
-    vec<T> sum[R], more[R];
+    vec<T> sum[R];
     {
         const vec<T> w = on.load_end(0, on.head, stop);
         const flags_of<T> mine = lanes_between<T>(on.head, stop);
@@ -74,18 +97,10 @@ KM_INLINE void dot(const stretch<S, T> &on, const T *x, int64_t row, vec<T> *sum
         for (int r = 0; r < R; r++) {
             const vec<T> product = w * load(from + r * row);
             sum[r] = mine ? product : vec<T>{};
-            more[r] = vec<T>{};
         }
     }
     int64_t i = 1;
-    for (; i + 1 < on.last; i += 2) {
-        const vec<T> w = load_wide(on.weights + i * lanes), v = load_wide(on.weights + (i + 1) * lanes);
-#pragma GCC unroll 4
-        for (int r = 0; r < R; r++) {
-            sum[r] += w * load(from + r * row + i * lanes);
-            more[r] += v * load(from + r * row + (i + 1) * lanes);
-        }
-    }
+    if (on.last > long_stretch) i = dot_long<S, T, R>(on.weights, from, row, on.last, sum);
     for (; i < on.last; i++) {
         const vec<T> w = load_wide(on.weights + i * lanes);
 #pragma GCC unroll 4
@@ -97,11 +112,11 @@ KM_INLINE void dot(const stretch<S, T> &on, const T *x, int64_t row, vec<T> *sum
 #pragma GCC unroll 4
         for (int r = 0; r < R; r++) {
             const vec<T> product = w * load(from + r * row + on.last * lanes);
-            more[r] += mine ? product : vec<T>{};
+            sum[r] += mine ? product : vec<T>{};
         }
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < R; r++) sums[r * step] = sum[r] + more[r];
+    for (int r = 0; r < R; r++) sums[r * step] = sum[r];
 }
 
 // Adds z[r * step] times the box to row r.

@@ -1,4 +1,4 @@
-"""The backward pass of the product with boxes: plain differentiable torch, so that passes of any order exist."""
+"""The backward pass of the product with boxes, with and without the registered operator."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from kmatrix.ops.routing import Route, is_autocast, route
-from kmatrix.ops.segments_definition import Covered, covered, reference_segments_matmul, side_factor
+from kmatrix.ops.segments_definition import reference_segments_matmul
 from kmatrix.ops.segments_dispatch import run
-
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
+from kmatrix.ops.segments_gradients import Gradients, segments_gradients
 
 
 def multiply_operator(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Tensor:
@@ -76,34 +75,3 @@ def _adjoint_product(grad: Tensor, left: Tensor, right: Tensor, places: Tensor, 
 def swapped(places: Tensor) -> Tensor:
     """The places of the transposed boxes."""
     return places.roll(2, 0)
-
-
-def segments_gradients(
-    grad: Tensor, x: Tensor, left: Tensor, right: Tensor, places: Tensor, need: tuple[bool, ...]
-) -> Gradients:
-    """Gradients through the masked factors ``y = (x V) U^T``; every step is differentiable again.
-
-    ``dU = grad^T (x V)`` and ``dV = x^T (grad U)``, conjugated where numbers are complex, are products with all of the
-    batch, of which only the entries on the segments are kept.
-    """
-    rows, cols, boxes = grad.shape[-1], x.shape[-1], places.shape[1]
-    on_rows = covered(places[0], places[1], rows, left.shape[0])
-    on_cols = covered(places[2], places[3], cols, right.shape[0])
-    vectors, upstream = x.reshape(-1, cols), grad.reshape(-1, rows)
-    onto = side_factor(right, on_cols, cols, boxes)
-    back = side_factor(left, on_rows, rows, boxes)
-    grad_x = grad_left = grad_right = None
-    if need[1]:
-        grad_left = _kept(upstream.mT @ (vectors @ onto).conj(), on_rows)
-    if need[0] or need[2]:
-        middle = upstream @ back.conj()
-        if need[2]:
-            grad_right = _kept(vectors.mT.conj() @ middle, on_cols)
-        if need[0]:
-            grad_x = (middle @ onto.mH).reshape(x.shape)
-    return grad_x, grad_left, grad_right
-
-
-def _kept(gradient: Tensor, where: Covered) -> Tensor:
-    """The entries on the segments, box after box."""
-    return gradient[where.position, where.owner]

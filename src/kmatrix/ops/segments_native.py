@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from kmatrix.ops import calls
 from kmatrix.ops.calls import recorder
 from kmatrix.ops.native_cache import PACKED, PackedCache
 from kmatrix.ops.native_layout import vectors
@@ -71,12 +72,22 @@ def repeated(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) 
         return False
     if known is None or not nothing_watches() or recorder() is None:
         return False
-    y = torch.empty((*x.shape[:-1], rows), dtype=x.dtype, device="cpu")
+    shape = (*x.shape[:-1], rows)
+    y = calls.empty(shape, _strides(shape), x.dtype)
     try:
         found = known.run(x, left, right, places, y, FEW_ROWS, threads(), torch.is_grad_enabled())
     except IndexError:
         return False  # the long way has the words
     return y if found == DONE else found == WATCHED
+
+
+def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Those of a contiguous tensor; there are few axes."""
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
 
 
 _known: dict[tuple[torch.dtype, Sizes], NativeBoxes] = {}
