@@ -13,7 +13,7 @@ from kmatrix.ops.routing import Route, is_autocast, route
 from kmatrix.ops.segments_autograd import multiply_operator, multiply_watched
 from kmatrix.ops.segments_definition import check_segments, reference_segments_matmul
 from kmatrix.ops.segments_dispatch import native_is_next, run
-from kmatrix.ops.segments_native import repeated
+from kmatrix.ops.segments_native import Sizes, repeated
 
 _WHERE = "segments_matmul"
 _compiling = torch.compiler.is_dynamo_compiling
@@ -72,11 +72,16 @@ def segments_matmul(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows
     return multiply_operator(x, left, right, places, rows)
 
 
-def repeated_segments(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Tensor | None:
-    """``segments_matmul`` for a few rows of sizes that ran before, if nothing about the call is unusual; else None."""
+def repeated_segments(
+    x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int, sizes: Sizes | None = None
+) -> Tensor | None:
+    """``segments_matmul`` for a few rows of sizes that ran before, if nothing about the call is unusual; else None.
+
+    A caller that knows the sizes ``(columns, rows, boxes, len(left), len(right))`` spares looking them up.
+    """
     if not native_is_next():
         return None
-    again = repeated(x, left, right, places, rows)
+    again = repeated(x, left, right, places, rows, sizes)
     if isinstance(again, Tensor):
         return again
     return multiply_watched(x, left, right, places, rows) if again else None

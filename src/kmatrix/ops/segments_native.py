@@ -46,7 +46,7 @@ class NativeSegments:
         out = torch.empty((*x.shape[:-1], rows), dtype=x.dtype, device="cpu")
         left, right, places = left.contiguous(), right.contiguous(), places.contiguous()
         pointers = places.data_ptr(), left.data_ptr(), right.data_ptr()
-        sizes = x.shape[-1], rows, places.shape[1], left.shape[0], right.shape[0]
+        sizes = sizes_of(x, left, right, places, rows)
         try:
             if source.batch <= FEW_ROWS:
                 boxes = _described(x.dtype, sizes)
@@ -61,18 +61,26 @@ class NativeSegments:
         return out
 
 
-def repeated(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Tensor | bool:
+def sizes_of(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Sizes:
+    """The sizes of a call."""
+    return x.shape[-1], rows, places.shape[1], left.shape[0], right.shape[0]
+
+
+def repeated(
+    x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int, sizes: Sizes | None = None
+) -> Tensor | bool:
     """The product of a few rows, if sizes like these ran before and nothing about the call is unusual.
 
-    Otherwise whether only autograd stands in the way, and nothing needs to be checked again.
+    Otherwise whether only autograd stands in the way, and nothing needs to be checked again. ``sizes`` are those that
+    the call should have: the native part looks whether it does.
     """
     try:
-        known = _known.get((x.dtype, (x.shape[-1], rows, places.shape[1], left.shape[0], right.shape[0])))
+        known = _known.get((x.dtype, sizes or sizes_of(x, left, right, places, rows)))
+        shape = (*x.shape[:-1], rows)
     except (AttributeError, IndexError, TypeError, RuntimeError):
         return False
     if known is None or not nothing_watches() or recorder() is None:
         return False
-    shape = (*x.shape[:-1], rows)
     y = calls.empty(shape, _strides(shape), x.dtype)
     try:
         found = known.run(x, left, right, places, y, FEW_ROWS, threads(), torch.is_grad_enabled())
@@ -83,6 +91,8 @@ def repeated(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) 
 
 def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
     """Those of a contiguous tensor; there are few axes."""
+    if len(shape) == 2:
+        return shape[1], 1
     strides, step = [], 1
     for size in reversed(shape):
         strides.append(step)

@@ -140,6 +140,7 @@ class GBLRMatrix(StructuredMatrix):
         super().__init__(structure, shape)
         self._is_complex = dtype.is_complex
         rows, cols = structure.totals(*shape)
+        self._sizes = (shape[1], shape[0], structure.count(*shape), rows, cols)
         self.left = empty_parameter((rows,), dtype, device)
         self.right = empty_parameter((cols,), dtype, device)
         places = torch.zeros(4, structure.count(*shape), dtype=torch.int64, device=device)
@@ -240,7 +241,7 @@ class GBLRMatrix(StructuredMatrix):
             )  # past the slow search for attributes of modules
             if left is not None and right is not None:
                 places = cast(Tensor, self._buffers["places"])
-                y = repeated_segments(x, left, right, places, self.shape[0])
+                y = repeated_segments(x, left, right, places, self.shape[0], self._sizes)
                 if y is not None:
                     return y if bias is None else plus(y, bias)
         return super().forward(x, bias)
