@@ -30,6 +30,8 @@ from training import MODEL, replace
 import kmatrix as km
 
 BUDGETS = (0.5, 0.25)
+QUICK = (km.LowRank, km.Monarch)
+"""Without block tensor-trains, which are fitted for minutes: what is lost does not matter here."""
 PARTS = ("models", "decoding", "layers")
 
 
@@ -161,7 +163,7 @@ def models(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, Any]
             for budget in BUDGETS:
                 # The layers of the transformer see batch x context vectors at once.
                 vectors = example.numel() if example.ndim == 2 else batch
-                small, kept = shrink(dense, budget, calibration, vectors, sizes)
+                small, kept = shrink(dense, budget, calibration, vectors, sizes, QUICK)
                 times = end_to_end(dense, small, lambda model, x=example: model(x), sizes.rounds)
                 yield {"model": name, "batch": batch, "budget": budget, "kept": kept, **times}
 
@@ -208,8 +210,7 @@ def layers(options: argparse.Namespace, sizes: Sizes) -> Iterator[dict[str, Any]
                     power = float(torch.rand((), generator=rng))
                     with torch.no_grad():
                         layer.weight *= torch.arange(1, layer.in_features + 1) ** -power
-                # Block tensor-trains would be fitted for minutes, and their errors do not matter here.
-                small, _ = shrink(dense, budget, None, batch, sizes, (km.LowRank, km.Monarch))
+                small, _ = shrink(dense, budget, None, batch, sizes, QUICK)
                 held = sum(4 * p.numel() for p in dense.parameters())
                 for name in changed(dense, small):
                     pair = dense.get_submodule(name), small.get_submodule(name)
