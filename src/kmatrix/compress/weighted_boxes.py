@@ -9,14 +9,16 @@ from kmatrix.compress.metric import Metric
 from kmatrix.fitting import fit_boxes, low_rank_boxes
 from kmatrix.structures import GBLR, GBLRMatrix, StructuredMatrix
 
-QUICK = 0
-"""Rounds of improvement after the best start: many sizes are tried for each layer."""
+ROUNDS = 6
+"""Rounds of improvement: many sizes are tried for each layer."""
 
 
 def blind_boxes(metric: Metric, structure: GBLR) -> StructuredMatrix:
-    """The best of the starts in the Frobenius norm, without the rounds that ``km.fit`` goes on with."""
+    """Boxes in the Frobenius norm, with less effort than ``km.fit``."""
     m, n = metric.weight.shape
-    found = fit_boxes(metric.weight, structure.count(m, n), structure.num_params(m, n), rounds=QUICK)
+    limits = (structure.count(m, n), structure.num_params(m, n))
+    rounds = ROUNDS if metric.second is None else 0  # else it is what ``aware_boxes`` is compared with
+    found = fit_boxes(metric.weight, *limits, rounds=rounds, thorough=False)
     return found.matrix(structure).to(metric.weight.device, metric.weight.dtype)
 
 
@@ -37,7 +39,7 @@ def aware_boxes(metric: Metric, structure: GBLR, start: StructuredMatrix) -> lis
     made.append(low_rank_boxes(factors, (m, n), count, cost).matrix(structure))
     rows, cols = _root_of_diagonal(metric.outer, m), _root_of_diagonal(metric.regular, n)
     scaled = rows.unsqueeze(1) * metric.weight.double().cpu() * cols
-    found = fit_boxes(scaled, count, cost, rounds=QUICK)
+    found = fit_boxes(scaled, count, cost, rounds=ROUNDS, thorough=False)
     left, right = found.cropped
     on_rows, on_cols = found.boxes.on_rows(m).position, found.boxes.on_cols(n).position
     made.append(

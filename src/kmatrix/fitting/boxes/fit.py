@@ -77,7 +77,13 @@ def _continued(vectors: Tensor, rest: Tensor, others: Tensor, inside: Tensor) ->
 
 
 def fit_boxes(
-    dense: Tensor, nblocks: int, cost: int, *, rounds: int = ROUNDS, late: Callable[[], bool] = lambda: False
+    dense: Tensor,
+    nblocks: int,
+    cost: int,
+    *,
+    rounds: int = ROUNDS,
+    thorough: bool = True,
+    late: Callable[[], bool] = lambda: False,
 ) -> BoxFit:
     """At most ``nblocks`` boxes whose widths sum to at most ``cost``, near a dense matrix in the Frobenius norm.
 
@@ -92,7 +98,8 @@ def fit_boxes(
         dense: ``(m, n)``, real or complex; not changed.
         nblocks: most boxes.
         cost: most that all widths may sum to.
-        rounds: most rounds of improvement; 0 returns the best of the starts that are quickly made.
+        rounds: most rounds of improvement.
+        thorough: whether all starts are tried, or the few that are quickly made.
         late: asked between rounds; True ends the work with the best so far.
 
     Raises:
@@ -113,7 +120,9 @@ def fit_boxes(
     rounds = check_size("fit_boxes", "rounds", rounds, minimum=0)
     work = wide(dense, GBLR(nblocks, 1.0)).contiguous()
     scale = float(work.abs().amax())
-    terms, how = search(work / scale if scale > 0 else work, nblocks, cost, rounds=rounds, late=late)
+    terms, how = search(
+        work / scale if scale > 0 else work, nblocks, cost, rounds=rounds, thorough=thorough, late=late
+    )
     return _placed(terms, how, scale**0.5)
 
 

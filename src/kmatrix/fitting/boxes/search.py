@@ -23,10 +23,11 @@ FIRST = 4
 """Boxes before it is asked."""
 GRIDS = 2
 """Tilings that boxes begin with."""
-MIXTURES = (0.25, 0.5, 0.75)
-"""Shares of the cost that go to low rank in starts that go on with tiles of the rest."""
-TRIED, TRIAL, ROUNDS = 3, 3, 24
-"""Starts that are improved, rounds for each of them, and rounds for the best."""
+MIXTURES = ((0.25, 16), (0.5, 4), (0.5, 16), (0.75, 8), (0.75, 16))
+"""Shares of the cost that go to low rank, and tiles to a side that take the rest. Small tiles use up all boxes, and
+grow where it pays."""
+TRIAL, FINALISTS, ROUNDS = 3, 2, 24
+"""Rounds for each start, and how many of the best get how many more."""
 
 ROUNDING = 1e-9
 """Errors that differ by this share are the same."""
@@ -36,7 +37,13 @@ Start = tuple[str, Terms, float]
 
 
 def search(
-    dense: Tensor, nblocks: int, cost: int, *, rounds: int = ROUNDS, late: Callable[[], bool] = lambda: False
+    dense: Tensor,
+    nblocks: int,
+    cost: int,
+    *,
+    rounds: int = ROUNDS,
+    thorough: bool = True,
+    late: Callable[[], bool] = lambda: False,
 ) -> tuple[Terms, str]:
     """At most ``nblocks`` boxes with widths of at most ``cost`` in all, near a matrix, and where they came from.
 
@@ -46,23 +53,23 @@ def search(
         dense: the target, ``(m, n)`` float64 or complex128, contiguous, finite.
         nblocks: most boxes.
         cost: most that their widths may sum to.
-        rounds: of improvement for the best start; 0 returns the best of the starts that are quickly made.
+        rounds: of improvement for the best starts.
+        thorough: whether all starts are tried, or the few that are quickly made.
         late: asked between rounds; True ends the work with the best so far.
     """
     limits = Limits(nblocks, cost, late)
     if not bool(dense.any()):
         return Terms.none(dense), "all numbers zero"
     ends: list[tuple[End, float, str]] = []
-    for how, terms, price in _starts(dense, limits, thorough=rounds > 0):
+    for how, terms, price in _starts(dense, limits, rounds, thorough=thorough):
         ends.append((settled(dense, terms, limits), price, how))
         if late():
             break
-    for k in _order(ends)[: TRIED if rounds else 0]:
-        end, price, how = ends[k]
-        ends[k] = (_nearer(end, descend(dense, end.terms, limits, price, min(TRIAL, rounds))), price, how)
-    end, price, how = ends[_order(ends)[0]]
-    if rounds:
-        end = _nearer(end, descend(dense, end.terms, limits, price, rounds))
+    for turns, count in ((min(TRIAL, rounds), len(ends)), (rounds, FINALISTS)):
+        for k in _order(ends)[: count if turns else 0]:
+            end, price, how = ends[k]
+            ends[k] = (_nearer(end, descend(dense, end.terms, limits, price, turns)), price, how)
+    end, _, how = ends[_order(ends)[0]]
     return filled(dense, end.terms.alive(), limits).terms, how
 
 
@@ -76,7 +83,7 @@ def _nearer(one: End, other: End) -> End:
     return other if other.error < one.error else one
 
 
-def _starts(dense: Tensor, limits: Limits, *, thorough: bool) -> Iterator[Start]:
+def _starts(dense: Tensor, limits: Limits, rounds: int, *, thorough: bool) -> Iterator[Start]:
     m, n = dense.shape
     u, s, vh = torch.linalg.svd(dense, full_matrices=False)
     rank = min(limits.nblocks, limits.cost // (m + n), len(s))
@@ -87,20 +94,18 @@ def _starts(dense: Tensor, limits: Limits, *, thorough: bool) -> Iterator[Start]
         tiles = tiled(dense, height, width, limits.nblocks, limits.cost)
         yield f"SVDs of {height} x {width} tiles", tiles, marginal_price(tiles)
         rivals.append(tiles)
-    if not thorough:
-        return
-    for share in MIXTURES:
+    for share, parts in MIXTURES if thorough else MIXTURES[-1:]:
         some = round(share * rank)
-        if not 0 < some < rank:
-            continue
-        first = staircase(_low_rank(u, s, vh, some), step_of(m, n))
-        blocks, cost = limits.nblocks - len(first), limits.cost - first.cost
-        rest = dense - first.dense
-        for _, height, width in list(best_grids(rest, blocks, cost))[:1]:
-            tiles = tiled(rest, height, width, blocks, cost)
+        height, width = -(-m // parts), -(-n // parts)
+        blocks, spare = limits.nblocks - some, limits.cost - some * (m + n)
+        if some and blocks > 0 and spare >= height + width:
+            first = staircase(_low_rank(u, s, vh, some), step_of(m, n))
+            tiles = tiled(dense - first.dense, height, width, blocks, limits.cost - first.cost)
             mixed = first.and_also(tiles)
             yield f"a truncated SVD and {height} x {width} tiles of the rest", mixed, marginal_price(mixed)
-    yield from _pursuits(dense, rivals, limits)
+    if not thorough:
+        return
+    yield from _pursuits(dense, rivals, limits, rounds)
 
 
 def _low_rank(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Terms:
@@ -108,7 +113,7 @@ def _low_rank(u: Tensor, s: Tensor, vh: Tensor, rank: int) -> Terms:
     return Terms.full((u[:, :rank].mT * root).contiguous(), (root * vh[:rank]).contiguous())
 
 
-def _pursuits(dense: Tensor, rivals: list[Terms], limits: Limits) -> Iterator[Start]:
+def _pursuits(dense: Tensor, rivals: list[Terms], limits: Limits, rounds: int) -> Iterator[Start]:
     """Boxes one after the other, for as long as they take clearly more than the other starts for their cost."""
     energy = float(torch.linalg.vector_norm(dense).square())
 
@@ -121,7 +126,7 @@ def _pursuits(dense: Tensor, rivals: list[Terms], limits: Limits) -> Iterator[St
         price = share * energy / limits.cost
         found = pursue(dense, min(limits.nblocks, PURSUED), price, goes_on)
         if len(found):
-            end = descend(dense, found, limits, price, ROUNDS)
+            end = descend(dense, found, limits, price, rounds)
             yield "boxes one after the other", end.terms, price
 
 
