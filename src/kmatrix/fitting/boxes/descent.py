@@ -28,11 +28,12 @@ SETTLED = 10
 
 @dataclass(frozen=True)
 class Limits:
-    """What boxes may cost, how many there may be, and whether time is up."""
+    """What boxes may cost, how many there may be, whether time is up, and whether all pairs are looked at."""
 
     nblocks: int
     cost: int
     late: Callable[[], bool] = lambda: False
+    pairs: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,7 +66,7 @@ def descend(dense: Tensor, terms: Terms, limits: Limits, price: float, rounds: i
     for _ in range(rounds):
         if limits.late() or not len(terms) or price <= 0:
             break
-        if len(terms) <= UNMIXED:
+        if limits.pairs and len(terms) <= UNMIXED:
             terms, _ = unmix(terms, price)
         terms = refit(dense, terms, 2)
         before = terms

@@ -57,7 +57,7 @@ def search(
         thorough: whether all starts are tried, or the few that are quickly made.
         late: asked between rounds; True ends the work with the best so far.
     """
-    limits = Limits(nblocks, cost, late)
+    limits = Limits(nblocks, cost, late, pairs=thorough)
     if not bool(dense.any()):
         return Terms.none(dense), "all numbers zero"
     ends: list[tuple[End, float, str]] = []
