@@ -64,6 +64,7 @@ def call(
     *,
     by_columns: bool,
     threads: int,
+    bias: Tensor | None = None,
 ) -> Tensor:
     """One of the two kernels on memory full of NaN."""
     module = cast(NativeModule, native_part().module)
@@ -77,7 +78,8 @@ def call(
     sizes = x.shape[1], rows, places.shape[1], len(left), len(right)
     boxes = module.Boxes(DTYPE_CODES[x.dtype], *sizes, isa)
     pointers = places.data_ptr(), fenced[0].data_ptr(), fenced[1].data_ptr()
-    where = x.data_ptr(), *x.stride(), y.data_ptr(), *y.stride(), len(x), threads
+    shift = 0 if bias is None else bias.data_ptr()
+    where = x.data_ptr(), *x.stride(), y.data_ptr(), *y.stride(), shift, len(x), threads
     if packed:
         boxes.pack(*pointers)
         boxes.forward(*where)
@@ -120,6 +122,24 @@ def test_error_is_at_most_twice_that_of_plain_torch(
             compare(isa, packed, [x, left, right], places, m, number, **how)
 
 
+@pytest.mark.parametrize("number", NUMBERS, ids=name)
+@pytest.mark.parametrize("packed", [False, True], ids=["rows", "tiles"])
+@pytest.mark.parametrize("by_columns", [False, True], ids=["in rows", "in columns"])
+def test_a_bias_is_added(isa: str, number: torch.dtype, packed: bool, by_columns: bool) -> None:
+    m, n, count = 37, 50, 9
+    places, left, right = draw(m, n, count)
+    for batch in (1, 3, 40):
+        how = {"by_columns": by_columns, "threads": 1 + batch % 2}
+        assert_matches_reference(
+            lambda x, left, right, bias, how=how: call(
+                isa, packed, x, left, right, places, m, bias=bias, **how
+            ),
+            lambda x, left, right, bias: reference_segments_matmul(x, left, right, places, m) + bias,
+            [torch.randn(batch, n, dtype=torch.float64), left, right, torch.randn(m, dtype=torch.float64)],
+            number,
+        )
+
+
 @pytest.mark.parametrize("packed", [False, True], ids=["rows", "tiles"])
 def test_wide_sums_are_as_exact(isa: str, packed: bool) -> None:
     m, n, count = 60, 1500, 40
@@ -159,7 +179,7 @@ def test_impossible_sizes_are_refused(sizes: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="complex"):
         module.Boxes(DTYPE_CODES[torch.complex64], 1, 1, 1, 1, 1)
     with pytest.raises(RuntimeError, match="pack"):
-        module.Boxes(0, 1, 1, 1, 1, 1).forward(8, 1, 1, 8, 1, 1, 1, 1)
+        module.Boxes(0, 1, 1, 1, 1, 1).forward(8, 1, 1, 8, 1, 1, 0, 1, 1)
 
 
 def test_packed_numbers_are_never_stale() -> None:

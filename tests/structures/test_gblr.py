@@ -170,3 +170,22 @@ def test_it_trains() -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.5 * losses[0]
+
+
+@pytest.mark.parametrize("batch", [1, 3, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64], ids=str)
+def test_a_bias_is_added_whoever_watches(batch: int, dtype: torch.dtype) -> None:
+    A = GBLR(nblocks=5, budget=0.5).random(12, 9, dtype=dtype)
+    x, bias = torch.randn(batch, 9, dtype=dtype), torch.randn(12, dtype=dtype)
+    want = x @ A.to_dense().T + bias
+    for watched in (bias.clone().requires_grad_(), bias, torch.stack([bias, bias], 1)[:, 0]):
+        for grad in (True, False):
+            with torch.set_grad_enabled(grad):
+                for _ in range(3):  # the long way, and what knows it from before
+                    got = A(x, watched)
+                    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-5)
+                    assert got.requires_grad == grad
+    A.requires_grad_(False)
+    learned = bias.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(A(x, learned).abs().sum(), learned)
+    assert gradient.shape == bias.shape and A(x, bias).requires_grad is False

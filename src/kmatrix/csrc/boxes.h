@@ -39,44 +39,49 @@ class Boxes {
         packed_bytes = bytes;
     }
 
+    // `bias` may be 0.
     void forward(uintptr_t x, int64_t x_row, int64_t x_column, uintptr_t y, int64_t y_row, int64_t y_column,
-                 int64_t batch, int64_t threads) const {
+                 uintptr_t bias, int64_t batch, int64_t threads) const {
         const km_matrix from = matrix_of(x, x_row, x_column, batch), to = matrix_of(y, y_row, y_column, batch);
         threads = usable(batch, threads);
         const std::shared_ptr<void> held = packed;
         if (!held) throw std::runtime_error("Boxes: no numbers yet; call pack first");
         const int64_t own = kernels->boxes_scratch_bytes(&boxes);
-        void *memory = scratch.at_least(own * threads);
+        void *memory = scratch.at_least(own * threads + (boxes.n_out + 1) * 8);  // and a bias in the type of the sums
         unlocked while_computing(batch * work >= worth_releasing);
-        kernels->boxes_forward(boxes.dtype, held.get(), from, to, batch, memory, own, int32_t(threads));
+        kernels->boxes_forward(boxes.dtype, held.get(), from, to, (const void *)bias, batch, memory, own,
+                               int32_t(threads));
         scratch.keep(kept_per_thread * threads);
     }
 
     void rows(uintptr_t places, uintptr_t left, uintptr_t right, uintptr_t x, int64_t x_row, int64_t x_column,
-              uintptr_t y, int64_t y_row, int64_t y_column, int64_t batch, int64_t threads) const {
+              uintptr_t y, int64_t y_row, int64_t y_column, uintptr_t bias, int64_t batch, int64_t threads) const {
         const km_boxes described = at(places, left, right);
         const km_matrix from = matrix_of(x, x_row, x_column, batch), to = matrix_of(y, y_row, y_column, batch);
         threads = usable(batch, threads);
         check(described);
         void *memory = scratch.at_least(kernels->boxes_rows_scratch_bytes(&described, int32_t(threads)));
         unlocked while_computing(batch * work >= worth_releasing);
-        kernels->boxes_rows(&described, from, to, batch, memory, int32_t(threads));
+        kernels->boxes_rows(&described, from, to, (const void *)bias, batch, memory, int32_t(threads));
         scratch.keep(kept_per_thread * threads);
     }
 
     // The same for tensors as they come, up to `most` rows, if they are plain and fit; otherwise nothing happens. Where
     // only autograd stands in the way, it says so. `y` is new, so nothing overlaps.
-    int run(nb::handle x, nb::handle left, nb::handle right, nb::handle places, nb::handle y, int64_t most,
-            int64_t threads, bool grad_enabled) const {
+    int run(nb::handle x, nb::handle left, nb::handle right, nb::handle places, nb::handle bias, nb::handle y,
+            int64_t most, int64_t threads, bool grad_enabled) const {
         vectors from, to;
         if (!torch.describe || !vectors_of(x.ptr(), boxes.dtype, boxes.n_in, &from) || from.batch > most) return Call::NEW;
         if (!vectors_of(y.ptr(), boxes.dtype, boxes.n_out, &to) || to.batch != from.batch) return Call::NEW;
         const void *on_rows = flat(left.ptr(), boxes.n_left), *on_columns = flat(right.ptr(), boxes.n_right);
         const void *where = table(places.ptr());
         if (!on_rows || !on_columns || !where || lazily_negated(x.ptr())) return Call::NEW;
+        const void *added = nullptr;
+        if (!bias.is_none() && !(added = flat(bias.ptr(), boxes.n_out))) return Call::NEW;
         if (grad_enabled && (watched(x.ptr()) || watched(left.ptr()) || watched(right.ptr()))) return Call::WATCHED;
+        if (grad_enabled && added && watched(bias.ptr())) return Call::NEW;  // the product alone is not watched
         rows(uintptr_t(where), uintptr_t(on_rows), uintptr_t(on_columns), uintptr_t(from.start), from.row, from.column,
-             uintptr_t(to.start), to.row, to.column, from.batch, threads);
+             uintptr_t(to.start), to.row, to.column, uintptr_t(added), from.batch, threads);
         return Call::DONE;
     }
 
@@ -146,7 +151,8 @@ void bind_boxes(nb::module_ &m) {
         .def("pack", &Boxes::pack)
         .def("forward", &Boxes::forward)
         .def("rows", &Boxes::rows)
-        .def("run", &Boxes::run);
+        .def("run", &Boxes::run, nb::arg(), nb::arg(), nb::arg(), nb::arg(), nb::arg().none(), nb::arg(), nb::arg(),
+             nb::arg(), nb::arg());
 }
 
 }  // namespace

@@ -80,12 +80,14 @@ typedef struct {
     int64_t (*boxes_pack_scratch_bytes)(const km_boxes *);
     void (*boxes_pack)(const km_boxes *, void *packed, void *scratch);
     int64_t (*boxes_scratch_bytes)(const km_boxes *);  // for one thread
-    void (*boxes_forward)(int32_t dtype, const void *packed, km_matrix x, km_matrix y, int64_t batch, void *scratch,
-                          int64_t scratch_bytes, int32_t threads);
+    // `bias` NULL, or n_out numbers of the dtype, added to y.
+    void (*boxes_forward)(int32_t dtype, const void *packed, km_matrix x, km_matrix y, const void *bias, int64_t batch,
+                          void *scratch, int64_t scratch_bytes, int32_t threads);
 
     // The same for a few rows: weights read where they are, nothing packed.
     int64_t (*boxes_rows_scratch_bytes)(const km_boxes *, int32_t threads);
-    void (*boxes_rows)(const km_boxes *, km_matrix x, km_matrix y, int64_t batch, void *scratch, int32_t threads);
+    void (*boxes_rows)(const km_boxes *, km_matrix x, km_matrix y, const void *bias, int64_t batch, void *scratch,
+                       int32_t threads);
 } km_kernels;
 
 // The tables this library was compiled with, best first, and the first that this processor runs.

@@ -201,12 +201,15 @@ template <class S, class T> static void twice(const S *x, int64_t step, int64_t 
     for (i = 2 * size; i < row_numbers<T>(size); i++) to[i] = T(0);
 }
 
-template <class S, class T> static void folded(const T *y, int64_t size, S *to, int64_t step) {
+template <class S, class T> static void folded(const T *y, int64_t size, const S *bias, S *to, int64_t step) {
     constexpr int64_t lanes = simd<T>::lanes;
     int64_t i = 0;
     if (step == 1)
-        for (; i + lanes <= size; i += lanes) store_narrow(to + i, load(y + i) + load(y + size + i));
-    for (; i < size; i++) narrow(y[i] + y[size + i], to + i * step);
+        for (; i + lanes <= size; i += lanes) {
+            const vec<T> both = load(y + i) + load(y + size + i);
+            store_narrow(to + i, bias ? both + load_wide(bias + i) : both);
+        }
+    for (; i < size; i++) narrow(y[i] + y[size + i] + (bias ? T(widen(bias[i])) : T(0)), to + i * step);
 }
 
 template <class T> static int64_t rows_scratch_bytes(const km_boxes *all, int32_t threads) {
@@ -215,7 +218,7 @@ template <class T> static int64_t rows_scratch_bytes(const km_boxes *all, int32_
 
 template <class S, class T, int R>
 static void multiply_rows(const km_boxes *all, const S *x, int64_t x_row, int64_t x_column, S *y, int64_t y_row,
-                          int64_t y_column, T *scratch, int32_t threads) {
+                          int64_t y_column, const S *bias, T *scratch, int32_t threads) {
     const int64_t from = row_numbers<T>(all->n_in), to = row_numbers<T>(all->n_out);
     T *rows = scratch + R * from;
     for (int r = 0; r < R; r++) twice<S, T>(x + r * x_row, x_column, all->n_in, scratch + r * from);
@@ -235,16 +238,17 @@ static void multiply_rows(const km_boxes *all, const S *x, int64_t x_row, int64_
             for (int64_t i = 0; i < R * to; i += simd<T>::lanes)
                 store(rows + i, load(rows + i) + load(rows + p * R * to + i));
     }
-    for (int r = 0; r < R; r++) folded<S, T>(rows + r * to, all->n_out, y + r * y_row, y_column);
+    for (int r = 0; r < R; r++) folded<S, T>(rows + r * to, all->n_out, bias, y + r * y_row, y_column);
 }
 
 template <class S, class T>
-static void multiply(const km_boxes *all, km_matrix x, km_matrix y, int64_t batch, void *scratch, int32_t threads) {
+static void multiply(const km_boxes *all, km_matrix x, km_matrix y, const S *bias, int64_t batch, void *scratch,
+                     int32_t threads) {
     for (int64_t i = 0; i < batch;) {
         const S *from = (const S *)x.data + i * x.row_stride;
         S *to = (S *)y.data + i * y.row_stride;
         const auto some = [&](auto run) {
-            run(all, from, x.row_stride, x.column_stride, to, y.row_stride, y.column_stride, (T *)scratch, threads);
+            run(all, from, x.row_stride, x.column_stride, to, y.row_stride, y.column_stride, bias, (T *)scratch, threads);
         };
         const int64_t left = batch - i;
         if (left >= 4) some(multiply_rows<S, T, 4>), i += 4;

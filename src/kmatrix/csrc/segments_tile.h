@@ -87,7 +87,8 @@ static int64_t tile_scratch_bytes(int64_t n_in, int64_t n_out, int64_t n_boxes) 
 }
 
 template <class S, class T, int V>
-static void forward_tile(const packed_boxes *head, km_matrix x, km_matrix y, int64_t start, int64_t count, T *tile) {
+static void forward_tile(const packed_boxes *head, km_matrix x, km_matrix y, const T *bias, int64_t start, int64_t count,
+                         T *tile) {
     constexpr int64_t width = V * simd<T>::lanes;
     const char *base = (const char *)head;
     T *z = tile + tile_lines(head) * width;
@@ -115,27 +116,34 @@ static void forward_tile(const packed_boxes *head, km_matrix x, km_matrix y, int
                            tile + b * block * width);
     S *to = (S *)y.data + start * y.row_stride;
     if (y.column_stride == 1)
-        store_rows<S, T, 1>(to, y.row_stride, head->n_out, nullptr, nullptr, tile, width, count);
+        store_rows<S, T, 1>(to, y.row_stride, head->n_out, nullptr, bias, tile, width, count);
     else
-        store_columns<S, T, 1>(to, y.column_stride, head->n_out, nullptr, nullptr, tile, width, count);
+        store_columns<S, T, 1>(to, y.column_stride, head->n_out, nullptr, bias, tile, width, count);
 }
 
 // Few rows fill a tile of one vector better, and what is left over from tiles of two goes through one as well.
 template <class S, class T>
-static void forward_part(const packed_boxes *head, km_matrix x, km_matrix y, int64_t start, int64_t count, T *tile) {
+static void forward_part(const packed_boxes *head, km_matrix x, km_matrix y, const T *bias, int64_t start, int64_t count,
+                         T *tile) {
     if (count <= simd<T>::lanes)
-        forward_tile<S, T, 1>(head, x, y, start, count, tile);
+        forward_tile<S, T, 1>(head, x, y, bias, start, count, tile);
     else
-        forward_tile<S, T, 2>(head, x, y, start, count, tile);
+        forward_tile<S, T, 2>(head, x, y, bias, start, count, tile);
 }
 
 template <class S, class T>
-static void forward(const packed_boxes *head, km_matrix x, km_matrix y, int64_t batch, char *scratch,
+static void forward(const packed_boxes *head, km_matrix x, km_matrix y, const S *bias, int64_t batch, char *scratch,
                     int64_t scratch_bytes, int32_t threads) {
+    const T *shift = nullptr;
+    if (bias) {
+        T *wide = (T *)(scratch + scratch_bytes * (threads > 1 ? threads : 1));
+        for (int64_t i = 0; i < head->n_out; i++) wide[i] = T(widen(bias[i]));
+        shift = wide;
+    }
     const int64_t width = 2 * simd<T>::lanes, tiles = (batch + width - 1) / width;
     const auto one = [=](int64_t i, T *own) {
         const int64_t start = i * width;
-        forward_part<S, T>(head, x, y, start, batch - start < width ? batch - start : width, own);
+        forward_part<S, T>(head, x, y, shift, start, batch - start < width ? batch - start : width, own);
     };
     if (threads <= 1 || tiles == 1) {
         for (int64_t i = 0; i < tiles; i++) one(i, (T *)scratch);

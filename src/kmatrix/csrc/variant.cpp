@@ -166,13 +166,14 @@ struct boxes_pack_run {
 struct boxes_forward_run {
     const void *packed;
     km_matrix x, y;
+    const void *bias;
     int64_t batch;
     void *scratch;
     int64_t scratch_bytes;
     int32_t threads;
     template <class S, class T> void operator()() const {
         const segments::packed_boxes *head = (const segments::packed_boxes *)packed;
-        segments::forward<S, T>(head, x, y, batch, (char *)scratch, scratch_bytes, threads);
+        segments::forward<S, T>(head, x, y, (const S *)bias, batch, (char *)scratch, scratch_bytes, threads);
     }
 };
 
@@ -185,11 +186,12 @@ struct boxes_rows_scratch_run {
 struct boxes_rows_run {
     const km_boxes *boxes;
     km_matrix x, y;
+    const void *bias;
     int64_t batch;
     void *scratch;
     int32_t threads;
     template <class S, class T> void operator()() const {
-        segments::multiply<S, T>(boxes, x, y, batch, scratch, threads);
+        segments::multiply<S, T>(boxes, x, y, (const S *)bias, batch, scratch, threads);
     }
 };
 
@@ -203,16 +205,16 @@ static void boxes_pack(const km_boxes *boxes, void *packed, void *scratch) {
 static int64_t boxes_scratch_bytes(const km_boxes *boxes) {
     return segments::tile_scratch_bytes(boxes->n_in, boxes->n_out, boxes->n_boxes);
 }
-static void boxes_forward(int32_t dtype, const void *packed, km_matrix x, km_matrix y, int64_t batch, void *scratch,
-                          int64_t scratch_bytes, int32_t threads) {
-    with_real_types(dtype, boxes_forward_run{packed, x, y, batch, scratch, scratch_bytes, threads});
+static void boxes_forward(int32_t dtype, const void *packed, km_matrix x, km_matrix y, const void *bias, int64_t batch,
+                          void *scratch, int64_t scratch_bytes, int32_t threads) {
+    with_real_types(dtype, boxes_forward_run{packed, x, y, bias, batch, scratch, scratch_bytes, threads});
 }
 static int64_t boxes_rows_scratch_bytes(const km_boxes *boxes, int32_t threads) {
     return with_real_types(boxes->dtype, boxes_rows_scratch_run{boxes, threads});
 }
-static void boxes_rows(const km_boxes *boxes, km_matrix x, km_matrix y, int64_t batch, void *scratch,
+static void boxes_rows(const km_boxes *boxes, km_matrix x, km_matrix y, const void *bias, int64_t batch, void *scratch,
                        int32_t threads) {
-    with_real_types(boxes->dtype, boxes_rows_run{boxes, x, y, batch, scratch, threads});
+    with_real_types(boxes->dtype, boxes_rows_run{boxes, x, y, bias, batch, scratch, threads});
 }
 
 }  // namespace

@@ -142,9 +142,18 @@ class NativeBoxes(Protocol):
         """Copy boxes and numbers in order of use; IndexError if a box lies outside or the widths do not add up."""
 
     def forward(
-        self, x: int, x_row: int, x_col: int, y: int, y_row: int, y_col: int, batch: int, threads: int
+        self,
+        x: int,
+        x_row: int,
+        x_col: int,
+        y: int,
+        y_row: int,
+        y_col: int,
+        bias: int,
+        batch: int,
+        threads: int,
     ) -> None:
-        """The product through tiles of rows and packed numbers."""
+        """The product through tiles of rows and packed numbers; ``bias`` may be 0."""
 
     def rows(
         self,
@@ -157,6 +166,7 @@ class NativeBoxes(Protocol):
         y: int,
         y_row: int,
         y_col: int,
+        bias: int,
         batch: int,
         threads: int,
     ) -> None:
@@ -168,6 +178,7 @@ class NativeBoxes(Protocol):
         left: Tensor,
         right: Tensor,
         places: Tensor,
+        bias: Tensor | None,
         y: Tensor,
         most: int,
         threads: int,

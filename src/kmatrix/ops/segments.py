@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from kmatrix.ops import segments_library as segments_library  # registers the operator
-from kmatrix.ops.dispatch import allow_definition
+from kmatrix.ops.dispatch import allow_definition, resolved
 from kmatrix.ops.flops import announce_formulas
 from kmatrix.ops.library import lower_precision
-from kmatrix.ops.routing import Route, is_autocast, route
+from kmatrix.ops.routing import Route, is_autocast, is_plain, route
 from kmatrix.ops.segments_autograd import multiply_operator, multiply_watched
 from kmatrix.ops.segments_definition import check_segments, reference_segments_matmul
-from kmatrix.ops.segments_dispatch import native_is_next, run
+from kmatrix.ops.segments_dispatch import NATIVE, native_is_next, run
 from kmatrix.ops.segments_native import Sizes, repeated
 
 _WHERE = "segments_matmul"
@@ -73,15 +73,41 @@ def segments_matmul(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows
 
 
 def repeated_segments(
-    x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int, sizes: Sizes | None = None
+    x: Tensor,
+    left: Tensor,
+    right: Tensor,
+    places: Tensor,
+    rows: int,
+    sizes: Sizes | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor | None:
-    """``segments_matmul`` for a few rows of sizes that ran before, if nothing about the call is unusual; else None.
+    """``segments_matmul``, plus a bias, for a few rows of sizes that ran before; None if anything is unusual.
 
     A caller that knows the sizes ``(columns, rows, boxes, len(left), len(right))`` spares looking them up.
     """
     if not native_is_next():
         return None
-    again = repeated(x, left, right, places, rows, sizes)
+    again = repeated(x, left, right, places, rows, sizes, bias)
     if isinstance(again, Tensor):
         return again
-    return multiply_watched(x, left, right, places, rows) if again else None
+    if not again:
+        return None
+    y = multiply_watched(x, left, right, places, rows)
+    return y if bias is None else y + bias
+
+
+def segments_affine(
+    x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int, bias: Tensor
+) -> Tensor | None:
+    """``segments_matmul`` plus a bias in one pass of the kernels; None where they do not run or something watches."""
+    if _compiling() or is_autocast(x) or not native_is_next():
+        return None
+    if not is_plain(bias) or bias.dtype != x.dtype or bias.shape != (rows,) or bias.device != x.device:
+        return None
+    check_segments(_WHERE, x, left, right, places, rows)
+    if route(x, (left, right, places, bias)) is not Route.DIRECT or not bias.is_contiguous() or bias.is_neg():
+        return None
+    x, left, right = resolved([x, left, right])
+    if not NATIVE.can_run(x, left, right, places, rows).ok:
+        return None
+    return NATIVE.run(x, left, right, places, rows, bias)

@@ -40,20 +40,23 @@ class NativeSegments:
             return Verdict(False, "empty tensors need no speed")
         return Verdict(True, part.reason)
 
-    def run(self, x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Tensor:
-        """The product through the fused kernels."""
+    def run(
+        self, x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int, bias: Tensor | None = None
+    ) -> Tensor:
+        """The product through the fused kernels, plus a contiguous bias of its type."""
         source = vectors(x)
         out = torch.empty((*x.shape[:-1], rows), dtype=x.dtype, device="cpu")
         left, right, places = left.contiguous(), right.contiguous(), places.contiguous()
         pointers = places.data_ptr(), left.data_ptr(), right.data_ptr()
         sizes = sizes_of(x, left, right, places, rows)
+        to = out.data_ptr(), rows, 1, 0 if bias is None else bias.data_ptr()
         try:
             if source.batch <= FEW_ROWS:
                 boxes = _described(x.dtype, sizes)
-                boxes.rows(*pointers, *source.place, out.data_ptr(), rows, 1, source.batch, threads())
+                boxes.rows(*pointers, *source.place, *to, source.batch, threads())
             else:
                 boxes = _packed(x.dtype, sizes, pointers, (places.nbytes, left.nbytes, right.nbytes))
-                boxes.forward(*source.place, out.data_ptr(), rows, 1, source.batch, threads())
+                boxes.forward(*source.place, *to, source.batch, threads())
         except IndexError:
             # The kernels have looked at every box; what is wrong is worded here.
             check_places("segments_matmul", places, rows, x.shape[-1], len(left), len(right))
@@ -67,12 +70,18 @@ def sizes_of(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) 
 
 
 def repeated(
-    x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int, sizes: Sizes | None = None
+    x: Tensor,
+    left: Tensor,
+    right: Tensor,
+    places: Tensor,
+    rows: int,
+    sizes: Sizes | None = None,
+    bias: Tensor | None = None,
 ) -> Tensor | bool:
-    """The product of a few rows, if sizes like these ran before and nothing about the call is unusual.
+    """The product of a few rows, plus a bias, if sizes like these ran before and nothing about the call is unusual.
 
-    Otherwise whether only autograd stands in the way, and nothing needs to be checked again. ``sizes`` are those that
-    the call should have: the native part looks whether it does.
+    Otherwise whether only autograd of the product stands in the way, and nothing needs to be checked again. ``sizes``
+    are those that the call should have: the native part looks whether it does.
     """
     try:
         known = _known.get((x.dtype, sizes or sizes_of(x, left, right, places, rows)))
@@ -83,7 +92,7 @@ def repeated(
         return False
     y = calls.empty(shape, _strides(shape), x.dtype)
     try:
-        found = known.run(x, left, right, places, y, FEW_ROWS, threads(), torch.is_grad_enabled())
+        found = known.run(x, left, right, places, bias, y, FEW_ROWS, threads(), torch.is_grad_enabled())
     except IndexError:
         return False  # the long way has the words
     return y if found == DONE else found == WATCHED

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, complaint
-from kmatrix.ops.segments import repeated_segments, segments_matmul
+from kmatrix.ops.segments import repeated_segments, segments_affine, segments_matmul
 from kmatrix.ops.segments_definition import check_places, side_factor
 from kmatrix.structures._box_draws import draw_widths
 from kmatrix.structures.base import (
@@ -21,7 +21,6 @@ from kmatrix.structures.base import (
     empty_parameter,
     fill_normal,
     from_pairs,
-    plus,
     stored_dtype,
     to_pairs,
 )
@@ -241,10 +240,15 @@ class GBLRMatrix(StructuredMatrix):
             )  # past the slow search for attributes of modules
             if left is not None and right is not None:
                 places = cast(Tensor, self._buffers["places"])
-                y = repeated_segments(x, left, right, places, self.shape[0], self._sizes)
+                y = repeated_segments(x, left, right, places, self.shape[0], self._sizes, bias)
                 if y is not None:
-                    return y if bias is None else plus(y, bias)
+                    return y
         return super().forward(x, bias)
+
+    def _affine(self, x: Tensor, bias: Tensor) -> Tensor:
+        parts = self.left_numbers, self.right_numbers, self.places, self.shape[0]
+        y = segments_affine(x, *parts, bias)
+        return super()._affine(x, bias) if y is None else y
 
     def _matmul(self, x: Tensor) -> Tensor:
         return segments_matmul(x, self.left_numbers, self.right_numbers, self.places, self.shape[0])
