@@ -82,7 +82,7 @@ sanitize: setup  ## the tests of the native part with both sanitizers, on every 
 	for isa in $$sets; do \
 		echo "sanitizers on $$isa"; \
 		KMATRIX_ISA=$$isa $(SANITIZED) $(BIN)/python -m pytest -q -p no:cacheprovider $(SANITIZE_FLAGS) \
-			tests/ops/test_native*.py tests/ops/test_calls.py tests/ops/test_prepared.py || exit 1; \
+			tests/ops/test_native*.py tests/ops/test_segments*.py tests/ops/test_calls.py tests/ops/test_prepared.py || exit 1; \
 	done
 
 clean:  ## remove caches and build products (not .venv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -30,6 +31,11 @@ def test_random_members_use_the_budget_up(m: int, n: int, budget: float, nblocks
     assert boxes.cost == A.num_params == structure.num_params(m, n) == most
     assert len(boxes) == count and A.left.numel() + A.right.numel() == most
     assert boxes.row_width.gt(0).equal(boxes.col_width.gt(0))
+
+
+def test_a_budget_beyond_all_boxes_is_that_of_full_boxes() -> None:
+    assert GBLR(nblocks=3, budget=1e300).num_params(10**6, 10**6) == 3 * 2 * 10**6
+    assert GBLR(budget=np.float32(0.5)) == GBLR(budget=0.5)
 
 
 def test_a_decimal_budget_is_not_rounded_away() -> None:
@@ -134,7 +140,14 @@ def test_parts_that_do_not_fit_are_refused(change: dict[str, object], word: str)
 
 @pytest.mark.parametrize(
     "fields",
-    [{"nblocks": 0}, {"budget": -0.1}, {"budget": float("nan")}, {"budget": "a"}, {"left": -1}],
+    [
+        {"nblocks": 0},
+        {"budget": -0.1},
+        {"budget": float("nan")},
+        {"budget": 10**400},
+        {"budget": "a"},
+        {"left": -1},
+    ],
     ids=str,
 )
 def test_impossible_structures_are_refused(fields: dict[str, object]) -> None:

@@ -15,6 +15,7 @@ from kmatrix._errors import ArgumentError, complaint
 from kmatrix.ops.segments import repeated_segments, segments_affine, segments_matmul
 from kmatrix.ops.segments_definition import check_places, side_factor
 from kmatrix.structures._box_draws import draw_widths
+from kmatrix.structures._safetensors import short
 from kmatrix.structures.base import (
     Structure,
     StructuredMatrix,
@@ -66,13 +67,7 @@ class GBLR(Structure):
             check_size("GBLR", "nblocks", self.nblocks)
         if self.left is not None:
             check_size("GBLR", "left", self.left, minimum=0)
-        budget = self.budget
-        number = isinstance(budget, Real) and not isinstance(budget, bool)
-        if not number or not 0 <= budget < math.inf:
-            way_out = "pass a fraction of the dense count, such as 0.3"
-            raise ArgumentError(
-                complaint("GBLR", "budget", repr(budget), "not a finite number of at least 0", way_out)
-            )
+        object.__setattr__(self, "budget", _budget(self.budget))
 
     def count(self, m: int, n: int) -> int:
         """How many boxes an ``m x n`` member stores, empty ones included."""
@@ -81,7 +76,9 @@ class GBLR(Structure):
     def totals(self, m: int, n: int) -> tuple[int, int]:
         """The sums of the row widths and of the column widths of an ``m x n`` member."""
         count = self.count(m, n)
-        cost = min(math.floor(self.budget * m * n * (1 + _SLACK)), count * (m + n))
+        allowed, cost = self.budget * m * n * (1 + _SLACK), count * (m + n)
+        if allowed < cost:  # it may be infinite
+            cost = math.floor(allowed)
         if m == n == 1:
             cost -= cost % 2  # only boxes of widths 1 and 1
         if self.left is not None:
@@ -281,6 +278,20 @@ class GBLRMatrix(StructuredMatrix):
             fan_in, fan_out = (max(1.0, fan) for fan in fans)
             std = min(1.0, (fan_out / fan_in) ** 0.5) / fan_in**0.5
             fill_normal(stored, std, self._is_complex, generator)
+
+
+def _budget(value: object) -> float:
+    try:
+        budget = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        budget = math.inf
+    if not 0 <= budget < math.inf:
+        reason, way_out = (
+            "not a finite number of at least 0",
+            "pass a fraction of the dense count, such as 0.3",
+        )
+        raise ArgumentError(complaint("GBLR", "budget", short(value), reason, way_out))
+    return budget
 
 
 def _packed_widths(
