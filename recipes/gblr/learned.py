@@ -9,20 +9,20 @@ from subjects import Subject
 from torch import nn
 
 import kmatrix as km
-from kmatrix.structures import Boxes
+from kmatrix.fitting import fit_boxes
 from kmatrix.structures.gaudi import Gaudi, GaudiMatrix
 
-STRUCTURE_RATE = 3e-3  # of widths and starts, for all runs alike
+STRUCTURE_RATES = {"scratch": 3e-3, "dense": 3e-4}
+"""Of widths and starts, which are shares of a side; for all runs alike, see README.md."""
 
 
 def from_weight(weight: torch.Tensor, structure: Gaudi) -> GaudiMatrix:
-    """Full boxes with the singular vectors of a weight: the same matrix, which the budget then cuts down."""
+    """The boxes that ``km.fit`` finds in a weight within the budget, by the quick one of its ways."""
     m, n = weight.shape
-    left, values, right = torch.linalg.svd(weight.detach().double(), full_matrices=False)
-    root, count = values.sqrt(), len(values)
-    boxes = Boxes([0] * count, [m] * count, [0] * count, [n] * count)
-    content = ((left * root).mT.to(weight.dtype), (root[:, None] * right).to(weight.dtype))
-    return GaudiMatrix.from_boxes((m, n), boxes, *content, structure=structure)
+    cost = sum(km.GBLR(structure.nblocks, structure.budget).totals(m, n))
+    found = fit_boxes(weight.detach(), structure.count(m, n), cost, rounds=3, thorough=False)
+    left, right = (side.to(weight.detach()) for side in found.extended(weight.detach()))
+    return GaudiMatrix.from_boxes((m, n), found.boxes, left, right, structure)
 
 
 def put_boxes(model: nn.Module, budget: float, trained: bool) -> None:
@@ -48,10 +48,10 @@ def train_boxes(
     first_batch: int,
     seed: int,
 ) -> tuple[list[float], dict[str, Any]]:
-    """Replace, train and harden in place: the losses, and what hardening did to the last batch's.
+    """Replace, train and harden in place: the losses, and what hardening did to that of a batch.
 
-    The budget falls from what the boxes cost at first to what is allowed after 60 % of the steps; then they go on to
-    move within it, under exact masks, until they are cropped at the end.
+    From scratch the boxes cost at first what dense matrices do, and meet the budget after 60 % of the steps; in trained
+    weights they begin within it. Then they move within it until they are cropped at the end.
     """
     torch.manual_seed(seed)
     put_boxes(model, budget, trained)
@@ -62,7 +62,16 @@ def train_boxes(
         {"params": [p for p in numbers if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimiser = torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.98))
-    learning = km.nn.StructureLearning(optimiser, model, budget, schedule.steps, lr=STRUCTURE_RATE, seed=seed)
+    plan = km.nn.Schedule(schedule.steps, sigma=None if trained else km.nn.Schedule.sigma)
+    learning = km.nn.StructureLearning(
+        optimiser,
+        model,
+        budget,
+        schedule.steps,
+        lr=STRUCTURE_RATES["dense" if trained else "scratch"],
+        schedule=plan,
+        seed=seed,
+    )
     full = [group["lr"] for group in optimiser.param_groups]
     losses: list[float] = []
     model.train()

@@ -36,7 +36,7 @@ class Study:
     def __init__(self, subject: Subject, preset: str, out: Path) -> None:
         self.subject, self.out = subject, out
         smoke = preset == "smoke"
-        self.tune_steps = 6 if smoke else 120
+        self.tune_steps = subject.schedule.steps // 3
         self.rates = {"scratch": [1e-3, 3e-3, 1e-2], "dense": [3e-4, 1e-3, 3e-3]}
         self.seeds = [1] if smoke else [1, 2, 3]
         if smoke:

@@ -50,5 +50,5 @@ def load_subject(name: str, preset: str, folder: Path | None) -> Subject:
         return Letters(data.synthetic_text(4000), Schedule(12, 8, 3e-3, 2, 0.01), 32, 1, context=16)
     folder = data.data_folder(folder)
     if name == "vit":
-        return Patches(data.mnist(folder), Schedule(360, 64, 3e-3, 36, 0.01), 128, 3, patch=7)
+        return Patches(data.mnist(folder), Schedule(1000, 32, 3e-3, 100, 0.01), 96, 2, patch=7)
     return Letters(data.shakespeare(folder), Schedule(360, 16, 3e-3, 36, 0.01), 128, 3, context=64)
