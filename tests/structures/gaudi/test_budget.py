@@ -1,5 +1,7 @@
 """Projections onto a budget against a solver of another kind, and whole widths against their definition."""
 
+import math
+
 import pytest
 import torch
 
@@ -38,6 +40,29 @@ def test_widths_within_the_budget_stay_but_for_the_bounds() -> None:
 def test_projection_onto_nothing_is_nothing() -> None:
     widths, sizes = draw(1)
     assert not project(widths, sizes, 0.0).any()
+
+
+@pytest.mark.parametrize(
+    ("bad", "counts_as"), [(math.nan, 0.0), (math.inf, 2.0), (1e30, 2.0), (-math.inf, -1.0)]
+)
+def test_a_width_that_diverged_leaves_the_others_their_share(bad: float, counts_as: float) -> None:
+    widths, sizes = torch.tensor([bad, 0.9, 0.9]), torch.full((3,), 10.0)
+    nearest = project(widths, sizes, 12.0)
+    assert torch.equal(nearest, project(torch.tensor([counts_as, 0.9, 0.9]), sizes, 12.0))
+    assert cost(nearest, sizes) == pytest.approx(12.0) and nearest[1] == nearest[2] > 0
+    assert shrink(widths, sizes, 0.1)[1] == pytest.approx(0.8)
+    assert 0 <= shrink(widths, sizes, 0.1)[0] <= 1
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
+@pytest.mark.parametrize("budget", [5, 20, 60])
+def test_whole_widths_of_a_box_that_diverged_stay_within_the_budget(bad: float, budget: int) -> None:
+    units = torch.tensor([[bad, 4.0, 5.0], [3.0, 4.0, 2.0]])
+    whole = rounded_within([units], [(8, 6)], budget)[0]
+    boxes = 3 if bad > 0 else 2
+    assert int(whole.sum()) == min(budget, boxes * (8 + 6))
+    assert (whole >= 0).all() and (whole <= torch.tensor([[8], [6]])).all()
+    assert bad > 0 or not whole[:, 0].any()
 
 
 def test_shrinking_solves_its_proximal_problem() -> None:

@@ -13,6 +13,8 @@ from torch import Tensor
 
 _ITERATIONS = 100
 _CLOSE = 1e-12
+_FARTHEST = 1.0
+"""How far out of bounds a width may be in a proximal step: one that has diverged would empty all other boxes."""
 
 
 def project(widths: Tensor, sizes: Tensor, budget: float) -> Tensor:
@@ -20,6 +22,8 @@ def project(widths: Tensor, sizes: Tensor, budget: float) -> Tensor:
 
     It is ``clamp(w - t * sizes, 0, 1)`` with the smallest ``t >= 0`` that meets the budget, found by Newton steps on
     the piecewise linear cost, which bisection keeps within bounds.
+
+    Shares farther than 1 out of their bounds count as that far, and those that are no numbers as 0.
 
     Args:
         widths: shares, of any size.
@@ -30,7 +34,7 @@ def project(widths: Tensor, sizes: Tensor, budget: float) -> Tensor:
         >>> project(torch.tensor([0.5, 0.25]), torch.tensor([4.0, 4.0]), 2.0).tolist()
         [0.375, 0.125]
     """
-    w, c = widths.detach().double(), sizes.double()
+    w, c = within_reach(widths.detach().double()), sizes.double()
     low, t, high = 0.0, 0.0, float((w / c).amax().clamp(min=0)) if w.numel() else 0.0
     for _ in range(_ITERATIONS):
         shifted = w - t * c
@@ -46,7 +50,12 @@ def project(widths: Tensor, sizes: Tensor, budget: float) -> Tensor:
 
 def shrink(widths: Tensor, sizes: Tensor, by: float) -> Tensor:
     """Soft shrinkage, the proximal step of ``by * sum(sizes * w) / mean(sizes)``, within ``[0, 1]``."""
-    return (widths - by * sizes / sizes.mean()).clamp(0, 1)
+    return (within_reach(widths) - by * sizes / sizes.mean()).clamp(0, 1)
+
+
+def within_reach(widths: Tensor) -> Tensor:
+    """Widths that have not diverged as they are; the others near their bounds, and 0 for what is no number."""
+    return widths.nan_to_num(nan=0.0).clamp(-_FARTHEST, 1 + _FARTHEST)
 
 
 def cost(widths: Tensor, sizes: Tensor) -> float:
@@ -64,6 +73,7 @@ def rounded_within(units: Sequence[Tensor], sizes: Sequence[tuple[int, int]], bu
 
     Args:
         units: for each matrix the widths of its boxes on both sides, ``(2, K)``, in rows and columns; not rounded.
+            Longer ones than the side count as the side, and those that are no numbers as 0.
         sizes: for each matrix ``(m, n)``.
         budget: the most that all widths together may be.
 
@@ -77,6 +87,7 @@ def rounded_within(units: Sequence[Tensor], sizes: Sequence[tuple[int, int]], bu
     most = torch.cat(
         [torch.tensor(s).unsqueeze(1).expand(2, u.shape[1]) for s, u in zip(sizes, units, strict=True)], 1
     )
+    wide = wide.nan_to_num(nan=0.0, posinf=torch.inf).minimum(most)
     alive = ((wide + 0.5).floor() > 0).all(0)
     if 2 * int(alive.sum()) > budget:
         thickest = torch.argsort(wide.amin(0).masked_fill(~alive, -1.0), descending=True, stable=True)
