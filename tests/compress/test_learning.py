@@ -1,5 +1,6 @@
 """Learning the boxes of whole models: budgets, what is left when it is stopped, and what it finds."""
 
+import copy
 import math
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 import kmatrix as km
 from kmatrix import ArgumentError, DtypeError
+from kmatrix.compress import learning
 
 
 @pytest.fixture
@@ -103,6 +105,94 @@ def test_what_fails_leaves_the_model_as_it_was(
     assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
 
 
+@pytest.mark.parametrize("phase", ["hardening", "healing"])
+def test_what_fails_after_learning_leaves_the_model_as_it_was(
+    net: nn.Sequential, batches: list[tuple[Tensor, Tensor]], phase: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net[4] = km.nn.Linear(16, 3, structure=km.Gaudi())  # one that learns already
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    layers, matrix, cropped = list(net), net[4].matrix, []
+
+    def broken(model: nn.Module) -> float:
+        if not isinstance(model[4].matrix, km.GaudiMatrix):
+            cropped.append(type(model[0].matrix))
+            raise RuntimeError("no more")
+        return 1.0
+
+    if phase == "hardening":
+        monkeypatch.setattr(learning, "settled_", lambda model, _: broken(model))
+    with pytest.raises(RuntimeError, match="no more"):
+        km.learn_structure(
+            net, 0.3, batches, start="scratch", steps=10, filter_fn="0", validate=broken, progress=silent
+        )
+    assert cropped == [km.GBLRMatrix]
+    assert list(net) == layers and net[4].matrix is matrix and matrix.sigma == math.inf
+    assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
+
+
+def test_an_iterator_gives_its_batches_once(net: nn.Sequential, batches: list[tuple[Tensor, Tensor]]) -> None:
+    many = batches * 3
+    for length, healed in ((28, 2), (27, 1), (26, 0)):  # 16 for the scores, 10 steps
+        again, seen = copy.deepcopy(net), iter(many[:length])
+        report = km.learn_structure(again, 0.3, seen, start="scratch", steps=10, progress=silent)
+        assert len(report.losses) == 10 and report.healing is not None
+        assert len(report.healing.losses) == healed and report.share <= 0.3
+        assert next(seen, None) is None
+    with pytest.raises(ArgumentError, match=r"learn_structure: data=.*at least 28 batches"):
+        km.learn_structure(net, 0.3, iter(many[:25]), start="scratch", steps=10, progress=silent)
+    assert [type(layer) for layer in net[::2]] == [nn.Linear] * 3
+
+
+def test_a_gradient_of_a_width_that_is_no_number_is_passed_over(
+    net: nn.Sequential, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    seen = []
+
+    def odd(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        widths = next((m.widths for m in net.modules() if isinstance(m, km.GaudiMatrix)), None)
+        if torch.is_grad_enabled() and widths is not None:
+            seen.append(output)
+            if len(seen) == 3:
+                widths.register_hook(lambda grad: torch.full_like(grad, math.nan))
+        return nn.functional.cross_entropy(output, batch[1])
+
+    report = km.learn_structure(net, 0.3, batches, odd, start="scratch", steps=8, progress=silent)
+    assert len(report.losses) == 8 and len(report.costs) == 2  # the hook stays, and no step is taken any more
+    assert all(math.isfinite(c) for c in report.costs)
+    assert sum(layer.cost for layer in report.layers) == math.floor(0.3 * (2 * 16 * 24 + 16 * 3))
+
+
+class Own(nn.Module):
+    """Boxes that are no layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.A = km.Gaudi().random(3, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.A(x)
+
+
+def test_a_matrix_of_a_module_of_its_own_is_learned(batches: list[tuple[Tensor, Tensor]]) -> None:
+    net = Own()
+    report = km.learn_structure(net, 0.4, batches, steps=4, progress=silent)
+    assert [(x.name, x.cost) for x in report.layers] == [("A", math.floor(0.4 * 48))]
+    assert isinstance(net.A, km.GBLRMatrix) and net.A.boxes == report.layers[0].boxes
+
+
+@pytest.mark.parametrize("structure", [km.Sum((km.Gaudi(), km.LowRank(1))), km.Transpose(km.Gaudi())])
+def test_boxes_inside_another_matrix_are_refused_before_any_step(
+    net: nn.Sequential, batches: list[tuple[Tensor, Tensor]], structure: km.Structure
+) -> None:
+    net[2] = km.nn.Linear(24, 16, structure=structure)
+    layers = list(net)
+    with pytest.raises(ArgumentError, match="inside another matrix"):
+        km.learn_structure(net, 0.3, batches, steps=4, progress=silent)
+    with pytest.raises(ArgumentError, match=r"A\.harden\(\)"):
+        km.learn_structure(km.Gaudi().random(4, 16), 0.3, batches, steps=4, progress=silent)
+    assert list(net) == layers
+
+
 def test_a_layer_that_is_not_worth_boxes_is_dense_again(batches: list[tuple[Tensor, Tensor]]) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(16, 3))
@@ -153,6 +243,7 @@ def test_what_makes_no_sense_is_refused(net: nn.Sequential, batches: list[tuple[
         ({"data": iter(batches[:4]), "steps": 50}, "begun again"),
         ({"data": [b for b, _ in batches]}, "loss"),
         ({"method": "magic"}, "method"),
+        ({"steps": 10, "schedule": km.nn.Schedule(1000)}, "1000 steps, and there are 10"),
     ):
         with pytest.raises(ArgumentError, match=match):
             km.learn_structure(net, **{**given, **options})

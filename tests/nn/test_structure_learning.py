@@ -177,6 +177,37 @@ def test_removed_it_does_nothing_any_more() -> None:
     assert learning.done == 0
 
 
+@pytest.mark.parametrize("method", ["projection", "shrink"])
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 1e30])
+def test_one_width_that_diverged_spoils_no_budget(bad: float, method: str) -> None:
+    net = model()
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.0)
+    learning = StructureLearning(optimiser, net, 0.3, 20, method=method, lr=1e-9, shrinkage=1e-9)
+    with torch.no_grad():
+        net[0].matrix.widths[0, 3] = bad
+        net[0].matrix.starts[1, 4] = bad
+    before = learning.cost
+    optimiser.step()
+    for layer in (net[0], net[2]):
+        widths, starts = layer.matrix.widths, layer.matrix.starts
+        assert ((widths >= 0) & (widths <= 1)).all() and ((starts >= 0) & (starts <= 1)).all()
+    assert learning.cost == pytest.approx(before, abs=0.2)  # two sides of one box at most
+    with torch.no_grad():
+        net[0].matrix.widths[0, 3] = bad
+    harden_(net, 0.3)
+    assert cost(net) == math.floor(0.3 * (12 * 20 + 20 * 9))
+
+
+def test_boxes_inside_another_matrix_and_bare_ones_are_refused() -> None:
+    inside = nn.Sequential(km.nn.Linear(6, 6, structure=km.Sum((km.Gaudi(), km.LowRank(1)))))
+    for net, match in ((inside, "inside another matrix"), (km.Gaudi().random(6, 6), r"A\.harden\(\)")):
+        with pytest.raises(ArgumentError, match=match):
+            StructureLearning(torch.optim.AdamW(net.parameters()), net, 0.3, 10)
+        with pytest.raises(ArgumentError, match=match):
+            harden_(net, 0.3)
+    assert any(isinstance(part, km.GaudiMatrix) for part in inside.modules())
+
+
 def test_what_cannot_be_learned_is_refused() -> None:
     net = model()
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
@@ -186,6 +217,7 @@ def test_what_cannot_be_learned_is_refused() -> None:
         ({"lr": -1.0}, "lr"),
         ({"method": "magic"}, "method"),
         ({"steps": 0}, "steps"),
+        ({"schedule": Schedule(1000)}, "1000 steps, and there are 10"),
     ):
         with pytest.raises(ArgumentError, match=match):
             StructureLearning(optimiser, net, **{"budget": 0.3, "steps": 10, **options})
@@ -196,7 +228,14 @@ def test_what_cannot_be_learned_is_refused() -> None:
         StructureLearning(torch.optim.AdamW(plain.parameters()), plain, 0.3, 10)
     with pytest.raises(ArgumentError, match="Gaudi"):
         harden_(plain, 0.3)
-    for options in ({"begin": 0.9, "reach": 0.5}, {"reach": 2.0}, {"sigma": (0.0, 1.0)}):
+    for options in (
+        {"begin": 0.9, "reach": 0.5},
+        {"reach": 2.0},
+        {"sigma": (0.0, 1.0)},
+        {"sigma": (2.0,)},
+        {"sigma": 5.0},
+        {"sigma": (2.0, math.inf)},
+    ):
         with pytest.raises(ArgumentError, match="Schedule"):
             Schedule(10, **options)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from kmatrix._errors import ArgumentError
 from kmatrix.compress._processes import take_from_first_
 from kmatrix.compress._progress import Step
+from kmatrix.compress._training import copied
 from kmatrix.compress.layers import layer_like, weight_of
 from kmatrix.fitting import fit_boxes
 from kmatrix.nn import Linear, Site, Skipped, dense_layer, survey, swap_
@@ -78,18 +79,27 @@ def replace_(
     return old, skipped
 
 
-def restore_(model: nn.Module, old: dict[str, nn.Module], before: dict[str, Any]) -> None:
-    """Put the old layers back, and the old numbers."""
-    swap_(model, old)
-    model.load_state_dict(before)
+class Kept:
+    """The parts and numbers of a model, to put them back."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model, self.numbers = model, copied(model)
+        self.parts = {module: dict(module._modules) for module in model.modules()}
+
+    def restore(self, old: dict[str, nn.Module]) -> None:
+        """Put back the old layers of these names, whatever has become of them, all other parts, and the numbers."""
+        swap_(self.model, old)
+        for module, parts in self.parts.items():  # matrices that were there before, which were cropped
+            module._modules.clear()
+            module._modules.update(parts)
+        self.model.load_state_dict(self.numbers)
 
 
-def settled_(model: nn.Module, names: list[str]) -> tuple[LearnedLayer, ...]:
+def settled_(model: nn.Module, matrices: dict[str, GBLRMatrix]) -> tuple[LearnedLayer, ...]:
     """What hardened layers became; those that cost no less than dense ones become dense, which runs faster."""
     found = []
-    for name in names:
-        layer = cast(Linear, model.get_submodule(name))
-        matrix = cast(GBLRMatrix, layer.matrix)
+    for name, matrix in matrices.items():
+        layer = model.get_submodule(name)
         (m, n), cost = matrix.shape, matrix.num_params
         if cost >= m * n and name and isinstance(layer, Linear):
             swap_(model, {name: dense_layer(layer)})

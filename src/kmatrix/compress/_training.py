@@ -73,6 +73,7 @@ class Training:
         model: trained in place.
         aim: what it is trained for.
         keeps_best: whether the best state is what stays at the end; the last one otherwise.
+        later: how many steps another run takes with the same batches afterwards.
 
     Attributes:
         losses: of every step, averaged over processes.
@@ -82,9 +83,9 @@ class Training:
     """
 
     def __init__(
-        self, where: str, doing: str, model: nn.Module, aim: Aim, *, keeps_best: bool = True
+        self, where: str, doing: str, model: nn.Module, aim: Aim, *, keeps_best: bool = True, later: int = 0
     ) -> None:
-        self.where, self.doing, self.keeps_best = where, doing, keeps_best
+        self.where, self.doing, self.keeps_best, self.later = where, doing, keeps_best, later
         self.model, self.forward, self.validate = model, aim.forward or default_forward, aim.validate
         self.teacher, self.temperature = aim.teacher, aim.temperature
         self.loss = aim.loss if aim.loss is not None or aim.teacher is not None else default_loss
@@ -93,6 +94,7 @@ class Training:
         self.scores: list[tuple[int, float]] = []
         self.probes: list[Any] = []
         self.held_out = 0
+        self.goes_on = False
         self.best: dict[str, Any] | None = None
         self.best_step = 0
         self.interrupted = False
@@ -101,6 +103,14 @@ class Training:
         self.frozen = [m for m in model.modules() if not m.training] if model.training else []
         # Parameters whose gradients are of another size than those of weights, and not cut with them.
         self.apart: set[nn.Parameter] = set()
+
+    def go_on(self, first: Training) -> None:
+        """Take the batches that another run has left, and compare states on those that it held out.
+
+        Of an iterator they are gone for good. Where it ends before the steps do, what was learned is worth more than
+        the rest of the steps; but processes have to take the same number.
+        """
+        self.probes, self.held_out, self.goes_on = first.probes, first.held_out, True
 
     def run(self, data: Iterable[Any], steps: int, optimiser: torch.optim.Optimizer, step: Step) -> None:
         """Take all steps, or as many as Ctrl-C leaves.
@@ -116,7 +126,7 @@ class Training:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: rate(k, steps))
         look = max(1, steps // LOOKS)
         try:
-            if self.validate is None:
+            if self.validate is None and not self.goes_on:
                 self.probes, self.held_out = _probes(data)
             self._look(0)
             for k, batch in enumerate(self._endless(data, steps), 1):
@@ -167,7 +177,10 @@ class Training:
         norm = nn.utils.clip_grad_norm_(
             [p for p in self.model.parameters() if p not in self.apart], LARGEST_GRADIENT
         )
-        if bool(torch.isfinite(norm)):  # a batch that overflows is passed over
+        others = [p.grad for p in self.apart if p.grad is not None]
+        if all(
+            bool(torch.isfinite(x).all()) for x in (norm, *others)
+        ):  # a batch that overflows is passed over
             for narrow, wide in self.wide:
                 wide.grad = None if narrow.grad is None else narrow.grad.to(wide.dtype)
             optimiser.step()
@@ -224,8 +237,11 @@ class Training:
                 held_out = 0  # fewer than it seemed
             elif done == before:
                 used_up = iter(data) is data
+                if self.goes_on and used_up and not together():
+                    return
                 reason = "it ended and cannot be begun again" if used_up or done else "it has no batches"
-                way_out = f"pass a list or a DataLoader, or an iterator of at least {steps + PROBES} batches"
+                needed = steps + PROBES + self.later
+                way_out = f"pass a list or a DataLoader, or an iterator of at least {needed} batches"
                 raise ArgumentError(complaint(self.where, "data", type(data).__name__, reason, way_out))
 
 

@@ -133,10 +133,14 @@ def healed(
     lr: float,
     weight_decay: float,
     step: Step,
+    where: str = "heal",
+    first: Training | None = None,
 ) -> HealReport:
-    """What ``heal`` does, once its arguments have been checked."""
+    """What ``heal`` does, once its arguments have been checked; after another run with the batches that it left."""
     began = time.perf_counter()
-    training = Training("heal", "healing", model, aim)
+    training = Training(where, "healing", model, aim)
+    if first is not None:
+        training.go_on(first)
     with in_its_mode(model, aim.teacher):
         groups = param_groups(model, lr=lr, weight_decay=weight_decay)
         optimiser = torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)

@@ -13,16 +13,16 @@ from torch import nn
 from kmatrix._checks import check_module, check_size
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix._tables import counted
+from kmatrix.compress._box_layers import Kept, Start, replace_, settled_
 from kmatrix.compress._box_layers import LearnedLayer as LearnedLayer
-from kmatrix.compress._box_layers import Start, replace_, restore_, settled_
 from kmatrix.compress._progress import Step, showing
-from kmatrix.compress._training import Aim, Training, batches_of, check_number, copied, in_its_mode
+from kmatrix.compress._training import Aim, Training, batches_of, check_number, in_its_mode
 from kmatrix.compress.batches import Forward
 from kmatrix.compress.healing import HealReport, healed
 from kmatrix.compress.losses import Loss
-from kmatrix.nn import Schedule, Skipped, StructureLearning, harden_, param_groups
+from kmatrix.nn import Schedule, Skipped, StructureLearning, param_groups
 from kmatrix.nn.filters import Filter
-from kmatrix.nn.structure_learning import Method
+from kmatrix.nn.structure_learning import Method, check_schedule, gaudi_matrices, hardened_
 from kmatrix.structures import Gaudi
 
 FROM_SCRATCH, FINE_TUNING = 1e-3, 1e-4
@@ -115,9 +115,12 @@ def learn_structure(
     boxes are brought to the budget as they are; whatever else is raised, the model has its old layers and numbers.
 
     Args:
-        model: changed and trained in place; left in the mode it had, without gradients.
+        model: changed and trained in place; left in the mode it had, without gradients. ``km.Gaudi`` matrices that it
+            has already stand in layers or as modules of their own, not inside other matrices.
         budget: multiplications of the replaced layers together, as a fraction of what they were; biases aside.
         data: batches, taken again from the beginning when they end; some of the first ones are held out for scores.
+            An iterator, which cannot be begun again, needs 16 for the scores and one for each step. Where it ends while
+            the model heals, healing ends, too (in a process group that is an error, as everywhere).
         loss: ``loss(output, batch)``, as for ``km.heal``.
         steps: how many, before healing. The paper takes as many as training takes.
         start: ``"trained"`` begins with boxes fitted to the weights, as near as ``km.fit`` finds them at twice the
@@ -129,7 +132,8 @@ def learn_structure(
         structure_lr: largest learning rate of widths and starts, which are shares of a side; ``6 / steps``, at most
             0.02, if not given, so that boxes can cross the matrix.
         method: how widths are brought to the budget, ``"projection"`` or ``"shrink"``.
-        schedule: when; by default the budget is met after 60 % of the steps, without a Gaussian from trained weights.
+        schedule: when, over ``steps``; by default the budget is met after 60 % of them, without a Gaussian from
+            trained weights.
         heal_steps: how many after hardening, at a tenth of ``lr``; a fifth of ``steps`` if not given.
         mix: weight of the teacher where there is a loss as well.
         temperature: at which probabilities are compared.
@@ -140,7 +144,8 @@ def learn_structure(
         progress: whether to show a bar on a terminal, or a function ``(what, done, total)``.
 
     Raises:
-        ArgumentError: if a number is out of range, no layer can be replaced, ``data`` is empty or cannot be begun
+        ArgumentError: if a number is out of range, no layer can be replaced, a ``km.Gaudi`` matrix is inside another
+            matrix or is the model, ``schedule`` is for another number of steps, ``data`` is empty or cannot be begun
             again, there is nothing to learn from, or the loss is not finite in the first step.
         DtypeError: if ``data`` is not iterable, or the model is none.
 
@@ -169,12 +174,16 @@ def learn_structure(
     aim = Aim(loss, teacher, mix, temperature, forward, validate)
     aim.check(_WHERE)
     data = batches_of(_WHERE, data)
+    check_schedule(_WHERE, schedule, steps)
+    gaudi_matrices(_WHERE, model, needed=False)
     schedule = schedule or Schedule(steps, sigma=Schedule.sigma if start == "scratch" else None)
-    before = copied(model)
+    kept = Kept(model)
     with showing(_WHERE, progress) as step:
         old, skipped = replace_(model, filter_fn, start, Gaudi(nblocks, float(budget)), seed, step)
         try:
-            training = Training(_WHERE, "learning the structure", model, aim, keeps_best=False)
+            training = Training(
+                _WHERE, "learning the structure", model, aim, keeps_best=False, later=heal_steps
+            )
             optimiser = torch.optim.AdamW(
                 param_groups(model, lr, weight_decay), lr, weight_decay=weight_decay
             )
@@ -186,13 +195,16 @@ def learn_structure(
             optimiser.register_step_post_hook(lambda *_: costs.append(learning.cost))
             with in_its_mode(model, teacher):
                 training.run(data, steps, optimiser, step)
+            layers = settled_(model, hardened_(model, budget))
+            healing = None
+            if heal_steps and not training.interrupted:
+                rate = HEALING * lr
+                healing = healed(
+                    model, data, aim, heal_steps, rate, weight_decay, step, where=_WHERE, first=training
+                )
         except BaseException:
-            restore_(model, old, before)
+            kept.restore(old)
             raise
-        layers = settled_(model, harden_(model, budget))
-        healing = None
-        if heal_steps and not training.interrupted:
-            healing = healed(model, data, aim, heal_steps, HEALING * lr, weight_decay, step)
     return LearnReport(
         layers,
         tuple(training.losses),

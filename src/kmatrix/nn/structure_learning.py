@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 
 from kmatrix._checks import check_module, check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix.structures import GBLRMatrix, StructuredMatrix
 from kmatrix.structures.gaudi import GaudiMatrix
-from kmatrix.structures.gaudi.budget import cost, project, rounded_within, shrink
+from kmatrix.structures.gaudi.budget import cost, project, rounded_within, shrink, within_reach
 from kmatrix.structures.gaudi.mask import checked_sigma
 
 Method = Literal["projection", "shrink"]
@@ -50,8 +51,19 @@ class Schedule:
                 reason = f"not from {low:g} to {high:g}"
                 way_out = "pass shares of the steps, 0 <= begin <= reach <= 1"
                 raise ArgumentError(complaint("Schedule", name, value, reason, way_out))
-        for sigma in self.sigma or ():
-            checked_sigma("Schedule", sigma)
+        if self.sigma is None:
+            return
+        if not isinstance(self.sigma, (tuple, list)) or len(self.sigma) != 2:
+            way_out = "pass the first and the last, such as (2.0, 100.0), or None for exact masks"
+            raise ArgumentError(complaint("Schedule", "sigma", repr(self.sigma), "not a pair", way_out))
+        for sigma in self.sigma:
+            if math.isinf(checked_sigma("Schedule", sigma)):
+                way_out = (
+                    "pass a number of frequencies such as 100, or sigma=None for exact masks all the time"
+                )
+                raise ArgumentError(
+                    complaint("Schedule", "sigma", repr(self.sigma), "not finite numbers", way_out)
+                )
 
     def progress(self, step: int) -> float:
         """How much of the way from the first cost to the budget is behind, from 0 to 1."""
@@ -93,7 +105,7 @@ class StructureLearning:
         shrinkage: for ``"shrink"``, the sum of the thresholds of all steps, as a share of a side; the threshold
             follows the learning rate.
         betas: of Adam and its kin, for widths and starts; others ignore it.
-        schedule: when; by default the budget is met after 60 % of the steps.
+        schedule: when, over the same number of steps; by default the budget is met after 60 % of them.
         revive_every: steps between looks for dead boxes.
         seed: of the places that they get.
 
@@ -146,6 +158,7 @@ class StructureLearning:
             raise ArgumentError(complaint("StructureLearning", "method", repr(method), "unknown", way_out))
         self.matrices = list(gaudi_matrices("StructureLearning", model).values())
         self.optimizer, self.budget, self.method, self.shrinkage = optimizer, budget, method, shrinkage
+        check_schedule("StructureLearning", schedule, steps)
         self.schedule = schedule or Schedule(steps)
         self.revive_every, self.seed, self._lr = revive_every, seed, lr
         self.done, self.revived = 0, 0
@@ -176,7 +189,7 @@ class StructureLearning:
         """What follows a step of the optimiser, which calls it."""
         self.done += 1
         for matrix in self.matrices:
-            matrix.starts.remainder_(1.0)
+            matrix.starts.remainder_(1.0).nan_to_num_(nan=0.0)  # where training has diverged
         self._write(self._nearer(self._widths()))
         if self.done % self.revive_every == 0 and self.schedule.progress(self.done) < 1:
             generator = torch.Generator().manual_seed(self.seed + self.done)
@@ -192,7 +205,7 @@ class StructureLearning:
         return shrink(widths, self._sizes, slowed * self.shrinkage / self.schedule.steps if over else 0.0)
 
     def _widths(self) -> Tensor:
-        return torch.cat([matrix.widths.detach().flatten() for matrix in self.matrices])
+        return within_reach(torch.cat([matrix.widths.detach().flatten() for matrix in self.matrices]))
 
     def _write(self, widths: Tensor) -> None:
         parts = torch.split(widths, [matrix.widths.numel() for matrix in self.matrices])
@@ -239,11 +252,17 @@ def harden_(model: nn.Module, budget: float) -> list[str]:
         budget: all widths together, as a fraction of the multiplications of the dense matrices.
 
     Returns:
-        The names of the layers.
+        The names of the layers; of the matrices themselves where they are no layer's ``matrix``.
 
     Raises:
-        ArgumentError: if there is no such matrix, or the budget is not a positive number.
+        ArgumentError: if there is no such matrix, one is the model itself or inside another matrix, or the budget is
+            not a positive number.
     """
+    return list(hardened_(model, budget))
+
+
+def hardened_(model: nn.Module, budget: float) -> dict[str, GBLRMatrix]:
+    """What ``harden_`` does: the new matrices by the names of their layers, or their own where they stand alone."""
     check_positive("harden_", "budget", budget)
     named = gaudi_matrices("harden_", model)
     matrices = list(named.values())
@@ -255,18 +274,48 @@ def harden_(model: nn.Module, budget: float) -> list[str]:
             if isinstance(child, GaudiMatrix) and child in new:
                 new[child].requires_grad_(child.left.requires_grad)
                 setattr(module, key, new[child].train(child.training))
-    return [name.rpartition(".")[0] for name in named]
+    return {_layer_of(name): new[a] for name, a in named.items()}
 
 
-def gaudi_matrices(where: str, model: nn.Module) -> dict[str, GaudiMatrix]:
-    """The matrices of a model that learn their boxes, each once, by their first name."""
+def _layer_of(name: str) -> str:
+    layer, _, key = name.rpartition(".")
+    return layer if key == "matrix" else name
+
+
+def gaudi_matrices(where: str, model: nn.Module, *, needed: bool = True) -> dict[str, GaudiMatrix]:
+    """The matrices of a model that learn their boxes, each once, by their first name.
+
+    Raises:
+        ArgumentError: if there are none though one is needed, or one is the model itself or inside another matrix,
+            whose structure would still be that of the matrix that learned once it is hardened.
+    """
+    if isinstance(model, GaudiMatrix):
+        way_out = "put it into a layer, km.nn.Linear.from_matrix(A), or crop it alone, A.harden()"
+        raise ArgumentError(
+            complaint(where, "model", type(model).__name__, "a bare km.Gaudi matrix", way_out)
+        )
+    for name, outer in model.named_modules():
+        if isinstance(outer, StructuredMatrix) and not isinstance(outer, GaudiMatrix):
+            if any(isinstance(inner, GaudiMatrix) for inner in outer.modules()):
+                got = f"{name or type(model).__name__}: {outer.structure}"
+                way_out = "use two layers and add or multiply what they give, each with a matrix of its own"
+                raise ArgumentError(
+                    complaint(where, "model", got, "a km.Gaudi matrix inside another matrix", way_out)
+                )
     named = {name: module for name, module in model.named_modules() if isinstance(module, GaudiMatrix)}
-    if not named:
+    if needed and not named:
         way_out = "km.replace_linear_(model, km.Gaudi()) makes layers of them"
         raise ArgumentError(
             complaint(where, "model", type(model).__name__, "no km.Gaudi matrix in it", way_out)
         )
     return named
+
+
+def check_schedule(where: str, schedule: Schedule | None, steps: int) -> None:
+    """Raise if a schedule is for another number of steps: the budget would be met too early, or not in time."""
+    if schedule is not None and schedule.steps != steps:
+        reason = f"it is for {schedule.steps} steps, and there are {steps}"
+        raise ArgumentError(complaint(where, "schedule", schedule, reason, f"pass Schedule({steps}, ...)"))
 
 
 def check_positive(where: str, name: str, value: object) -> float:
