@@ -46,6 +46,7 @@ from kmatrix.structures.gaudi.matrix import Gaudi, GaudiMatrix
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "gblr"
 BUDGET = 0.3
+LAYER = "blocks.1.attention.value"  # of the recipe's transformer, whose boxes are scaled up
 SINGLE, DOUBLE = torch.float32, torch.float64
 
 
@@ -93,7 +94,7 @@ def learned_boxes(file: Path, n: int) -> GBLRMatrix:
 
     As many copies of each as the factor, their edges moved by up to half of it, and cut to the budget.
     """
-    given = json.loads(file.read_text())
+    given = json.loads(file.read_text())[LAYER]
     small = torch.tensor(given["boxes"]).double().mT
     factor = n / given["shape"][0]
     generator = torch.Generator().manual_seed(n)
@@ -221,12 +222,12 @@ def gradients(layer: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor]:
 
 
 def step_of(layer: nn.Module, inputs: list[Tensor], upstream: Tensor) -> Runner:
-    """Forward, backward to the parameters, and the optimiser."""
+    """Forward, backward to the parameters and to the vectors, as inside a model, and the optimiser."""
     optimiser = torch.optim.AdamW(layer.parameters(), lr=1e-9)  # the boxes stay where they are
 
     def run(x: Tensor) -> None:
         with torch.enable_grad():
-            layer(x).backward(upstream)
+            layer(x.detach().requires_grad_()).backward(upstream)
         optimiser.step()
         optimiser.zero_grad()
 
@@ -265,7 +266,7 @@ def model(options: argparse.Namespace) -> Iterator[list[Row]]:
 
     for width, layers in options.models:
         torch.manual_seed(0)
-        boxes = ViT(width, layers, width // 64, patch=4).eval().requires_grad_(False)
+        boxes = ViT(width, layers, max(1, width // 64), patch=4).eval().requires_grad_(False)
         plain = copy.deepcopy(boxes)
         for name, linear in dense_matrices(boxes).items():
             matrix = km.GBLR(budget=BUDGET).random(linear.out_features, linear.in_features)
@@ -328,9 +329,13 @@ def main() -> None:
     parser.add_argument(
         "--step-batches", type=int, nargs="+", default=[256, 2048], help="vectors of a training step"
     )
-    parser.add_argument("--models", type=pair, nargs="+", default=[(384, 6), (768, 4)], help="such as 384x6")
+    parser.add_argument(
+        "--models", type=pair, nargs="+", default=[(96, 2), (384, 6), (768, 4)], help="such as 384x6"
+    )
     parser.add_argument("--images", type=int, nargs="+", default=[1, 16])
-    parser.add_argument("--boxes", type=Path, default=RECIPE / "results" / "boxes.json", help="learned boxes")
+    parser.add_argument(
+        "--boxes", type=Path, default=RECIPE / "results" / "characters.boxes.json", help="learned"
+    )
     parser.add_argument("--seconds", type=float, default=4.0, help="for each case")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "gblr.json")
     options = parser.parse_args()

@@ -12,7 +12,7 @@ import kmatrix as km
 from kmatrix.fitting import fit_boxes
 from kmatrix.structures.gaudi import Gaudi, GaudiMatrix
 
-STRUCTURE_RATES = {"scratch": 3e-3, "dense": 3e-4}
+STRUCTURE_RATES = {"scratch": 3e-3, "dense": 1e-3}
 """Of widths and starts, which are shares of a side; for all runs alike, see README.md."""
 
 

@@ -109,6 +109,8 @@ class Study:
             losses = train(model, self.subject, schedule, title, first_batch=first)
         if (start, method) == ("scratch", "dense"):
             save_file(named_tensors(model), self.dense_file(lr, seed))
+        if (start, method, seed) == ("scratch", "gblr", self.seeds[0]):
+            self.write_boxes(model)
         spent = costs(model)
         return {
             "start": start,
@@ -147,6 +149,13 @@ class Study:
         model = self.fresh(seed)
         model.load_state_dict(load_file(self.dense_file(lr, seed)))
         return model
+
+    def write_boxes(self, model: nn.Module) -> None:
+        """Where learned boxes are, for benchmarks/gblr.py and for who wants to look at them."""
+        found = {name: model.get_submodule(name).matrix for name in costs(model)}
+        layers = {name: {"shape": a.shape, "boxes": a.boxes.to_lists()} for name, a in found.items()}
+        lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(layer)}" for name, layer in layers.items())
+        replace(self.out.with_suffix(".boxes.json"), lambda path: path.write_text(f"{{\n{lines}\n}}\n"))
 
     def dense_file(self, lr: float, seed: int) -> Path:
         folder = self.out.with_suffix(".models")

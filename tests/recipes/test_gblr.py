@@ -58,6 +58,12 @@ def test_every_method_keeps_to_the_budget_and_is_in_the_table(
         assert row["share"] == 1 if row["method"] == "dense" else 0.2 < row["share"] <= 0.3
         assert ("test" in row) == (row["seed"] > 0)
 
+    learned = json.loads(out.with_suffix(".boxes.json").read_text())
+    last = next(
+        row["costs"] for row in reversed(rows) if (row["start"], row["method"]) == ("scratch", "gblr")
+    )
+    assert {name: sum(sum(box[1::2]) for box in layer["boxes"]) for name, layer in learned.items()} == last
+
     run("tables", tmp_path)
     printed = capsys.readouterr().out
     assert all(printed.count(f"| {name} |") >= 1 for name in methods.values())
