@@ -145,10 +145,10 @@ def test_a_ladder_of_budgets() -> None:
 
 def test_compress_may_be_given_boxes() -> None:
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 24))
-    data = [torch.randn(64, 24) for _ in range(2)]
+    model = nn.Sequential(nn.Linear(16, 20), nn.ReLU(), nn.Linear(20, 16))
+    data = [torch.randn(48, 16) for _ in range(2)]
     report = km.compress_(model, 0.5, structures=[km.GBLR], calibration=data, verify_speed=False)
     assert report.compressed
     assert all(isinstance(layer.chosen.structure, km.GBLR) for layer in report.compressed if layer.chosen)
     assert isinstance(model[0], km.nn.Linear)
-    assert report.params <= 0.5 * report.dense_params + 200
+    assert report.params <= 0.5 * report.dense_params

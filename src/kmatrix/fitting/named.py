@@ -83,7 +83,7 @@ def _(structure: Scaled, problem: Problem) -> Proposal:
 @fit_into.register
 def _(structure: GBLR, problem: Problem) -> Proposal:
     limits = (structure.count(*problem.shape), structure.num_params(*problem.shape))
-    found = fit_boxes(problem.dense, *limits, late=lambda: problem.late)
+    found = fit_boxes(problem.dense, *limits, left=structure.left, late=lambda: problem.late)
     return Proposal(found.matrix(structure), f"moving and solving boxes, from {found.how}", problem.late)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -19,7 +21,7 @@ def _svd_error(dense: Tensor, rank: int) -> float:
 
 
 @pytest.mark.parametrize("rounds", [0, 3])
-@pytest.mark.parametrize(("m", "n"), [(24, 24), (31, 17), (12, 60), (1, 9), (7, 1)])
+@pytest.mark.parametrize(("m", "n"), [(16, 16), (21, 11), (8, 40), (1, 9), (7, 1)])
 @pytest.mark.parametrize("budget", [0.15, 0.5, 1.1])
 def test_never_worse_than_low_rank_of_the_same_cost(m: int, n: int, budget: float, rounds: int) -> None:
     dense, cost = _dense(m, n), max(2, int(budget * m * n))
@@ -51,10 +53,10 @@ def test_low_rank_boxes_are_low_rank() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
 def test_the_matrix_holds_what_was_found(dtype: torch.dtype) -> None:
-    dense = _dense(20, 28, dtype)
+    dense = _dense(10, 14, dtype)
     fitted = km.fit(dense, km.GBLR(budget=0.4), batches=())
     assert fitted.matrix.dtype == dtype
-    assert fitted.matrix.num_params <= 0.4 * 20 * 28
+    assert fitted.matrix.num_params <= 0.4 * 10 * 14
     gap = (fitted.matrix.to_dense().detach() - dense).norm() / dense.norm()
     assert abs(float(gap) - fitted.relative_error) < 1e-5
 
@@ -88,8 +90,47 @@ def test_a_fit_may_be_cut_short() -> None:
     assert float((dense - found.left.mT @ found.right).norm()) <= _svd_error(dense, 5) * (1 + 1e-12)
 
 
-def test_wrong_limits_are_refused() -> None:
-    with pytest.raises(km.ArgumentError, match="cost=0"):
-        fit_boxes(torch.ones(3, 3), 1, 0)
-    with pytest.raises(km.ArgumentError, match="rounds=-1"):
-        fit_boxes(torch.ones(3, 3), 1, 4, rounds=-1)
+@pytest.mark.parametrize(("left", "rounds"), [(10, 3), (60, 3), (100, 0), (0, 3), (120, 0)])
+def test_the_split_of_the_cost_may_be_given(left: int, rounds: int) -> None:
+    dense = _dense(15, 20)
+    found = fit_boxes(dense, 15, 120, left=left, rounds=rounds)
+    assert found.boxes.row_total <= left
+    assert found.boxes.col_total <= 120 - left
+    rank = min(left // 15, (120 - left) // 20)
+    assert float((dense - found.left.mT @ found.right).norm()) <= _svd_error(dense, rank) * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("fit", [km.fitting.project, lambda s, w: km.fit(w, s, batches=()).matrix])
+def test_fits_keep_to_the_split_of_the_structure(
+    fit: Callable[[km.GBLR, Tensor], km.StructuredMatrix],
+) -> None:
+    found = fit(km.GBLR(3, 0.4, left=25), _dense(9, 10))
+    assert isinstance(found, km.GBLRMatrix)
+    assert found.boxes.row_total <= 25
+    assert found.boxes.col_total <= int(0.4 * 9 * 10) - 25
+
+
+def test_a_single_number_is_fitted() -> None:
+    one = km.fit(torch.tensor([[3.0]]), km.GBLR(budget=2.0), batches=())
+    assert one.matrix.to_dense().tolist() == [[3.0]]
+    assert one.matrix.num_params == 2
+
+
+def test_nothing_to_spend_is_the_zero_matrix() -> None:
+    found = km.fit(_dense(4, 5), km.GBLR(budget=0), batches=())
+    assert found.matrix.num_params == 0
+    assert not found.matrix.to_dense().any()
+    assert found.relative_error == 1
+    assert len(fit_boxes(_dense(4, 5), 3, 1).boxes) == 0
+
+
+@pytest.mark.parametrize(("name", "value"), [("cost", -1), ("rounds", -1), ("left", 5), ("nblocks", 0)])
+def test_wrong_limits_are_refused(name: str, value: int) -> None:
+    with pytest.raises(km.ArgumentError, match=f"fit_boxes: {name}={value}: "):
+        fit_boxes(torch.ones(3, 3), **{"nblocks": 1, "cost": 4} | {name: value})  # type: ignore[arg-type]
+
+
+def test_targets_are_complained_of_by_name() -> None:
+    for target in (torch.ones(3), torch.full((2, 2), torch.nan)):
+        with pytest.raises(km.ArgumentError, match="fit_boxes: target"):
+            fit_boxes(target, 1, 4)

@@ -28,12 +28,35 @@ SETTLED = 10
 
 @dataclass(frozen=True)
 class Limits:
-    """What boxes may cost, how many there may be, whether time is up, and whether all pairs are looked at."""
+    """What boxes may cost, how many there may be, whether time is up, and whether all pairs are looked at.
+
+    Where ``left`` is given, the heights may sum to that and the widths to the rest of the cost.
+    """
 
     nblocks: int
     cost: int
     late: Callable[[], bool] = lambda: False
     pairs: bool = True
+    left: int | None = None
+
+    def rank(self, m: int, n: int) -> int:
+        """How many boxes of full size there may be."""
+        fits = (
+            self.cost // (m + n) if self.left is None else min(self.left // m, (self.cost - self.left) // n)
+        )
+        return min(self.nblocks, fits)
+
+    def used(self, terms: Terms) -> float:
+        """What boxes cost as a share of what they may, that of the side nearer to its limit; above 1 is too much."""
+        if self.left is None:
+            return terms.cost / self.cost
+        rows = int(terms.rows[:, 1].sum())
+        return max(rows / max(self.left, 1), (terms.cost - rows) / max(self.cost - self.left, 1))
+
+    def spare(self, terms: Terms) -> tuple[int, int | None]:
+        """The cost that is left over, and how much of it is for heights."""
+        rows = int(terms.rows[:, 1].sum())
+        return self.cost - terms.cost, None if self.left is None else self.left - rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,15 +97,16 @@ def descend(dense: Tensor, terms: Terms, limits: Limits, price: float, rounds: i
         end = settled(dense, terms, limits)
         still = same_places(before, terms) and end.error >= best.error * (1 - 1e-4)
         best = min(best, end, key=lambda e: e.error)
-        if still and terms.cost <= limits.cost:
+        used = limits.used(terms)
+        if still and used <= 1:
             break
-        price *= min(STEADY, max(1 / STEADY, terms.cost / limits.cost))
+        price *= min(STEADY, max(1 / STEADY, used))
     return best
 
 
 def settled(dense: Tensor, terms: Terms, limits: Limits) -> End:
     """Boxes cut to the limits, and least squares for their vectors."""
-    kept = trim(_fewer(terms, limits.nblocks), limits.cost)
+    kept = trim(_fewer(terms, limits.nblocks), limits.cost, limits.left)
     kept = refit(dense, kept, SETTLED) if kept is not terms else kept
     return End(squared_error(dense, kept), kept)
 
@@ -91,11 +115,12 @@ def filled(dense: Tensor, terms: Terms, limits: Limits) -> End:
     """What cost and boxes are left spent on the residual."""
     kept = terms
     for _ in range(LEFT_OVER):
-        spare = limits.cost - kept.cost
-        if spare < 2 or len(kept) >= limits.nblocks:
+        spare, rows = limits.spare(kept)
+        if spare < 2 or rows in (0, spare) or len(kept) >= limits.nblocks:
             break
         more = strongest_tile(dense - kept.dense, spare)
-        if more is None:
+        more = more and trim(more, spare, rows)
+        if not more:
             break
         kept = kept.and_also(more)
     return End(squared_error(dense, kept), kept)

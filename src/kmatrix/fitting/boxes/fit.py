@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from kmatrix._checks import check_size
+from kmatrix._errors import ArgumentError, complaint
 from kmatrix.fitting.boxes.search import ROUNDS, search
 from kmatrix.fitting.boxes.staircase import saved, staircase, step_of
 from kmatrix.fitting.boxes.terms import Terms, masks
 from kmatrix.fitting.boxes.trim import trim
-from kmatrix.fitting.projections.nearest import like, project, projection_note, wide
+from kmatrix.fitting.projections.nearest import finite_matrix, like, project, projection_note, wide
 from kmatrix.structures import GBLR, Boxes, GBLRMatrix, StructuredMatrix
 
 
@@ -81,6 +82,7 @@ def fit_boxes(
     nblocks: int,
     cost: int,
     *,
+    left: int | None = None,
     rounds: int = ROUNDS,
     thorough: bool = True,
     late: Callable[[], bool] = lambda: False,
@@ -92,12 +94,15 @@ def fit_boxes(
     error. The best are improved by alternation: every box in turn becomes the best rank-one box near it, segments
     included (for a fixed ``v`` that is the cyclic interval with the largest sum of ``|<R_i, v>|^2 / |v|^2 - price``);
     pairs of boxes are taken apart where they hold mixtures; all vectors are solved for by least squares; what exceeds
-    the cost is cut off at the edges. A local solution, never worse than the truncated decomposition of that cost.
+    the cost is cut off at the edges. A local solution, never worse than the truncated decomposition that the limits
+    allow.
 
     Args:
         dense: ``(m, n)``, real or complex; not changed.
         nblocks: most boxes.
-        cost: most that all widths may sum to.
+        cost: most that all widths may sum to; with less than 2 there is no box.
+        left: most that the row widths among them may sum to, and ``cost - left`` the column widths; split as the
+            target wants it if not given.
         rounds: most rounds of improvement.
         thorough: whether all starts are tried, or the few that are quickly made.
         late: asked between rounds; True ends the work with the best so far.
@@ -116,13 +121,16 @@ def fit_boxes(
 
     Reference: the problem is that of arXiv 2310.18882, appendix A.2; the method is not the one there.
     """
-    nblocks, cost = check_size("fit_boxes", "nblocks", nblocks), check_size("fit_boxes", "cost", cost)
+    nblocks = check_size("fit_boxes", "nblocks", nblocks)
+    cost = check_size("fit_boxes", "cost", cost, minimum=0)
     rounds = check_size("fit_boxes", "rounds", rounds, minimum=0)
-    work = wide(dense, GBLR(nblocks, 1.0)).contiguous()
+    if left is not None and check_size("fit_boxes", "left", left, minimum=0) > cost:
+        way_out = "pass at most the cost, or leave it away"
+        raise ArgumentError(complaint("fit_boxes", "left", left, f"more than cost={cost}", way_out))
+    work = finite_matrix(dense, "fit_boxes").contiguous()
     scale = float(work.abs().amax())
-    terms, how = search(
-        work / scale if scale > 0 else work, nblocks, cost, rounds=rounds, thorough=thorough, late=late
-    )
+    work = work / scale if scale > 0 else work
+    terms, how = search(work, nblocks, cost, left=left, rounds=rounds, thorough=thorough, late=late)
     return _placed(terms, how, scale**0.5)
 
 
@@ -189,5 +197,5 @@ def project_boxes(target: Tensor, structure: GBLR) -> StructuredMatrix:
     """
     wide(target, structure)
     m, n = target.shape
-    found = fit_boxes(target, structure.count(m, n), structure.num_params(m, n))
+    found = fit_boxes(target, structure.count(m, n), structure.num_params(m, n), left=structure.left)
     return like(found.matrix(structure), target)

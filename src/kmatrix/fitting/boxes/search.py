@@ -41,6 +41,7 @@ def search(
     nblocks: int,
     cost: int,
     *,
+    left: int | None = None,
     rounds: int = ROUNDS,
     thorough: bool = True,
     late: Callable[[], bool] = lambda: False,
@@ -53,12 +54,13 @@ def search(
         dense: the target, ``(m, n)`` float64 or complex128, contiguous, finite.
         nblocks: most boxes.
         cost: most that their widths may sum to.
+        left: most that the heights among them may sum to, and ``cost - left`` the others; any split if not given.
         rounds: of improvement for the best starts.
         thorough: whether all starts are tried, or the few that are quickly made.
         late: asked between rounds; True ends the work with the best so far.
     """
-    limits = Limits(nblocks, cost, late, pairs=thorough)
-    if not bool(dense.any()):
+    limits = Limits(nblocks, cost, late, pairs=thorough, left=left)
+    if not bool(dense.any()) or cost < 2 or left in (0, cost):
         return Terms.none(dense), "all numbers zero"
     ends: list[tuple[End, float, str]] = []
     for how, terms, price in _starts(dense, limits, rounds, thorough=thorough):
@@ -86,7 +88,7 @@ def _nearer(one: End, other: End) -> End:
 def _starts(dense: Tensor, limits: Limits, rounds: int, *, thorough: bool) -> Iterator[Start]:
     m, n = dense.shape
     u, s, vh = torch.linalg.svd(dense, full_matrices=False)
-    rank = min(limits.nblocks, limits.cost // (m + n), len(s))
+    rank = min(limits.rank(m, n), len(s))
     whole = _low_rank(u, s, vh, rank)
     yield "a truncated SVD", whole, marginal_price(whole)
     rivals = [whole]

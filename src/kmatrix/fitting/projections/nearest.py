@@ -92,14 +92,19 @@ def _refusal(structure: Structure, reason: str) -> FitError:
 
 def wide(target: Tensor, structure: Structure) -> Tensor:
     """The target in double precision on the CPU, after checking that it is a finite matrix of an admitted shape."""
-    where = f"project onto {type(structure).__name__}"
+    dense = finite_matrix(target, f"project onto {type(structure).__name__}")
+    structure.check(*target.shape)
+    return dense
+
+
+def finite_matrix(target: Tensor, where: str) -> Tensor:
+    """The target in double precision on the CPU, after checking that it is a finite matrix of any shape."""
     if target.ndim != 2 or 0 in target.shape:
         shape = tuple(target.shape)
         raise ArgumentError(complaint(where, "target.shape", shape, "no matrix", "pass (m, n)"))
     if target.dtype not in DTYPES:
         way_out = "convert it first, for example target.double()"
         raise DtypeError(complaint(where, "target.dtype", target.dtype, "not floating or complex", way_out))
-    structure.check(*target.shape)
     dtype = torch.complex128 if target.is_complex() else torch.float64
     dense = target.detach().resolve_conj().resolve_neg().to("cpu", dtype)
     # A finite sum proves finite entries, at a fraction of the cost of looking at each.
