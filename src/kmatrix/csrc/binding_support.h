@@ -86,8 +86,8 @@ class unlocked {
 
 // ---- arguments ----
 
-[[noreturn]] void refuse(const std::string &argument, const std::string &reason) {
-    throw nb::value_error(("Chain: " + argument + ": " + reason).c_str());
+[[noreturn]] void refuse(const std::string &argument, const std::string &reason, const std::string &where = "Chain") {
+    throw nb::value_error((where + ": " + argument + ": " + reason).c_str());
 }
 
 const km_kernels *kernels_of(const std::string &isa) {
@@ -111,22 +111,22 @@ void *address(nb::handle number) {
     return pointer;
 }
 
-int64_t product(std::initializer_list<int64_t> sizes, const char *argument) {
+int64_t product(std::initializer_list<int64_t> sizes, const char *argument, const char *where = "Chain") {
     int64_t all = 1;
     for (int64_t size : sizes)
         if (size < 1 || __builtin_mul_overflow(all, size, &all) || all > largest)
-            refuse(argument, "a size below 1, or more than 2^40 numbers");
+            refuse(argument, "a size below 1, or more than 2^40 numbers", where);
     return all;
 }
 
-int64_t number_bytes(int32_t dtype) {
+int64_t number_bytes(int32_t dtype, const char *where = "Chain") {
     switch (dtype) {
         case KM_F32: return 4;
         case KM_F64: case KM_C64: return 8;
         case KM_C128: return 16;
         case KM_BF16: case KM_F16: return 2;
     }
-    refuse("dtype=" + std::to_string(dtype), "no such number type");
+    refuse("dtype=" + std::to_string(dtype), "no such number type", where);
 }
 
 std::vector<km_factor> factors_of(const std::vector<int64_t> &patterns, const std::vector<int64_t> &strides) {
@@ -153,9 +153,9 @@ std::vector<int64_t> indices_of(const std::optional<std::vector<int64_t>> &given
     return *given;
 }
 
-km_matrix matrix_of(uintptr_t data, int64_t row, int64_t column, int64_t batch) {
-    if (!data && batch) throw nb::value_error("Chain: address 0 where there are rows");
-    if (row != 1 && column != 1) throw nb::value_error("Chain: one of the two strides of a matrix must be 1");
+km_matrix matrix_of(uintptr_t data, int64_t row, int64_t column, int64_t batch, const char *where = "Chain") {
+    if (!data && batch) refuse("x, y", "address 0 where there are rows", where);
+    if (row != 1 && column != 1) refuse("strides", "one of the two of a matrix must be 1", where);
     return {(void *)data, row, column};
 }
 

@@ -12,13 +12,13 @@ class Boxes {
     Boxes(int32_t dtype, int64_t n_in, int64_t n_out, int64_t n_boxes, int64_t n_left, int64_t n_right,
           const std::string &isa)
         : kernels(kernels_of(isa)) {
-        number_bytes(dtype);
-        if (dtype == KM_C64 || dtype == KM_C128) refuse("dtype", "no kernels for complex numbers");
-        product({n_in, n_out}, "n_in, n_out");
-        product({n_boxes}, "n_boxes");
-        product({n_left}, "n_left");
-        product({n_right}, "n_right");
-        if (n_boxes > INT32_MAX) refuse("n_boxes", "more than 2^31");
+        number_bytes(dtype, name);
+        if (dtype == KM_C64 || dtype == KM_C128) refuse("dtype", "no kernels for complex numbers", name);
+        product({n_in, n_out}, "n_in, n_out", name);
+        product({n_boxes}, "n_boxes", name);
+        product({n_left}, "n_left", name);
+        product({n_right}, "n_right", name);
+        if (n_boxes > INT32_MAX) refuse("n_boxes", "more than 2^31 - 1", name);
         boxes = {dtype, n_in, n_out, n_boxes, nullptr, nullptr, nullptr, n_left, n_right};
         work = n_left + n_right;
     }
@@ -28,13 +28,15 @@ class Boxes {
 
     // Other threads see the new numbers when all of them are there; calls that still run with the old ones keep them.
     void pack(uintptr_t places, uintptr_t left, uintptr_t right) {
-        const km_boxes described = at(places, left, right);
-        unlocked while_packing(work >= bytes_worth_releasing);
-        check(described);
+        const buffer own_places = allocate(places_bytes());
+        const km_boxes described = checked(places, left, right, own_places.get());
         const int64_t bytes = kernels->boxes_packed_bytes(&described);
         std::shared_ptr<void> filled(allocate(bytes));
         const buffer own = allocate(kernels->boxes_pack_scratch_bytes(&described));
-        kernels->boxes_pack(&described, filled.get(), own.get());
+        {
+            unlocked while_packing(work >= bytes_worth_releasing);
+            kernels->boxes_pack(&described, filled.get(), own.get());
+        }
         packed.swap(filled);
         packed_bytes = bytes;
     }
@@ -42,7 +44,8 @@ class Boxes {
     // `bias` may be 0.
     void forward(uintptr_t x, int64_t x_row, int64_t x_column, uintptr_t y, int64_t y_row, int64_t y_column,
                  uintptr_t bias, int64_t batch, int64_t threads) const {
-        const km_matrix from = matrix_of(x, x_row, x_column, batch), to = matrix_of(y, y_row, y_column, batch);
+        const km_matrix from = matrix_of(x, x_row, x_column, batch, name);
+        const km_matrix to = matrix_of(y, y_row, y_column, batch, name);
         threads = usable(batch, threads);
         const std::shared_ptr<void> held = packed;
         if (!held) throw std::runtime_error("Boxes: no numbers yet; call pack first");
@@ -56,13 +59,14 @@ class Boxes {
 
     void rows(uintptr_t places, uintptr_t left, uintptr_t right, uintptr_t x, int64_t x_row, int64_t x_column,
               uintptr_t y, int64_t y_row, int64_t y_column, uintptr_t bias, int64_t batch, int64_t threads) const {
-        const km_boxes described = at(places, left, right);
-        const km_matrix from = matrix_of(x, x_row, x_column, batch), to = matrix_of(y, y_row, y_column, batch);
+        const km_matrix from = matrix_of(x, x_row, x_column, batch, name);
+        const km_matrix to = matrix_of(y, y_row, y_column, batch, name);
         threads = usable(batch, threads);
-        check(described);
-        void *memory = scratch.at_least(kernels->boxes_rows_scratch_bytes(&described, int32_t(threads)));
+        const int64_t own = places_bytes();
+        char *memory = (char *)scratch.at_least(own + kernels->boxes_rows_scratch_bytes(&boxes, int32_t(threads)));
+        const km_boxes described = checked(places, left, right, memory);
         unlocked while_computing(batch * work >= worth_releasing);
-        kernels->boxes_rows(&described, from, to, (const void *)bias, batch, memory, int32_t(threads));
+        kernels->boxes_rows(&described, from, to, (const void *)bias, batch, memory + own, int32_t(threads));
         scratch.keep(kept_per_thread * threads);
     }
 
@@ -100,42 +104,46 @@ class Boxes {
         return (boxes.n_boxes == 1 || now.strides[1] == 1) && !lazily_negated(tensor) ? now.data : nullptr;
     }
 
-    km_boxes at(uintptr_t places, uintptr_t left, uintptr_t right) const {
-        if (!places || !left || !right) refuse("places, left, right", "address 0");
+    int64_t places_bytes() const { return (4 * boxes.n_boxes * 8 + 63) / 64 * 64; }
+
+    // The kernels read and write where the boxes say, so what is checked is what they are given: a copy in `own`, which
+    // no other thread can write into.
+    km_boxes checked(uintptr_t places, uintptr_t left, uintptr_t right, void *own) const {
+        if (!places || !left || !right) refuse("places, left, right", "address 0", name);
+        memcpy(own, (const void *)places, size_t(4 * boxes.n_boxes * 8));
         km_boxes described = boxes;
-        described.places = (const int64_t *)places;
+        described.places = (const int64_t *)own;
         described.left = (const void *)left;
         described.right = (const void *)right;
+        const int64_t count = boxes.n_boxes, *row_start = described.places, *col_start = row_start + 2 * count;
+        check_side(row_start, row_start + count, count, boxes.n_out, boxes.n_left, "rows");
+        check_side(col_start, col_start + count, count, boxes.n_in, boxes.n_right, "columns");
         return described;
     }
 
-    // The kernels read and write where the boxes say.
-    static void check(const km_boxes &all) {
-        check_side(all.places, all.places + all.n_boxes, all.n_boxes, all.n_out, all.n_left, "rows");
-        check_side(all.places + 2 * all.n_boxes, all.places + 3 * all.n_boxes, all.n_boxes, all.n_in, all.n_right,
-                   "columns");
-    }
-
     static void check_side(const int64_t *start, const int64_t *width, int64_t count, int64_t size, int64_t numbers,
-                           const char *name) {
-        // The sign of `wrong` collects: a start below 0 or beyond the last place, a width below 0 or beyond the side.
-        uint64_t sum = 0, wrong = 0;
+                           const char *side) {
+        // The signs collect: a start below 0 or beyond the last place, a width below 0 or beyond the side; more numbers
+        // than there are, seen at once and not when the sum has gone around.
+        uint64_t sum = 0, wrong = 0, more = 0;
         for (int64_t k = 0; k < count; k++) {
             const uint64_t s = uint64_t(start[k]), w = uint64_t(width[k]);
             wrong |= s | (uint64_t(size - 1) - s) | w | (uint64_t(size) - w);
             sum += w;
+            more |= uint64_t(numbers) - sum;
         }
-        if (wrong >> 63) throw std::out_of_range(std::string("Boxes: places: a box outside of the ") + name);
-        if (sum != uint64_t(numbers))
-            throw std::out_of_range(std::string("Boxes: places: widths that do not add up to the numbers of the ") + name);
+        if (wrong >> 63) throw std::out_of_range(std::string("Boxes: places: a box outside of the ") + side);
+        if (more >> 63 || sum != uint64_t(numbers))
+            throw std::out_of_range(std::string("Boxes: places: widths that do not add up to the numbers of the ") + side);
     }
 
     static int64_t usable(int64_t batch, int64_t threads) {
-        if (batch < 1) throw nb::value_error("Boxes: batch: below 1");
-        if (threads < 1) throw nb::value_error("Boxes: threads: below 1");
+        if (batch < 1) refuse("batch", "below 1", name);
+        if (threads < 1) refuse("threads", "below 1", name);
         return forked ? 1 : threads > most_threads ? most_threads : threads;
     }
 
+    static constexpr const char *name = "Boxes";
     const km_kernels *kernels;
     km_boxes boxes = {};
     int64_t work = 0, packed_bytes = 0;
