@@ -231,3 +231,24 @@ def test_packed_numbers_are_never_stale() -> None:
     kept = len(PACKED)
     check()
     assert len(PACKED) == kept
+
+
+def test_gradients_leave_nothing_in_the_cache_of_packed_numbers() -> None:
+    places, left, right = draw(20, 30, 8)
+    left.requires_grad_()
+    x = torch.randn(50, 30, dtype=torch.float64)
+    y = segments_matmul(x, left, right, places, 20)
+    held = len(PACKED)
+    y.sum().backward()
+    assert len(PACKED) == held
+
+
+def test_transposed_boxes_are_packed_once() -> None:
+    places, left, right = draw(20, 30, 8)
+    x = torch.randn(50, 20, dtype=torch.float64)
+    segments_matmul(x, right, left, places.roll(2, 0), 30)
+    held = len(PACKED)
+    again = places.roll(2, 0), places.roll(2, 0)  # at other addresses
+    for moved in again:
+        segments_matmul(x, right, left, moved, 30)
+    assert len(PACKED) == held

@@ -41,9 +41,20 @@ class NativeSegments:
         return Verdict(True, part.reason)
 
     def run(
-        self, x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int, bias: Tensor | None = None
+        self,
+        x: Tensor,
+        left: Tensor,
+        right: Tensor,
+        places: Tensor,
+        rows: int,
+        bias: Tensor | None = None,
+        *,
+        keep: bool = True,
     ) -> Tensor:
-        """The product through the fused kernels, plus a contiguous bias of its type."""
+        """The product through the fused kernels, plus a contiguous bias of its type.
+
+        ``keep`` says whether numbers that are packed are kept for later products.
+        """
         source = vectors(x)
         out = torch.empty((*x.shape[:-1], rows), dtype=x.dtype, device="cpu")
         left, right, places = left.contiguous(), right.contiguous(), places.contiguous()
@@ -55,7 +66,11 @@ class NativeSegments:
                 boxes = _described(x.dtype, sizes)
                 boxes.rows(*pointers, *source.place, *to, source.batch, threads())
             else:
-                boxes = _packed(x.dtype, sizes, pointers, (places.nbytes, left.nbytes, right.nbytes))
+                if keep:
+                    boxes = _packed(x.dtype, sizes, pointers, (places.nbytes, left.nbytes, right.nbytes))
+                else:
+                    boxes = _new(x.dtype, sizes)
+                    boxes.pack(*pointers)
                 boxes.forward(*source.place, *to, source.batch, threads())
         except IndexError:
             # The kernels have looked at every box; what is wrong is worded here.
@@ -148,4 +163,5 @@ def _packed(
         return boxes, boxes.packed_nbytes
 
     shared = cast("PackedCache[NativeBoxes]", PACKED)  # one limit for all copies
-    return shared.get(("boxes", dtype, sizes, pointers), stamp, make)
+    # Places are often made anew, as those of the transposed boxes; the fingerprint has seen what they hold.
+    return shared.get(("boxes", dtype, sizes, pointers[1:]), stamp, make)
