@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from kmatrix._errors import ArgumentError, BackendUnavailableError, DtypeError
-from kmatrix.ops import segments_matmul, use_backend
+from kmatrix.ops import segments_gradients, segments_matmul, use_backend
+from kmatrix.ops.segments_definition import reference_segments_matmul
 from kmatrix.ops.segments_library import decomposition
 
 
@@ -92,6 +93,22 @@ def test_derivatives(few: Sum) -> None:
     assert gradgradcheck(multiply, inputs)
 
 
+@pytest.mark.parametrize("vectors", [1, 3, 40])
+@pytest.mark.parametrize("many", [1, 2**40], ids=["gathered", "dense"])
+def test_both_ways_to_the_gradients_agree(
+    case: Sum, vectors: int, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments_gradients, "MANY_ENTRIES", many)
+    x = torch.randn(vectors, case.n, dtype=case.left.dtype)
+    upstream = torch.randn(vectors, case.m, dtype=case.left.dtype)
+    inputs = [t.clone().requires_grad_() for t in (x, case.left, case.right)]
+    got = torch.autograd.grad(segments_matmul(*inputs, case.places, case.m), inputs, upstream)
+    again = [t.detach().requires_grad_() for t in inputs]
+    want = torch.autograd.grad(reference_segments_matmul(*again, case.places, case.m), again, upstream)
+    for one, other in zip(got, want, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
 def test_derivatives_through_the_operator(few: Sum) -> None:
     inputs = [torch.randn(2, few.n, dtype=few.left.dtype), few.left, few.right]
     inputs = [t.clone().requires_grad_() for t in inputs]
@@ -122,6 +139,24 @@ def test_vmap_over_vectors_and_numbers(few: Sum, dims: tuple[int | None, ...]) -
         one = [t if d is None else t[k] for t, d in zip(drawn, dims, strict=True)]
         want = segments_matmul(*one, few.places, few.m)
         torch.testing.assert_close(got[k], want, rtol=1e-12, atol=1e-12)
+
+
+def test_vmap_over_boxes(few: Sum) -> None:
+    others = few.places.clone()
+    others[0], others[2] = (others[0] + 4) % few.m, (others[2] + 3) % few.n
+    places = torch.stack([few.places, others])
+    x, left = torch.randn(3, few.n, dtype=few.left.dtype), torch.randn(2, len(few.left), dtype=few.left.dtype)
+
+    def loss(x: Tensor, left: Tensor, places: Tensor) -> Tensor:
+        return segments_matmul(x, left, few.right, places, few.m).abs().square().sum()
+
+    for function in (
+        lambda x, left, places: segments_matmul(x, left, few.right, places, few.m),
+        torch.func.grad(loss, argnums=1) if not few.left.is_complex() else loss,
+    ):
+        got = torch.func.vmap(function, in_dims=(None, 0, 0))(x, left, places)
+        for k in range(2):
+            torch.testing.assert_close(got[k], function(x, left[k], places[k]), rtol=1e-12, atol=1e-12)
 
 
 def test_decomposition_is_the_operator(few: Sum) -> None:

@@ -202,3 +202,24 @@ def test_a_bias_is_added_whoever_watches(batch: int, dtype: torch.dtype) -> None
     learned = bias.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(A(x, learned).abs().sum(), learned)
     assert gradient.shape == bias.shape and A(x, bias).requires_grad is False
+
+
+@pytest.mark.parametrize("copies", [3, 5])
+def test_layers_stacked_by_torch_func_keep_their_own_boxes(copies: int) -> None:
+    layers = [km.nn.Linear(12, 9, structure=km.GBLR(budget=0.5), dtype=torch.float64) for _ in range(copies)]
+    parameters, buffers = torch.func.stack_module_state(layers)
+    x = torch.randn(4, 12, dtype=torch.float64)
+
+    def loss(parameters: dict[str, torch.Tensor], buffers: dict[str, torch.Tensor]) -> torch.Tensor:
+        y = torch.func.functional_call(layers[0], (parameters, buffers), (x,))
+        return y.square().sum()
+
+    values = torch.func.vmap(loss)(parameters, buffers)
+    gradients = torch.func.vmap(torch.func.grad(loss))(parameters, buffers)
+    for k, layer in enumerate(layers):
+        want = layer(x).square().sum()
+        torch.testing.assert_close(values[k], want.detach(), rtol=1e-12, atol=1e-12)
+        for name, gradient in zip(
+            gradients, torch.autograd.grad(want, list(layer.parameters())), strict=True
+        ):
+            torch.testing.assert_close(gradients[name][k], gradient, rtol=1e-12, atol=1e-12)

@@ -31,8 +31,10 @@ def covered(start: Tensor, width: Tensor, size: int, total: int) -> Covered:
         >>> covered(torch.tensor([3, 1]), torch.tensor([3, 1]), 4, 4).position
         tensor([3, 0, 1, 1])
     """
-    owner = torch.repeat_interleave(width, output_size=total)
     first = width.cumsum(0) - width
+    # How many boxes have begun; torch.repeat_interleave has no batching rule, and boxes may differ from copy to copy.
+    begun = width.new_zeros(total + 1).index_add(0, first, torch.ones_like(first))
+    owner = begun.cumsum(0)[:total] - 1
     offset = torch.arange(total, device=width.device) - first[owner]
     return Covered(owner, (start[owner] + offset) % size)
 

@@ -76,7 +76,13 @@ def _vmap(
     places: Tensor,
     rows: int,
 ) -> tuple[Tensor, int]:
-    copies, (x_dim, left_dim, right_dim, *_) = info.batch_size, in_dims
+    copies, (x_dim, left_dim, right_dim, places_dim, *_) = info.batch_size, in_dims
+    if places_dim is not None:
+        # Models stacked by torch.func: each copy has its own boxes, so each is a product of its own.
+        given = zip((x, left, right, places), in_dims, strict=False)
+        xs, lefts, rights, where = ([t] * copies if dim is None else t.unbind(dim) for t, dim in given)
+        each = zip(xs, lefts, rights, where, strict=True)
+        return torch.stack([SEGMENTS_MATMUL(*one, rows) for one in each]), 0
     if left_dim is None and right_dim is None and x_dim is not None:
         return SEGMENTS_MATMUL(x.movedim(x_dim, 0), left, right, places, rows), 0
     x = x.expand(copies, *x.shape) if x_dim is None else x.movedim(x_dim, 0)
