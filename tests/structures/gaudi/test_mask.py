@@ -165,6 +165,27 @@ def test_the_definition_in_plain_torch_says_the_same(sigma: float) -> None:
         assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-12) for a, b in zip(*results, strict=True))
 
 
+@pytest.mark.parametrize("shape", [(6, 9), (6, 9, 2)])
+def test_second_derivatives_are_those_of_the_definition(shape: tuple[int, ...]) -> None:
+    content, weight = (torch.randn(shape, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    width, start = (torch.rand(6, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    inputs = (content, width, start)
+    assert (
+        torch.autograd.gradgradcheck(  # steps of widths are rounded away, so there are no differences of them
+            lambda c: masked(c, width.detach(), start.detach(), table(9, 2.0)).sin(), (content,)
+        )
+    )
+    results = []
+    for operation in (masked, reference_masked):
+        first = torch.autograd.grad(
+            (operation(*inputs, table(9, 2.0)).sin() * weight).sum(), inputs, create_graph=True
+        )
+        penalty = sum(g.square().sum() for g in first)
+        results.append((*first, *torch.autograd.grad(penalty, (*inputs, weight))))
+    for one, other in zip(*results, strict=True):
+        assert one.abs().max() > 0 and torch.allclose(one, other, rtol=1e-11, atol=1e-11)
+
+
 def test_vmap_and_functional_gradients() -> None:
     content, width, start = torch.randn(4, 5, 8), torch.rand(4, 5), torch.rand(5)
     own = tables(8, 3.0, dtype=torch.float32)

@@ -5,6 +5,7 @@ import torch
 
 import kmatrix as km
 from kmatrix.structures.gaudi import product as module
+from kmatrix.structures.gaudi.content import reference_masked
 from kmatrix.structures.gaudi.product import box_product, product
 
 
@@ -27,12 +28,29 @@ def test_products_and_gradients_are_those_of_the_masked_factors(
     x = torch.randn(7, n, dtype=torch.float64, requires_grad=True)
     weight, inputs = torch.randn(7, m, dtype=torch.float64), [x, *A.parameters()]
     left, right = A.factors()
-    for y, expected in ((box_product(x, *A.sides), x @ right.mT @ left.mT),):
-        assert torch.allclose(y, expected, rtol=1e-12, atol=1e-12)
-        found = torch.autograd.grad((y * weight).sum(), inputs)
-        wanted = torch.autograd.grad((expected * weight).sum(), inputs)
-        for one, other in zip(found, wanted, strict=True):
-            assert torch.allclose(one, other, rtol=1e-11, atol=1e-11)
+    y, expected = box_product(x, *A.sides), x @ right.mT @ left.mT
+    assert torch.allclose(y, expected, rtol=1e-12, atol=1e-12)
+    found = torch.autograd.grad((y * weight).sum(), inputs)
+    wanted = torch.autograd.grad((expected * weight).sum(), inputs)
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("vectors", [3, 70, 600])
+def test_gradient_penalties_do_not_depend_on_the_way(vectors: int) -> None:
+    A = member(14, 16, 15)
+    x = torch.randn(vectors, 16, dtype=torch.float64, requires_grad=True)
+    inputs = [x, *A.parameters()]
+    factors = [
+        reference_masked(side.content, side.width, side.start, side.table) for side in A.sides
+    ]  # (K, m) and (K, n)
+    results = []
+    for y in (product(x, *A.sides), x @ factors[1].mT @ factors[0]):
+        first = torch.autograd.grad(y.sin().sum(), inputs, create_graph=True)
+        penalty = torch.stack([g.square().sum() for g in first]).sum()
+        results.append((*first, *torch.autograd.grad(penalty, inputs)))
+    for one, other in zip(*results, strict=True):
+        assert one.abs().max() > 0 and torch.allclose(one, other, rtol=1e-9, atol=1e-9)
 
 
 def test_all_three_ways_agree() -> None:

@@ -11,7 +11,6 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.autograd.function import once_differentiable
 
 from kmatrix.structures.gaudi.mask import steps_of, windows
 
@@ -38,6 +37,23 @@ def masked(content: Tensor, width: Tensor, start: Tensor, table: Tensor) -> Tens
 
 def reference_masked(content: Tensor, width: Tensor, start: Tensor, table: Tensor) -> Tensor:
     """The definition of ``masked`` in plain torch, which takes it apart: to compile, to transform, to compare with."""
+    mask, _, _ = _soft(content, width, start, table)
+    return content * _beside(mask, content)
+
+
+def reference_gradients(
+    grad: Tensor, content: Tensor, width: Tensor, start: Tensor, table: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of ``masked`` by content, width and start, in plain torch, for those who differentiate them again."""
+    mask, by_width, by_start = _soft(content, width, start, table)
+    to_mask = grad * content
+    to_mask = (to_mask.sum(-1) if content.ndim == 3 else to_mask).to(table.dtype)
+    to_width, to_start = ((to_mask * slope).sum(-1).to(width.dtype) for slope in (by_width, by_start))
+    return grad * _beside(mask, content), to_width, to_start
+
+
+def _soft(content: Tensor, width: Tensor, start: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Masks that have the gradients of their parameters, and those gradients: slopes, constant between positions."""
     stairs, slopes = windows(table[0]), windows(table[1])
     first, last = steps_of(width, start, content.shape[1])
     at_first, at_last = slopes[first], slopes[last]
@@ -45,7 +61,7 @@ def reference_masked(content: Tensor, width: Tensor, start: Tensor, table: Tenso
     by_width = (width - width.detach()).unsqueeze(-1) * at_last
     by_start = (start - start.detach()).unsqueeze(-1) * (at_last - at_first)
     mask = (stairs[first] - stairs[last] + by_width + by_start).to(content.dtype)
-    return content * _beside(mask, content)
+    return mask, at_last, at_last - at_first
 
 
 class _Masked(torch.autograd.Function):
@@ -61,9 +77,10 @@ class _Masked(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         content, width, start, table = ctx.saved_tensors
+        if torch.is_grad_enabled():  # with create_graph=True
+            return *reference_gradients(grad, content, width, start, table), None
         wants_content, wants_width, wants_start, _ = ctx.needs_input_grad
         stairs, slopes = windows(table[0]), windows(table[1])
         first, last = steps_of(width, start, content.shape[1])
