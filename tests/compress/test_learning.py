@@ -74,6 +74,32 @@ def test_layers_get_of_one_budget_what_they_need() -> None:
     assert cost["rich"] > 1.1 * 0.5 * math.floor(0.6 * 512)  # clearly more than the even share
 
 
+@pytest.mark.parametrize("start", ["trained", "scratch"])
+def test_a_seed_makes_it_repeatable(
+    net: nn.Sequential, batches: list[tuple[Tensor, Tensor]], start: str
+) -> None:
+    with torch.no_grad():  # of rank 1, so that most boxes are not needed by the fit
+        net[0].weight.copy_(torch.outer(torch.randn(24), torch.randn(16)))
+    states = []
+    for k, seed in enumerate((5, 5, 6)):
+        again = copy.deepcopy(net)
+        torch.manual_seed(k)
+        km.learn_structure(
+            again,
+            0.4,
+            batches,
+            start=start,
+            steps=10,
+            lr=1e-2,
+            structure_lr=0.1,
+            filter_fn="0",
+            seed=seed,
+            progress=silent,
+        )
+        states.append(torch.cat([p.detach().flatten() for p in again.parameters()]))
+    assert torch.equal(states[0], states[1]) and not torch.equal(states[0], states[2])
+
+
 def test_ctrl_c_leaves_boxes_within_the_budget(
     net: nn.Sequential, batches: list[tuple[Tensor, Tensor]]
 ) -> None:

@@ -69,7 +69,9 @@ def replace_(
         except ArgumentError as error:
             skipped.append(Skipped(site.names, str(error)))
             continue
-        matrix = _drawn(site, structure, generator) if start == "scratch" else _fitted(site, structure)
+        matrix = (
+            _drawn(site, structure, generator) if start == "scratch" else _fitted(site, structure, generator)
+        )
         for stored in matrix.parameters():
             take_from_first_(stored.data)  # fits that were cut short differ between processes
         new[site.name], old[site.name] = layer_like(site.module, matrix), site.module
@@ -116,7 +118,7 @@ def _drawn(site: Site, structure: Gaudi, generator: torch.Generator) -> GaudiMat
     return matrix
 
 
-def _fitted(site: Site, structure: Gaudi) -> GaudiMatrix:
+def _fitted(site: Site, structure: Gaudi, generator: torch.Generator) -> GaudiMatrix:
     """Boxes near a trained weight, at a cost that leaves room to choose; numbers continued beyond their edges."""
     weight = weight_of(site)
     m, n = site.shape
@@ -125,4 +127,4 @@ def _fitted(site: Site, structure: Gaudi) -> GaudiMatrix:
     cost = max(2, int(share * m * n))
     found = fit_boxes(weight, structure.count(m, n), cost, late=lambda: time.monotonic() > until)
     left, right = (side.to(weight) for side in found.extended(weight))
-    return GaudiMatrix.from_boxes((m, n), found.boxes, left, right, structure)
+    return GaudiMatrix.from_boxes((m, n), found.boxes, left, right, structure, generator=generator)

@@ -140,7 +140,8 @@ def learn_structure(
         weight_decay: of AdamW.
         forward: runs a model on a batch, ``forward(model, batch)``.
         validate: gives a score to the model, lower being better; the loss of the first batches if not given.
-        seed: of the boxes and numbers that are drawn.
+        seed: of the boxes and numbers that are drawn; batches and dropout are the caller's. Fits of trained weights
+            end with what they have after 30 seconds each, which depends on the machine.
         progress: whether to show a bar on a terminal, or a function ``(what, done, total)``.
 
     Raises:

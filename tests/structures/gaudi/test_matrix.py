@@ -171,6 +171,24 @@ def test_what_does_not_fit_is_refused() -> None:
         km.Gaudi(budget=-1.0)
 
 
+def test_boxes_that_are_added_are_drawn_by_the_generator_alone() -> None:
+    boxes = Boxes([0, 4], [5, 3], [2, 1], [4, 4])
+    left, right = torch.randn(2, 9), torch.randn(2, 7)
+    state = torch.get_rng_state()
+    found = [
+        km.GaudiMatrix.from_boxes(
+            (9, 7), boxes, left, right, km.Gaudi(6), generator=torch.Generator().manual_seed(seed)
+        )
+        for seed in (1, 1, 2)
+    ]
+    given = km.GaudiMatrix.from_boxes((9, 7), boxes, left, right)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(a, b) for a, b in zip(found[0].parameters(), found[1].parameters(), strict=True))
+    assert not torch.equal(found[0].left, found[2].left)
+    assert torch.equal(given.left, left) and torch.equal(given.right, right)
+    torch.testing.assert_close(given.to_dense(), found[0].to_dense())
+
+
 def test_boxes_that_are_added_are_empty_and_alive() -> None:
     boxes = Boxes([1], [3], [2], [2])
     left, right = torch.randn(1, 6), torch.randn(1, 5)
