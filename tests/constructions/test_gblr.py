@@ -99,11 +99,38 @@ def test_what_does_not_fit_is_refused() -> None:
         gblr_block_low_rank(torch.ones(2, 3, 4, 1), torch.ones(3, 2, 1, 5))
     with pytest.raises(ArgumentError, match=r"col_start\.shape"):
         gblr_block_sparse(torch.ones(2, 2, 2), [0, 1], [0], (4, 4))
-    with pytest.raises(ArgumentError, match="box"):
-        gblr_block_sparse(torch.ones(1, 2, 5), [0], [0], (4, 4))
     with pytest.raises(ArgumentError, match="factors"):
         gblr_of(km.Butterfly().random(8, 8))
     with pytest.raises(ArgumentError, match="chain"):
         gblr_of(km.Toeplitz().random(4, 4))
     with pytest.raises(DtypeError, match=r"v\.dtype"):
         gblr_low_rank(torch.ones(3, 2), torch.ones(2, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("height", [2, 5], ids=["strips of rows", "strips of columns"])
+@pytest.mark.parametrize("side", ["row_start", "col_start"])
+@pytest.mark.parametrize(
+    ("start", "error"),
+    [
+        ([-1], ArgumentError),
+        ([6], ArgumentError),
+        ([100], ArgumentError),
+        ([0.9], DtypeError),
+        ([True], DtypeError),
+        ([0, 1], ArgumentError),
+        (0, ArgumentError),
+    ],
+    ids=str,
+)
+def test_blocks_that_start_nowhere_are_refused(
+    height: int, side: str, start: object, error: type[Exception]
+) -> None:
+    where = {"row_start": [0], "col_start": [0]} | {side: start}
+    with pytest.raises(error, match=f"^gblr_block_sparse: {side}"):
+        gblr_block_sparse(torch.ones(1, height, 3), shape=(6, 6), **where)
+
+
+@pytest.mark.parametrize(("height", "width"), [(5, 6), (5, 2), (3, 7), (4, 5)])
+def test_blocks_larger_than_the_matrix_are_refused(height: int, width: int) -> None:
+    with pytest.raises(ArgumentError, match=r"^gblr_block_sparse: blocks\.shape"):
+        gblr_block_sparse(torch.ones(1, height, width), [1], [0], (3, 4))

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.constructions._inputs import ArrayLike
 from kmatrix.constructions._inputs import like as number_type
@@ -85,12 +86,14 @@ def gblr_block_sparse(
 
     Args:
         blocks: ``(count, b, c)`` numbers.
-        row_start: the first row of every block.
-        col_start: the first column of every block.
-        shape: of the matrix.
+        row_start: the first row of every block, in ``0 .. m-1``.
+        col_start: the first column of every block, in ``0 .. n-1``.
+        shape: ``(m, n)`` of the matrix.
 
     Raises:
-        ArgumentError: if there is not one start for each block, or a block does not fit into the shape.
+        ArgumentError: if there is not one start for each block, one lies outside of the matrix, or a block is larger
+            than the matrix.
+        DtypeError: if starts or sides are no whole numbers.
 
     Example:
         >>> import torch, kmatrix as km
@@ -106,25 +109,45 @@ def gblr_block_sparse(
         got = tuple(values.shape)
         raise ArgumentError(complaint(where, "blocks.shape", got, "not blocks", "pass (count, b, c)"))
     count, height, width = values.shape
-    starts = [torch.as_tensor(start, dtype=torch.int64) for start in (row_start, col_start)]
-    for name, start in zip(("row_start", "col_start"), starts, strict=True):
-        if start.shape != (count,):
-            reason = f"there are {count} blocks"
-            way_out = "pass one number for each"
-            raise ArgumentError(complaint(where, f"{name}.shape", tuple(start.shape), reason, way_out))
+    m, n = (check_size(where, name, side) for name, side in zip("mn", shape, strict=True))
+    if height > m or width > n:
+        got, reason = tuple(values.shape), f"blocks of {height} x {width} in a matrix of {m} x {n}"
+        raise ArgumentError(
+            complaint(where, "blocks.shape", got, reason, "pass blocks that fit into the shape")
+        )
+    starts = (
+        _starts(where, "row_start", row_start, count, m),
+        _starts(where, "col_start", col_start, count, n),
+    )
     # Strips along the longer side: one number a strip is a one.
     by_rows = height <= width
     strips, length = (height, width) if by_rows else (width, height)
     numbers = (values if by_rows else values.mT).reshape(-1)
-    size = shape[0] if by_rows else shape[1]
+    size = m if by_rows else n
     across, along = starts if by_rows else starts[::-1]
-    first = ((across.unsqueeze(1) + torch.arange(strips)) % max(size, 1)).reshape(-1)
+    first = ((across.unsqueeze(1) + torch.arange(strips)) % size).reshape(-1)
     begin = along.repeat_interleave(strips)
     one, full = torch.ones_like(first), torch.full_like(first, length)
     ones = torch.ones(len(first), dtype=values.dtype, device=values.device)
     if by_rows:
-        return GBLRMatrix.from_boxes(shape, Boxes(first, one, begin, full), ones, numbers)
-    return GBLRMatrix.from_boxes(shape, Boxes(begin, full, first, one), numbers, ones)
+        return GBLRMatrix.from_boxes((m, n), Boxes(first, one, begin, full), ones, numbers)
+    return GBLRMatrix.from_boxes((m, n), Boxes(begin, full, first, one), numbers, ones)
+
+
+def _starts(where: str, name: str, given: Sequence[int], count: int, size: int) -> Tensor:
+    """The first rows or columns of blocks as int64."""
+    start = torch.as_tensor(given)
+    if start.is_floating_point() or start.is_complex() or start.dtype == torch.bool:
+        way_out = "round them and convert with .to(torch.int64)"
+        raise DtypeError(complaint(where, f"{name}.dtype", start.dtype, "not whole numbers", way_out))
+    if start.shape != (count,):
+        reason, way_out = f"there are {count} blocks", "pass one number for each"
+        raise ArgumentError(complaint(where, f"{name}.shape", tuple(start.shape), reason, way_out))
+    bad = start[(start < 0) | (start >= size)]
+    if len(bad):
+        reason, way_out = f"the matrix has {size} of them", f"pass numbers in 0..{size - 1}"
+        raise ArgumentError(complaint(where, name, int(bad[0]), reason, way_out))
+    return start.to(torch.int64)
 
 
 def gblr_of(matrix: StructuredMatrix) -> StructuredMatrix:
