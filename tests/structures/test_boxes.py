@@ -82,3 +82,17 @@ def test_boxes_that_reach_outside_are_refused(boxes: Boxes, shape: tuple[int, in
     boxes.check(5, 7)
     with pytest.raises(ArgumentError, match="of box"):
         boxes.check(*shape)
+
+
+@pytest.mark.parametrize("side", ["row", "columns", ""])
+def test_an_order_of_no_side_is_refused(boxes: Boxes, side: str) -> None:
+    with pytest.raises(ArgumentError, match="side"):
+        boxes.order(side)
+
+
+@pytest.mark.parametrize("by_places", [False, True])
+def test_boxes_do_not_move_with_the_tensors_they_were_made_of(by_places: bool) -> None:
+    places = torch.tensor([[0, 1], [2, 1], [3, 0], [1, 2]])
+    made = Boxes.from_places(places) if by_places else Boxes(*places)
+    places[0] = -5
+    assert made.row_start.tolist() == [0, 1]

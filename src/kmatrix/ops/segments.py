@@ -26,8 +26,11 @@ def segments_matmul(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows
     starts at ``l`` holds the positions ``l, l + 1, ..., l + w - 1`` modulo the side. The products with ``right`` are
     plain sums, nothing is conjugated.
 
+    Numbers are meant to be finite. Where one is infinite or NaN, the backend and the number of vectors decide which
+    results become NaN: it may meet zeros beside a segment.
+
     Args:
-        x: the vectors, shape ``(*, n)``; floating point, real or complex.
+        x: the vectors, shape ``(*, n)``; floating point, real or complex, finite.
         left: the numbers on the rows, box after box, each as long as its segment: shape ``(sum of row widths,)``.
         right: the numbers on the columns, likewise: shape ``(sum of column widths,)``.
         places: int64 ``(4, K)``: the rows ``row_start, row_width, col_start, col_width``; starts in ``0 .. side-1``,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class Boxes:
     rows; likewise its columns. A box with a width of 0 covers nothing.
 
     Args:
-        row_start: ``(K,)`` whole numbers, as tensors, arrays or lists; kept as int64 tensors.
+        row_start: ``(K,)`` whole numbers, as tensors, arrays or lists; copied to int64 tensors.
         row_width: likewise.
         col_start: likewise.
         col_width: likewise.
@@ -36,7 +37,7 @@ class Boxes:
         >>> boxes = Boxes([1, 0], [2, 3], [3, 0], [2, 1])
         >>> boxes.cost, boxes.row_offsets.tolist()
         (8, [0, 2, 5])
-        >>> boxes.mask(3, 4).int().tolist()  # how many boxes cover each entry, or in this case whether
+        >>> boxes.mask(3, 4).int().tolist()  # whether a box covers the entry
         [[1, 0, 0, 0], [1, 0, 0, 1], [1, 0, 0, 1]]
 
     Reference: arXiv 2310.18882, the definition of generalised block low-rank matrices.
@@ -141,8 +142,11 @@ class Boxes:
         """The boxes of the transposed matrix."""
         return Boxes(self.col_start, self.col_width, self.row_start, self.row_width)
 
-    def order(self, side: str = "rows") -> Tensor:
+    def order(self, side: Literal["rows", "cols"] = "rows") -> Tensor:
         """The order of the boxes by start and then by width, on the ``"rows"`` or the ``"cols"``."""
+        if side not in ("rows", "cols"):
+            reason, way_out = "no side of a matrix", 'pass "rows" or "cols"'
+            raise ArgumentError(complaint("Boxes", "side", repr(side), reason, way_out))
         start, width = (
             (self.row_start, self.row_width) if side == "rows" else (self.col_start, self.col_width)
         )
@@ -189,7 +193,7 @@ def _whole_numbers(name: str, value: object) -> Tensor:
         raise ArgumentError(
             complaint("Boxes", f"{name}.shape", shape, "not flat", "pass one number for each box")
         )
-    tensor = tensor.to(torch.int64)
+    tensor = tensor.to(torch.int64, copy=True)  # whoever writes into theirs does not move checked boxes
     if not tensor.is_meta and bool((tensor < 0).any()):
         low = int(tensor.min())
         raise ArgumentError(complaint("Boxes", name, low, "negative", "pass numbers of at least 0"))

@@ -197,7 +197,7 @@ class GBLRMatrix(StructuredMatrix):
     @property
     def boxes(self) -> Boxes:
         """Where the boxes lie (a copy)."""
-        return Boxes.from_places(self.places.clone())
+        return Boxes.from_places(self.places)
 
     @property
     def left_numbers(self) -> Tensor:
