@@ -51,6 +51,31 @@ def test_low_rank_boxes_are_low_rank() -> None:
     assert (found.left.mT @ found.right - exact).norm() <= 1e-10 * exact.norm()
 
 
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"nblocks": -1}, "nblocks"),
+        ({"nblocks": 0}, "nblocks"),
+        ({"cost": -3}, "cost"),
+        ({"shape": (0, 5)}, "m="),
+        ({"factors": lambda r: (torch.ones(6, r), torch.ones(5, r))}, "factors"),
+        ({"factors": lambda r: (torch.ones(6, r + 1), torch.ones(r + 1, 5))}, "factors"),
+        ({"factors": lambda r: [torch.ones(6, r)]}, "factors"),
+    ],
+    ids=str,
+)
+def test_low_rank_boxes_of_what_does_not_fit_are_refused(change: dict[str, object], word: str) -> None:
+    good = {
+        "factors": lambda r: (torch.ones(6, r), torch.ones(r, 5)),
+        "shape": (6, 5),
+        "nblocks": 3,
+        "cost": 30,
+    }
+    low_rank_boxes(**good)
+    with pytest.raises(km.ArgumentError, match=f"^low_rank_boxes: {word}"):
+        low_rank_boxes(**(good | change))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.complex64])
 def test_the_matrix_holds_what_was_found(dtype: torch.dtype) -> None:
     dense = _dense(10, 14, dtype)

@@ -149,6 +149,10 @@ def low_rank_boxes(
         nblocks: most boxes.
         cost: most that all widths may sum to.
 
+    Raises:
+        ArgumentError: if a number is out of range, or ``factors`` returns other shapes.
+        DtypeError: if a number is not whole.
+
     Example:
         >>> import torch
         >>> from kmatrix.fitting import low_rank_boxes
@@ -157,11 +161,19 @@ def low_rank_boxes(
         >>> len(found.boxes), 1200 // 80, found.boxes.cost
         (19, 15, 1196)
     """
-    m, n = shape
+    where = "low_rank_boxes"
+    m, n = (check_size(where, name, side) for name, side in zip("mn", shape, strict=True))
+    nblocks = check_size(where, "nblocks", nblocks)
+    cost = check_size(where, "cost", cost, minimum=0)
     step = step_of(m, n)
     prices = m + n - saved(torch.arange(min(m, n, nblocks)), step)
     rank = int((prices.cumsum(0) <= cost).sum())
-    left, right = (t.detach().to("cpu", _wide_type(t)) for t in factors(rank))
+    made = tuple(factors(rank))
+    shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in made]
+    if shapes != [(m, rank), (rank, n)]:
+        reason, way_out = f"for rank {rank} they are {shapes}", f"return {(m, rank)} and {(rank, n)}"
+        raise ArgumentError(complaint(where, "factors", "shapes", reason, way_out))
+    left, right = (t.detach().to("cpu", _wide_type(t)) for t in made)
     terms = Terms.full(left.mT.contiguous(), right.contiguous())
     terms = trim(staircase(terms, step), cost) if rank else terms
     return _placed(terms, "low rank", 1.0)
