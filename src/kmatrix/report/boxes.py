@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import torch
 from torch import Tensor, nn
 
 from kmatrix._checks import check_module
@@ -29,8 +30,13 @@ COLUMNS = 4
 OUTLINED = 24
 """Boxes that are drawn as outlines on top, those with most area."""
 BINS = 20
+PIXELS = 256
+"""Most pixels of a picture on a side; larger layers are shown by the means of their parts."""
+LETTERS = 36
+"""Most of a name above a picture: its end."""
 
 Shape = tuple[int, int]
+T = TypeVar("T")
 
 
 def boxes_of(model: nn.Module) -> dict[str, tuple[Boxes, Shape]]:
@@ -55,23 +61,52 @@ def boxes_of(model: nn.Module) -> dict[str, tuple[Boxes, Shape]]:
     return found
 
 
-def kind_of(name: str) -> str:
-    """The kind of a layer: its name without what counts layers.
+def kinds_of(names: Iterable[str]) -> dict[str, str]:
+    """The kind of every layer: its name with ``*`` for the parts that count layers, without what all begin with.
 
     Example:
-        >>> kind_of("blocks.3.attention.query"), kind_of("0"), kind_of("features.0.1")
-        ('attention.query', '0', 'features')
+        >>> kinds_of(["blocks.0.attention.query", "blocks.1.attention.query", "blocks.0.mlp"])["blocks.0.mlp"]
+        'mlp'
+        >>> kinds_of(["encoder.0.fc1", "encoder.1.fc1", "decoder.0.fc1"])["encoder.1.fc1"]
+        'encoder.*.fc1'
+        >>> kinds_of(["0", "2"])
+        {'0': '*', '2': '*'}
     """
-    parts = [part for part in name.split(".") if not part.isdigit()]
-    numbered = [k for k, part in enumerate(name.split(".")) if part.isdigit()]
-    if numbered and len(parts) > 1:  # what stands before the first number is the list of the layers
-        parts = parts[numbered[0] :] or parts
-    return ".".join(parts) or name
+    parts = {name: tuple("*" if part.isdigit() else part for part in name.split(".")) for name in names}
+    kinds = set(parts.values())
+    shared = 0
+    if len(kinds) > 1:
+        shortest = min(len(kind) for kind in kinds)
+        while shared < shortest - 1 and len({kind[shared] for kind in kinds}) == 1:
+            shared += 1
+    return {name: ".".join(kind[shared:]) for name, kind in parts.items()}
 
 
 def coverage(boxes: Boxes, shape: Shape) -> Tensor:
     """How many boxes cover each entry, ``(m, n)``: the local rank that they allow."""
-    return boxes.row_masks(shape[0]).float() @ boxes.col_masks(shape[1]).float().mT
+    m, n = shape
+    # Every box adds one at its first corner and takes it back behind its edges; sums from there count it inside.
+    steps = torch.zeros(m + 1, n + 1, dtype=torch.int32)
+    for top, bottom in _spans(boxes.row_start, boxes.row_width, m):
+        for first, last in _spans(boxes.col_start, boxes.col_width, n):
+            for i, j, step in ((top, first, 1), (bottom, last, 1), (top, last, -1), (bottom, first, -1)):
+                steps.index_put_((i, j), torch.tensor(step, dtype=torch.int32), accumulate=True)
+    return steps.cumsum(0, dtype=torch.int32).cumsum(1, dtype=torch.int32)[:m, :n]
+
+
+def _spans(start: Tensor, width: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Where segments begin and end, and then what of them is cyclic; such parts may be empty."""
+    end = start + width
+    yield start, end.clamp(max=size)
+    yield torch.zeros_like(start), (end - size).clamp(min=0)
+
+
+def _seen(boxes: Boxes, shape: Shape) -> tuple[int, Tensor]:
+    """The most boxes over one entry, and the coverage in as many pixels as are shown."""
+    whole = coverage(boxes, shape)
+    pixels = min(shape[0], PIXELS), min(shape[1], PIXELS)
+    small = nn.functional.adaptive_avg_pool2d(whole[None].float(), pixels)[0]
+    return int(whole.max()), small
 
 
 def write_boxes_report(path: str | Path, model: nn.Module, *, title: str = "Boxes of a model") -> None:
@@ -117,34 +152,39 @@ def write_boxes_report(path: str | Path, model: nn.Module, *, title: str = "Boxe
 
 def boxes_section(found: Mapping[str, tuple[Boxes, Shape]]) -> str:
     """The pictures and the table as HTML, from ``boxes_of``."""
+    found = {name: (boxes.without_empty(), shape) for name, (boxes, shape) in found.items()}
+    seen = {name: _seen(boxes, shape) for name, (boxes, shape) in found.items()}
     return "\n".join(
         (
-            _table(found),
+            _table(found, seen),
             "<h3>Widths</h3>",
-            f'<p><img class="wide" src="{widths_picture(found)}" alt="distribution of the widths of boxes"></p>',
+            *_images(widths_pictures(found), "distribution of the widths of boxes"),
             '<p class="quiet">Widths as shares of the side of their matrix; boxes of width 0 are left out. '
-            "Layers whose names differ in numbers alone are one kind.</p>",
+            "Layers whose names differ only in the numbers that count layers are one kind.</p>",
             "<h3>Where the boxes lie</h3>",
-            f'<p><img class="wide" src="{places_picture(found)}" alt="how many boxes cover each entry"></p>',
+            *_images(places_pictures(found, seen), "how many boxes cover each entry"),
             '<p class="quiet">How many boxes cover each entry, which is the rank that a part of the matrix can have; '
-            f"the {OUTLINED} largest boxes of each layer outlined, over the edge where they are cyclic.</p>",
+            f"the mean over the entries of a pixel where a side is longer than {PIXELS}. "
+            f"The {OUTLINED} largest boxes of each layer are outlined, over the edge where they are cyclic.</p>",
         )
     )
 
 
-def _table(found: Mapping[str, tuple[Boxes, Shape]]) -> str:
+def _images(pictures: Iterable[str], shown: str) -> list[str]:
+    return [f'<p><img class="wide" src="{picture}" alt="{shown}"></p>' for picture in pictures]
+
+
+def _table(found: Mapping[str, tuple[Boxes, Shape]], seen: Mapping[str, tuple[int, Tensor]]) -> str:
     rows = []
     for name, (boxes, (m, n)) in found.items():
-        kept = boxes.without_empty()
-        deepest = int(coverage(kept, (m, n)).max()) if len(kept) else 0
         cells = [
             text(name),
             number(f"{m} × {n}"),
-            number(f"{len(kept):,}"),
-            number(f"{kept.cost / (m * n):.1%}"),
-            number(f"{_mean(kept.row_width) / m:.1%}"),
-            number(f"{_mean(kept.col_width) / n:.1%}"),
-            number(f"{deepest:,}"),
+            number(f"{len(boxes):,}"),
+            number(f"{boxes.cost / (m * n):.1%}"),
+            number(f"{_mean(boxes.row_width) / m:.1%}"),
+            number(f"{_mean(boxes.col_width) / n:.1%}"),
+            number(f"{seen[name][0]:,}"),
         ]
         rows.append(row(cells))
     heading = head(
@@ -163,56 +203,70 @@ def _mean(widths: Tensor) -> float:
     return float(widths.double().mean()) if len(widths) else 0.0
 
 
-def widths_picture(found: Mapping[str, tuple[Boxes, Shape]]) -> str:
-    """For each kind of layer the distribution of row and column widths; a PNG as a ``data:`` address."""
+def widths_pictures(found: Mapping[str, tuple[Boxes, Shape]]) -> Iterator[str]:
+    """For each kind of layer the distribution of row and column widths; PNGs as ``data:`` addresses."""
     kinds: dict[str, tuple[list[float], list[float]]] = {}
+    kind_of = kinds_of(found)
     for name, (boxes, (m, n)) in found.items():
-        rows, cols = kinds.setdefault(kind_of(name), ([], []))
-        kept = boxes.without_empty()
-        rows += (kept.row_width / m).tolist()
-        cols += (kept.col_width / n).tolist()
-    across = min(COLUMNS, len(kinds))
-    down = -(-len(kinds) // across)
-    figure = _figure(2.6 * across, 2.1 * down)
-    grid = figure.subplots(down, across, squeeze=False, sharex=True).flatten()
-    for axes, (kind, sides) in zip(grid, kinds.items(), strict=False):
-        axes.hist(sides, bins=BINS, range=(0, 1), label=["rows", "columns"], color=["#c74f0d", "#1a5799"])
-        axes.set_title(kind, fontsize=9)
-        axes.tick_params(labelsize=7)
-        axes.spines[["top", "right"]].set_visible(False)
-    for axes in grid[len(kinds) :]:
-        axes.set_axis_off()
-    grid[0].legend(fontsize=7, frameon=False)
-    return _png(figure)
+        rows, cols = kinds.setdefault(kind_of[name], ([], []))
+        rows += (boxes.row_width / m).tolist()
+        cols += (boxes.col_width / n).tolist()
+    for some in _rows(kinds):
+        figure, grid = _figure(len(some), 2.1)
+        for axes, (kind, sides) in zip(grid, some.items(), strict=True):
+            axes.hist(sides, bins=BINS, range=(0, 1), label=["rows", "columns"], color=["#c74f0d", "#1a5799"])
+            axes.set_title(_end(kind), fontsize=9)
+            axes.tick_params(labelsize=7)
+            axes.spines[["top", "right"]].set_visible(False)
+        grid[0].legend(fontsize=7, frameon=False)
+        yield _png(figure)
 
 
-def places_picture(found: Mapping[str, tuple[Boxes, Shape]]) -> str:
-    """For each layer how many boxes cover each entry, the largest outlined; a PNG as a ``data:`` address."""
-    across = min(COLUMNS, len(found))
-    down = -(-len(found) // across)
-    figure = _figure(2.6 * across, 2.7 * down)
-    grid = figure.subplots(down, across, squeeze=False).flatten()
-    for axes, (name, (boxes, shape)) in zip(grid, found.items(), strict=False):
-        kept = boxes.without_empty()
-        shown = axes.imshow(coverage(kept, shape).numpy(), cmap="Greys", aspect="auto", vmin=0)
-        figure.colorbar(shown, ax=axes, fraction=0.05).ax.tick_params(labelsize=6)
-        _outline(axes, kept, shape)
-        axes.set_title(name, fontsize=8)
-        axes.tick_params(labelsize=6)
-    for axes in grid[len(found) :]:
-        axes.set_axis_off()
-    return _png(figure)
+def places_pictures(
+    found: Mapping[str, tuple[Boxes, Shape]], seen: Mapping[str, tuple[int, Tensor]]
+) -> Iterator[str]:
+    """For each layer how many boxes cover each entry, the largest outlined; PNGs as ``data:`` addresses."""
+    # One figure for all would be as high as the model is deep: beyond what can be drawn, and ever slower.
+    for some in _rows(found):
+        figure, grid = _figure(len(some), 2.7)
+        for axes, (name, (boxes, shape)) in zip(grid, some.items(), strict=True):
+            small = seen[name][1]
+            # Pixels stand where their entries are counted from 0.
+            edges = (-0.5, shape[1] - 0.5, shape[0] - 0.5, -0.5)
+            axes.imshow(
+                small.numpy(), cmap="Greys", aspect="auto", vmin=0, vmax=float(small.max()) or 1, extent=edges
+            )
+            _outline(axes, boxes, shape)
+            axes.set_title(_end(name), fontsize=8)
+            axes.set_xlabel(f"black: {float(small.max()):.3g} over one pixel", fontsize=7)
+            axes.tick_params(labelsize=6)
+        yield _png(figure)
+
+
+def _rows(shown: Mapping[str, T]) -> Iterator[dict[str, T]]:
+    """What stands side by side."""
+    items = list(shown.items())
+    for first in range(0, len(items), COLUMNS):
+        yield dict(items[first : first + COLUMNS])
+
+
+def _end(name: str) -> str:
+    return name if len(name) <= LETTERS else "…" + name[1 - LETTERS :]
 
 
 def _outline(axes: Axes, boxes: Boxes, shape: Shape) -> None:
+    from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
     largest = (boxes.row_width * boxes.col_width).argsort(descending=True)[:OUTLINED]
-    for top, height, left, width in boxes.select(largest).to_lists():
-        for y, h in _parts(top, height, shape[0]):
-            for x, w in _parts(left, width, shape[1]):
-                patch = Rectangle((x - 0.5, y - 0.5), w, h, fill=False, ec="#c74f0d", lw=0.6, alpha=0.7)
-                axes.add_patch(patch)
+    patches = [
+        Rectangle((x - 0.5, y - 0.5), w, h)
+        for top, height, left, width in boxes.select(largest).to_lists()
+        for y, h in _parts(top, height, shape[0])
+        for x, w in _parts(left, width, shape[1])
+    ]
+    drawn = PatchCollection(patches, facecolor="none", edgecolor="#c74f0d", linewidth=0.6, alpha=0.7)
+    axes.add_collection(drawn, autolim=False)
 
 
 def _parts(start: int, width: int, size: int) -> list[tuple[int, int]]:
@@ -221,11 +275,17 @@ def _parts(start: int, width: int, size: int) -> list[tuple[int, int]]:
     return [(start, inside)] + ([(0, width - inside)] if width > inside else [])
 
 
-def _figure(width: float, height: float) -> Figure:
+def _figure(count: int, height: float) -> tuple[Figure, list[Axes]]:
+    """A row of pictures, in places that do not depend on what they hold, so that the rows stand in columns."""
     # The object interface draws without pyplot's global state, so a report never disturbs the user's own figures.
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(max(width, 4.0), max(height, 2.4)), layout="constrained")
+    figure = Figure(figsize=(2.6 * COLUMNS, height))
+    grid = figure.subplots(1, COLUMNS, squeeze=False).flatten().tolist()
+    figure.subplots_adjust(left=0.04, right=0.99, bottom=0.42 / height, top=1 - 0.3 / height, wspace=0.2)
+    for axes in grid[count:]:
+        axes.set_axis_off()
+    return figure, grid[:count]
 
 
 def _png(figure: Figure) -> str:
