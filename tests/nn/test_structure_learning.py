@@ -198,6 +198,21 @@ def test_one_width_that_diverged_spoils_no_budget(bad: float, method: str) -> No
     assert cost(net) == math.floor(0.3 * (12 * 20 + 20 * 9))
 
 
+@pytest.mark.parametrize("method", ["projection", "shrink"])
+def test_frozen_boxes_stay_and_count(method: str) -> None:
+    net = model()
+    for stored in (net[0].matrix.widths, net[0].matrix.starts):
+        stored.requires_grad_(False)
+    with torch.no_grad():
+        net[0].matrix.widths.mul_(0.3)
+    before = [p.detach().clone() for p in (net[0].matrix.widths, net[0].matrix.starts, net[2].matrix.widths)]
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    learning = StructureLearning(optimiser, net, 0.4, 10, method=method, shrinkage=20.0, revive_every=1)
+    train(net, optimiser, 10)
+    assert torch.equal(net[0].matrix.widths, before[0]) and torch.equal(net[0].matrix.starts, before[1])
+    assert not torch.equal(net[2].matrix.widths, before[2]) and learning.cost <= 0.4 * (1 + 1e-6)
+
+
 def test_boxes_inside_another_matrix_and_bare_ones_are_refused() -> None:
     inside = nn.Sequential(km.nn.Linear(6, 6, structure=km.Sum((km.Gaudi(), km.LowRank(1)))))
     for net, match in ((inside, "inside another matrix"), (km.Gaudi().random(6, 6), r"A\.harden\(\)")):
@@ -223,6 +238,8 @@ def test_what_cannot_be_learned_is_refused() -> None:
             StructureLearning(optimiser, net, **{"budget": 0.3, "steps": 10, **options})
     with pytest.raises(DtypeError, match="optimizer"):
         StructureLearning(net, net, 0.3, 10)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="LBFGS"):
+        StructureLearning(torch.optim.LBFGS(net.parameters()), net, 0.3, 10)
     plain = nn.Linear(3, 3)
     with pytest.raises(ArgumentError, match="Gaudi"):
         StructureLearning(torch.optim.AdamW(plain.parameters()), plain, 0.3, 10)

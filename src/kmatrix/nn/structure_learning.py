@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch.optim import LBFGS, Optimizer
 
 from kmatrix._checks import check_module, check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
@@ -94,9 +94,11 @@ class StructureLearning:
     In a process group every process does the same to the same numbers, so that nothing is sent.
 
     Args:
-        optimizer: any optimiser of torch, made of the parameters of the model; those of the structure are taken out of
-            the groups that hold them.
-        model: holds the matrices.
+        optimizer: an optimiser of torch, made of the parameters of the model; those of the structure are taken out of
+            the groups that hold them. ``LBFGS``, which knows no groups, is refused. Schedules of learning rates come
+            after this: they count the groups when they are made.
+        model: holds the matrices. Widths and starts without ``requires_grad`` stay as they are; what such widths cost
+            is part of the budget.
         budget: all widths together, as a fraction of the multiplications of the dense matrices.
         steps: how many there will be.
         lr: of widths and starts, which are shares of a side; schedules of the optimiser apply to it as to others.
@@ -110,7 +112,8 @@ class StructureLearning:
         seed: of the places that they get.
 
     Raises:
-        ArgumentError: if the model has no ``km.Gaudi`` matrix, or a number is out of range.
+        ArgumentError: if the model has no ``km.Gaudi`` matrix, one is the model itself or inside another matrix, a
+            number is out of range, ``schedule`` is for another number of steps, or ``optimizer`` is ``LBFGS``.
         DtypeError: if ``optimizer`` is no optimiser of torch.
 
     Example:
@@ -149,6 +152,10 @@ class StructureLearning:
             raise DtypeError(
                 complaint("StructureLearning", "optimizer", got, "not an optimiser of torch", way_out)
             )
+        if isinstance(optimizer, LBFGS):
+            reason = "it trains all parameters together, at one learning rate"
+            way_out = "pass one with groups, for example torch.optim.AdamW(model.parameters())"
+            raise ArgumentError(complaint("StructureLearning", "optimizer", "LBFGS", reason, way_out))
         check_size("StructureLearning", "steps", steps)
         check_size("StructureLearning", "revive_every", revive_every)
         for name, value in (("budget", budget), ("lr", lr), ("shrinkage", shrinkage)):
@@ -189,20 +196,28 @@ class StructureLearning:
         """What follows a step of the optimiser, which calls it."""
         self.done += 1
         for matrix in self.matrices:
-            matrix.starts.remainder_(1.0).nan_to_num_(nan=0.0)  # where training has diverged
+            if matrix.starts.requires_grad:
+                matrix.starts.remainder_(1.0).nan_to_num_(nan=0.0)  # where training has diverged
         self._write(self._nearer(self._widths()))
         if self.done % self.revive_every == 0 and self.schedule.progress(self.done) < 1:
             generator = torch.Generator().manual_seed(self.seed + self.done)
-            self.revived += sum(matrix.revive_(generator) for matrix in self.matrices)
+            free = [a for a in self.matrices if a.widths.requires_grad and a.starts.requires_grad]
+            self.revived += sum(matrix.revive_(generator) for matrix in free)
         self._set_sigma()
 
     def _nearer(self, widths: Tensor) -> Tensor:
-        allowed = self.target * self._dense
+        counts = torch.tensor([matrix.widths.numel() for matrix in self.matrices], device=widths.device)
+        learns = torch.tensor([matrix.widths.requires_grad for matrix in self.matrices], device=widths.device)
+        free = learns.repeat_interleave(counts)
+        own, sizes = widths[free], self._sizes[free]
+        allowed = max(0.0, self.target * self._dense - cost(widths[~free], self._sizes[~free]))
         if self.method == "projection":
-            return project(widths, self._sizes, allowed)
-        over = cost(widths, self._sizes) > allowed
-        slowed = self.optimizer.param_groups[self._group]["lr"] / self._lr
-        return shrink(widths, self._sizes, slowed * self.shrinkage / self.schedule.steps if over else 0.0)
+            nearer = project(own, sizes, allowed)
+        else:
+            over = cost(own, sizes) > allowed
+            slowed = self.optimizer.param_groups[self._group]["lr"] / self._lr
+            nearer = shrink(own, sizes, slowed * self.shrinkage / self.schedule.steps if over else 0.0)
+        return widths.masked_scatter(free, nearer.to(widths.dtype))
 
     def _widths(self) -> Tensor:
         return within_reach(torch.cat([matrix.widths.detach().flatten() for matrix in self.matrices]))
@@ -210,6 +225,8 @@ class StructureLearning:
     def _write(self, widths: Tensor) -> None:
         parts = torch.split(widths, [matrix.widths.numel() for matrix in self.matrices])
         for matrix, part in zip(self.matrices, parts, strict=True):
+            if not matrix.widths.requires_grad:
+                continue
             matrix.widths.copy_(part.view_as(matrix.widths))
 
     def _set_sigma(self) -> None:
