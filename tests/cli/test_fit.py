@@ -73,6 +73,46 @@ def test_a_named_structure_is_fitted(kmatrix: Command, low_rank: Path, tmp_path:
     assert km.load(tmp_path / "M.safetensors").structure == km.Monarch(nblocks=2)
 
 
+def test_boxes_are_fitted_within_their_budget(kmatrix: Command, low_rank: Path, tmp_path: Path) -> None:
+    result = kmatrix(
+        "fit",
+        low_rank,
+        "--into",
+        "gblr",
+        "--nblocks",
+        2,
+        "--budget",
+        0.8,
+        "--tol",
+        "1e-6",
+        "--out",
+        "G.safetensors",
+    )
+    assert result.exit_code == 0
+    made, (m, n) = km.load(tmp_path / "G.safetensors"), np.load(low_rank).shape
+    assert isinstance(made, km.GBLRMatrix)
+    assert len(made.boxes) <= 2
+    assert made.num_params <= 0.8 * m * n
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--into", "gblr", "--budget", "0.0001"), "kmatrix fit: --budget=0.0001: .*; use a larger --budget"),
+        (("--into", "gblr", "--budget", "nan"), "kmatrix fit: --budget=nan: not a finite number"),
+        (
+            ("--into", "monarch", "--budget", "0.3"),
+            "--budget=0.3: monarch does not take it; it takes --nblocks",
+        ),
+        (("--budget", "0.3", "--tol", "0.1"), "--budget=0.3: it belongs to a named structure"),
+    ],
+)
+def test_budgets_that_cannot_be_kept_are_refused(
+    kmatrix: Command, low_rank: Path, options: tuple[str, ...], said: str
+) -> None:
+    assert re.search(said, complaint(kmatrix("fit", low_rank, *options)))
+
+
 @pytest.mark.parametrize(("rank", "code"), [(2, 0), (1, 1)])
 def test_missing_the_tolerance_with_a_named_structure_is_exit_code_1(
     kmatrix: Command, low_rank: Path, tmp_path: Path, rank: int, code: int

@@ -11,6 +11,7 @@ from kmatrix.cli.names import STRUCTURES, structure_from
 
 VALUES = {
     "nblocks": 2,
+    "budget": 0.3,
     "rank": 3,
     "ranks": 2,
     "order": 2,

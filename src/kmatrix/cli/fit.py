@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
@@ -38,7 +39,14 @@ def fit(
         float | None, typer.Option(help="Stop trying new families after this time.")
     ] = None,
     nblocks: Annotated[
-        int | None, typer.Option(help="Blocks of block structures.", rich_help_panel=_OPTIONS)
+        int | None, typer.Option(help="Blocks of block structures, boxes of gblr.", rich_help_panel=_OPTIONS)
+    ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="What the boxes of gblr may cost, as a share of dense: 0.5 unless told.",
+            rich_help_panel=_OPTIONS,
+        ),
     ] = None,
     rank: Annotated[
         int | None, typer.Option(help="Rank, or terms of a sum.", rich_help_panel=_OPTIONS)
@@ -73,6 +81,7 @@ def fit(
     console = Console()
     given = {
         "nblocks": nblocks,
+        "budget": budget,
         "rank": rank,
         "ranks": ranks,
         "order": order,
@@ -139,7 +148,7 @@ class CtrlC:
         signal.default_int_handler(number, frame)
 
 
-def _structure(into: str | None, given: dict[str, int | None]) -> km.Structure | None:
+def _structure(into: str | None, given: Mapping[str, float | None]) -> km.Structure | None:
     """The named structure, or none; its options make no sense alone."""
     if into is not None:
         return structure_from(into, given)

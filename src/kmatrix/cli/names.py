@@ -28,6 +28,7 @@ STRUCTURES: Mapping[str, Named] = {
     "butterfly": Named(st.Butterfly, ("ranks",)),
     "circulant": Named(st.Circulant),
     "dense": Named(st.Dense),
+    "gblr": Named(st.GBLR, ("nblocks", "budget")),
     "hankel": Named(st.Hankel),
     "kaleidoscope": Named(st.Kaleidoscope, ("width", "expansion")),
     "kronecker": Named(st.Kronecker, ("rank",)),
@@ -40,7 +41,7 @@ STRUCTURES: Mapping[str, Named] = {
 }
 
 
-def structure_from(name: str, given: Mapping[str, int | None]) -> st.Structure:
+def structure_from(name: str, given: Mapping[str, float | None]) -> st.Structure:
     """Build the structure a user named, with the options that were given.
 
     Raises:
@@ -96,6 +97,8 @@ def in_options(complaint_of_library: str, command: str) -> str:
         'kmatrix fit: --tol=-1: must be positive; pass at least 2e-16'
         >>> in_options("describe: path=x.npy: an .npy file; use another", "info")
         'kmatrix info: x.npy: an .npy file; use another'
+        >>> in_options("GBLR: budget=0.001: too little for a box; use a larger budget", "fit")
+        'kmatrix fit: --budget=0.001: too little for a box; use a larger --budget'
         >>> in_options("compress_: budget=0.1: too small; pass budget=0.2 or more", "compress")
         'kmatrix compress: --budget=0.1: too small; pass --budget 0.2 or more'
     """
@@ -106,6 +109,7 @@ def in_options(complaint_of_library: str, command: str) -> str:
             return f"kmatrix compress: {OF_COMPRESS[argument]}={_ways_out_of_compress(value)}"
         rest = _ways_out_of_compress(rest)
     if equals and argument in OPTIONS:
+        value = value.replace("; use a larger budget", "; use a larger --budget")
         return f"kmatrix {command}: --{argument.replace('_', '-')}={value}"
     if where not in LIBRARY:
         return f"{where}{colon}{rest}"
