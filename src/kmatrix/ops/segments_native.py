@@ -18,6 +18,7 @@ from kmatrix.ops.verdict import Verdict
 
 # Up to so many rows the numbers are read where they are; more are faster in tiles, measured for n = 1024 and 3072.
 FEW_ROWS = 4
+FEW_ROWS_ONCE = 16  # where packing serves one product alone; for n = 256, 1024 and 2048
 
 Sizes = tuple[int, int, int, int, int]  # columns, rows, boxes, numbers on the rows, numbers on the columns
 
@@ -62,7 +63,7 @@ class NativeSegments:
         sizes = sizes_of(x, left, right, places, rows)
         to = out.data_ptr(), rows, 1, 0 if bias is None else bias.data_ptr()
         try:
-            if source.batch <= FEW_ROWS:
+            if source.batch <= (FEW_ROWS if keep else FEW_ROWS_ONCE):
                 boxes = _described(x.dtype, sizes)
                 boxes.rows(*pointers, *source.place, *to, source.batch, threads())
             else:
