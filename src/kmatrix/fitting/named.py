@@ -24,7 +24,16 @@ from kmatrix.fitting.learning.race import field_of
 from kmatrix.fitting.problem import Declined, Problem, Proposal, TimeUp, counted
 from kmatrix.fitting.projections.nearest import project, projection_note
 from kmatrix.fitting.starts.by_structure import Start, starts
-from kmatrix.structures import GBLR, ChainMatrix, Scaled, Structure, StructuredMatrix, Transpose
+from kmatrix.structures import (
+    GBLR,
+    ChainMatrix,
+    Gaudi,
+    GaudiMatrix,
+    Scaled,
+    Structure,
+    StructuredMatrix,
+    Transpose,
+)
 from kmatrix.structures.chain import ChainStructure
 from kmatrix.structures.compose import ScaledMatrix, transpose
 
@@ -85,6 +94,21 @@ def _(structure: GBLR, problem: Problem) -> Proposal:
     limits = (structure.count(*problem.shape), structure.num_params(*problem.shape))
     found = fit_boxes(problem.dense, *limits, left=structure.left, late=lambda: problem.late)
     return Proposal(found.matrix(structure), f"moving and solving boxes, from {found.how}", problem.late)
+
+
+@fit_into.register
+def _(structure: Gaudi, problem: Problem) -> Proposal:
+    # The boxes of a GBLR: more, as a fresh member may have, would promise an error that hardening does not keep.
+    limits = (
+        structure.count(*problem.shape),
+        GBLR(structure.nblocks, structure.budget).num_params(*problem.shape),
+    )
+    found = fit_boxes(problem.dense, *limits, late=lambda: problem.late)
+    numbers = found.extended(problem.dense)
+    made = GaudiMatrix.from_boxes(
+        problem.shape, found.boxes, *numbers, structure, generator=problem.generator()
+    )
+    return Proposal(made, f"boxes within the budget, moved and solved, from {found.how}", problem.late)
 
 
 def _like(problem: Problem, dense: Tensor) -> Problem:

@@ -135,6 +135,21 @@ def test_fits_keep_to_the_split_of_the_structure(
     assert found.boxes.col_total <= int(0.4 * 9 * 10) - 25
 
 
+def test_boxes_that_learn_begin_within_their_budget() -> None:
+    """Of rank 1, so that boxes are left over and drawn; what is certified is what hardening keeps."""
+    dense = torch.outer(torch.linspace(1, 2, 7), torch.linspace(-1, 3, 6)).double()
+    once, again = (km.fit(dense, km.Gaudi(budget=0.3), batches=(), seed=3) for _ in range(2))
+    boxes = km.fit(dense, km.GBLR(budget=0.3), batches=())
+    assert once.relative_error == pytest.approx(boxes.relative_error, abs=1e-12)
+    assert once.matrix.structure == km.Gaudi(budget=0.3)
+    assert isinstance(once.matrix, km.GaudiMatrix)
+    hardened = once.matrix.harden()
+    assert hardened.num_params <= 0.3 * 7 * 6
+    assert torch.allclose(hardened.to_dense(), once.matrix.to_dense(), atol=1e-12)
+    for name, value in again.matrix.state_dict().items():
+        assert torch.equal(value, once.matrix.state_dict()[name])
+
+
 def test_a_single_number_is_fitted() -> None:
     one = km.fit(torch.tensor([[3.0]]), km.GBLR(budget=2.0), batches=())
     assert one.matrix.to_dense().tolist() == [[3.0]]
