@@ -35,6 +35,8 @@ REAL: list[Example] = [
     (km.Chain((km.Permute(12, "stride", 3), km.Factor(3, 2, 4, 1, "a"), km.Factor(1, 3, 2, 3, "d"))), 9, 11),
     (km.Kronecker(left=(3, 4), rank=2), 9, 8),
     (km.Sparse(20), 13, 7),
+    (km.GBLR(budget=0.6), 13, 7),
+    (km.Gaudi(budget=0.6), 13, 7),
     (km.Toeplitz(), 7, 5),
     (km.Hankel(), 4, 11),
     (km.Circulant(), 13, 13),
@@ -55,6 +57,7 @@ REAL: list[Example] = [
 COMPLEX: list[Example] = [
     (km.LowRank(3), 11, 12),
     (km.GroupShuffle(4), 16, 8),
+    (km.GBLR(nblocks=5), 8, 11),
     (km.AFDF(depth=2), 7, 5),
     (km.OrthogonalButterfly(unitary=True), 4, 4),
     (km.Toeplitz(), 5, 7),
