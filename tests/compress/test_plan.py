@@ -99,6 +99,25 @@ def test_ranks_between_those_of_the_clock_use_a_budget_up(batches: list[Tensor])
     assert len(ranks) <= 16 + 3  # the ladder, and what was chosen
 
 
+def test_a_rank_that_was_measured_slower_is_not_taken_for_one_between(
+    batches: list[Tensor], clock: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timing(self: FakeClock, place: Place, structure: km.Structure) -> Timing:
+        fast = isinstance(structure, km.LowRank) and structure.rank in (48, 8)  # slower ones between
+        return Timing(1, 1.0, 1.0, ratios=(2.0,) * 3 if fast else (0.5,) * 3)
+
+    monkeypatch.setattr(FakeClock, "timing", timing)
+    monkeypatch.setattr(FakeClock, "again", lambda self, place, s: Timing(1, 1.0, 0.5, ratios=(2.0,) * 3))
+    torch.manual_seed(6)
+    model = nn.Sequential(nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 128))
+    report = km.compress_(model, budget=0.6, structures=[km.LowRank], progress=False)
+    assert report.reached <= 0.6
+    for layer in report.layers:
+        slower = {t.structure for t in layer.tried if t.ratios is not None and t.ratios[1] < 1}
+        assert layer.chosen is None or layer.chosen.structure not in slower
+        assert layer.chosen is None or layer.chosen.error is not None
+
+
 def test_a_rank_between_is_measured_before_it_is_chosen(
     mlp: nn.Sequential, batches: list[Tensor], clock: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,7 +63,7 @@ def members(families: Iterable[Family], m: int, n: int) -> list[Structure]:
 
 
 def ranks_between(families: Iterable[Family], m: int, n: int) -> list[LowRank]:
-    """Ranks of whole or half vector registers up to the largest of the ladder, where ``LowRank`` is a family; else none.
+    """Ranks of whole or half vector registers up to the largest on the ladder if ``LowRank`` is a family, or none.
 
     The ladder is for the clock. Once it has found a rank to be faster than dense, the ranks below cost nothing more to
     know, as one decomposition gives them all, and a budget can be used up.

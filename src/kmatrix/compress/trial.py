@@ -112,7 +112,7 @@ def examined(
         layer.timings = clock.against_dense(layer.place, wanted)
         layer.dense_seconds = clock.dense_seconds(layer.place)
     fast = [s for s in wanted if layer.timings is None or layer.timings[s].verdict == FASTER]
-    between = _between(layer, DEFAULT if structures is None else structures, fast)
+    between = _between(layer, DEFAULT if structures is None else structures, wanted, fast)
     _fit(layer, fast, between, moments, statistics, ridge, seed, prune=structures is None)
     layer.tried = tuple(
         sorted((*layer.tried, *_not_fitted(layer, wanted, fast)), key=lambda t: -t.num_params)
@@ -120,14 +120,16 @@ def examined(
     return layer
 
 
-def _between(layer: Trial, families: Sequence[Family], fast: Sequence[Structure]) -> list[Structure]:
-    """The ranks between those that were found to be faster; none takes longer than the next larger one."""
+def _between(
+    layer: Trial, families: Sequence[Family], ladder: Sequence[Structure], fast: Sequence[Structure]
+) -> list[Structure]:
+    """The ranks that were not measured, below one that was found to be faster, whose time stands for theirs."""
     m, n = layer.place.shape
-    ladder = sorted((s for s in fast if isinstance(s, LowRank)), key=lambda s: s.rank)
+    ranks = sorted((s for s in ladder if isinstance(s, LowRank)), key=lambda s: s.rank)
     found: list[Structure] = []
     for structure in ranks_between(families, m, n):
-        above = next((s for s in ladder if s.rank >= structure.rank), None)
-        if above is None or above == structure:
+        above = next((s for s in ranks if s.rank >= structure.rank), None)
+        if above is None or above == structure or above not in fast:
             continue
         if layer.timings is not None:
             layer.timings[structure] = layer.timings[above]
