@@ -26,6 +26,10 @@ from subjects import SUBJECTS, Subject, load_subject
 from torch import nn
 
 STARTS = ("scratch", "dense")
+BEYOND = {
+    "scratch": (3e-4, 3e-2),
+    "dense": (1e-4, 1e-2),
+}  # rates to try where the first or the last is the best
 BATCHES_OF_A_SEED = 1_000_000  # seeds see different batches, methods the same
 Row = dict[str, Any]
 
@@ -54,8 +58,6 @@ class Study:
 
     def study(self, start: str, method: str, budget: float) -> None:
         """All runs of one row of the table."""
-        for lr in self.rates[start]:
-            self.row(start, method, budget, lr, 0)
         best = self.best_rate(start, method, budget)
         for seed in self.seeds:
             self.row(start, method, budget, best, seed)
@@ -77,13 +79,20 @@ class Study:
         return next(rows, None)
 
     def best_rate(self, start: str, method: str, budget: float) -> float:
-        """The rate with the least validation loss at seed 0; its runs are made if they are not there."""
+        """The rate with the least validation loss at seed 0; its runs are made if they are not there.
+
+        Where the first or the last rate is the best, the one beyond it is tried as well.
+        """
 
         def loss(lr: float) -> float:
             value = float(self.row(start, method, budget, lr, 0)["validation"]["loss"])
             return value if math.isfinite(value) else math.inf
 
-        return min(self.rates[start], key=loss)
+        rates, beyond = self.rates[start], BEYOND[start]
+        best = min(rates, key=loss)
+        if len(rates) > 1 and best in (rates[0], rates[-1]):
+            best = min(best, beyond[best == rates[-1]], key=loss)
+        return best
 
     def run(self, start: str, method: str, budget: float, lr: float, seed: int) -> Row:
         """Train once, and look at the validation part; with a seed that is reported, at the test part."""
