@@ -21,8 +21,6 @@ from kmatrix.nn.structure_learning import gaudi_matrices
 from kmatrix.structures import Boxes, Gaudi, GaudiMatrix, GBLRMatrix
 
 Start = Literal["trained", "scratch"]
-ROOM = 2.0
-"""How much more than the budget boxes may cost when they begin with a trained weight, up to the cost of dense."""
 FIT_SECONDS = 30.0
 """After which the boxes of one trained weight begin with the best that has been found."""
 
@@ -119,12 +117,14 @@ def _drawn(site: Site, structure: Gaudi, generator: torch.Generator) -> GaudiMat
 
 
 def _fitted(site: Site, structure: Gaudi, generator: torch.Generator) -> GaudiMatrix:
-    """Boxes near a trained weight, at a cost that leaves room to choose; numbers continued beyond their edges."""
+    """Boxes near a trained weight within the budget, their numbers continued beyond their edges.
+
+    Boxes that begin with more and are cut while they learn lose more than they win: it took an error of 0.15 to 0.68.
+    """
     weight = weight_of(site)
     m, n = site.shape
-    share = max(structure.budget, min(1.0, ROOM * structure.budget))
     until = time.monotonic() + FIT_SECONDS
-    cost = max(2, int(share * m * n))
+    cost = max(2, int(structure.budget * m * n))
     found = fit_boxes(weight, structure.count(m, n), cost, late=lambda: time.monotonic() > until)
     left, right = (side.to(weight) for side in found.extended(weight))
     return GaudiMatrix.from_boxes((m, n), found.boxes, left, right, structure, generator=generator)

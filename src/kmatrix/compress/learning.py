@@ -25,10 +25,14 @@ from kmatrix.nn.filters import Filter
 from kmatrix.nn.structure_learning import Method, check_schedule, gaudi_matrices, hardened_
 from kmatrix.structures import Gaudi
 
-FROM_SCRATCH, FINE_TUNING = 1e-3, 1e-4
-"""Learning rates of the contents, those of the published recipes."""
+FROM_SCRATCH, FINE_TUNING = 1e-3, 3e-4
+"""Learning rates of the contents."""
+SLOWER = 1 / 3
+"""Learning rate of widths and starts from trained weights, as a share of that of the contents: boxes that were fitted
+stand where they should, nearly.
+"""
 TRAVEL, FASTEST = 6.0, 0.02
-"""How far widths and starts could go at the largest learning rate in all steps, and the most in one step."""
+"""How far widths and starts from scratch could go at the largest rate in all steps, and the most in one step."""
 HEALING = 0.1
 """Learning rate of the healing, as a share of that of the learning."""
 _WHERE = "learn_structure"
@@ -123,14 +127,16 @@ def learn_structure(
             the model heals, healing ends, too (in a process group that is an error, as everywhere).
         loss: ``loss(output, batch)``, as for ``km.heal``.
         steps: how many, before healing. The paper takes as many as training takes.
-        start: ``"trained"`` begins with boxes fitted to the weights, as near as ``km.fit`` finds them at twice the
+        start: ``"trained"`` begins with boxes fitted to the weights, as near as ``km.fit`` finds them within the
             budget; ``"scratch"`` with boxes and numbers drawn anew.
         nblocks: boxes in each layer; ``min(m, n)`` if not given.
         filter_fn: which layers, as for ``km.replace_linear_``; all linear ones if not given.
         teacher: the dense model, whose outputs the model is drawn to, as for ``km.heal``.
-        lr: largest learning rate of a dense weight; 1e-4 from trained weights, 1e-3 from scratch if not given.
-        structure_lr: largest learning rate of widths and starts, which are shares of a side; ``6 / steps``, at most
-            0.02, if not given, so that boxes can cross the matrix.
+        lr: largest learning rate of a dense weight; 3e-4 from trained weights, 1e-3 from scratch if not given. Try
+            others: on small models three times as much was better.
+        structure_lr: largest learning rate of widths and starts, which are shares of a side; if not given, a third of
+            ``lr`` from trained weights, and ``6 / steps``, at most 0.02, from scratch, where boxes must be able to
+            cross the matrix.
         method: how widths are brought to the budget, ``"projection"`` or ``"shrink"``.
         schedule: when, over ``steps``; by default the budget is met after 60 % of them, without a Gaussian from
             trained weights.
@@ -165,10 +171,12 @@ def learn_structure(
     check_module(_WHERE, model)
     check_size(_WHERE, "steps", steps)
     lr = lr if lr is not None else FROM_SCRATCH if start == "scratch" else FINE_TUNING
-    structure_lr = structure_lr if structure_lr is not None else min(FASTEST, TRAVEL / steps)
     heal_steps = check_size(_WHERE, "heal_steps", steps // 5 if heal_steps is None else heal_steps, minimum=0)
-    for name, value in (("budget", budget), ("lr", lr), ("structure_lr", structure_lr)):
+    for name, value in (("budget", budget), ("lr", lr)):
         check_number(_WHERE, name, value)
+    if structure_lr is None:
+        structure_lr = min(FASTEST, TRAVEL / steps) if start == "scratch" else SLOWER * lr
+    check_number(_WHERE, "structure_lr", structure_lr)
     if start not in get_args(Start):
         way_out = f"use one of {get_args(Start)}"
         raise ArgumentError(complaint(_WHERE, "start", repr(start), "unknown", way_out))

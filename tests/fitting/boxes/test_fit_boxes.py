@@ -62,7 +62,6 @@ def test_low_rank_boxes_are_low_rank() -> None:
         ({"factors": lambda r: (torch.ones(6, r + 1), torch.ones(r + 1, 5))}, "factors"),
         ({"factors": lambda r: [torch.ones(6, r)]}, "factors"),
     ],
-    ids=str,
 )
 def test_low_rank_boxes_of_what_does_not_fit_are_refused(change: dict[str, object], word: str) -> None:
     good = {
