@@ -12,7 +12,7 @@ import kmatrix as km
 from kmatrix.fitting import fit_boxes
 from kmatrix.structures.gaudi import Gaudi, GaudiMatrix
 
-STRUCTURE_RATES = {"scratch": 3e-3, "dense": 1e-3}
+STRUCTURE_RATES = {"gblr": {"scratch": 3e-3, "dense": 1e-3}, "gblr-begun": {"scratch": 3e-3}}
 """Of widths and starts, which are shares of a side; for all runs alike, see README.md."""
 
 
@@ -25,14 +25,29 @@ def from_weight(weight: torch.Tensor, structure: Gaudi) -> GaudiMatrix:
     return GaudiMatrix.from_boxes((m, n), found.boxes, left, right, structure)
 
 
-def put_boxes(model: nn.Module, budget: float, trained: bool) -> None:
-    """Boxes that learn in the place of the matrices of a dense model: of the same values if it is trained."""
+def from_random(shape: tuple[int, int], structure: Gaudi) -> GaudiMatrix:
+    """The boxes that a fresh ``km.GBLR`` has, with numbers of the same size outside of them."""
+    drawn = km.GBLR(structure.nblocks, structure.budget).random(*shape)
+    count = len(drawn.boxes)
+    content = [
+        torch.randn(count, side) * numbers.std()
+        for side, numbers in zip(shape, drawn.parameters(), strict=True)
+    ]
+    return GaudiMatrix.from_boxes(shape, drawn.boxes, *content, structure=structure)
+
+
+def put_boxes(model: nn.Module, method: str, start: str, budget: float) -> None:
+    """Boxes that learn in the place of the matrices of a dense model, with its values if they start from dense."""
     structure = Gaudi(budget=budget)
     for name, dense in dense_matrices(model).items():
-        if trained:
+        m, n = dense.weight.shape
+        if start == "dense":
             layer = km.nn.Linear.from_matrix(from_weight(dense.weight, structure), dense.bias)
+        elif method == "gblr-begun":
+            layer = km.nn.Linear.from_matrix(from_random((m, n), structure), dense.bias)
         else:
-            layer = km.nn.Linear(dense.in_features, dense.out_features, structure=structure)
+            layer = km.nn.Linear(n, m, structure=structure)
+        if start == "scratch":
             match_size(layer.matrix, dense.weight)
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, layer)
@@ -43,18 +58,19 @@ def train_boxes(
     subject: Subject,
     schedule: Schedule,
     title: str,
+    method: str,
+    start: str,
     budget: float,
-    trained: bool,
     first_batch: int,
     seed: int,
 ) -> tuple[list[float], dict[str, Any]]:
     """Replace, train and harden in place: the losses, and what hardening did to that of a batch.
 
-    From scratch the boxes cost at first what dense matrices do, and meet the budget after 60 % of the steps; in trained
-    weights they begin within it. Then they move within it until they are cropped at the end.
+    From scratch the boxes of ``gblr`` cost at first what dense matrices do, and meet the budget after 60 % of the
+    steps; all others begin within it. Then they move within it until they are cropped at the end.
     """
     torch.manual_seed(seed)
-    put_boxes(model, budget, trained)
+    put_boxes(model, method, start, budget)
     boxes = {id(p) for m in model.modules() if isinstance(m, GaudiMatrix) for p in (m.widths, m.starts)}
     numbers = [p for p in model.parameters() if id(p) not in boxes]
     groups = [
@@ -62,13 +78,15 @@ def train_boxes(
         {"params": [p for p in numbers if p.ndim < 2], "weight_decay": 0.0},
     ]
     optimiser = torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.98))
-    plan = km.nn.Schedule(schedule.steps, sigma=None if trained else km.nn.Schedule.sigma)
+    plan = km.nn.Schedule(
+        schedule.steps, sigma=km.nn.Schedule.sigma if (method, start) == ("gblr", "scratch") else None
+    )
     learning = km.nn.StructureLearning(
         optimiser,
         model,
         budget,
         schedule.steps,
-        lr=STRUCTURE_RATES["dense" if trained else "scratch"],
+        lr=STRUCTURE_RATES[method][start],
         schedule=plan,
         seed=seed,
     )

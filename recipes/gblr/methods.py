@@ -20,7 +20,8 @@ METHODS = {
     "low-rank-learned": "low rank, GBLR's budgets",
     "block-low-rank": "block low rank",
     "monarch": "Monarch",
-    "gblr-random": "GBLR, random boxes",
+    "gblr-random": "GBLR, random boxes that stay",
+    "gblr-begun": "GBLR, learned from random boxes",
 }
 """Rows of the table, and how they are called there."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from learned import train_boxes
+from learned import STRUCTURE_RATES, train_boxes
 from methods import METHODS, costs, dense_matrices, ranks_of, rule, swap
 from safetensors.torch import load_file, save_file
 from shared import named_tensors, replace, train, versions
@@ -106,9 +106,9 @@ class Study:
             schedule = changed(schedule, steps=self.tune_steps, warmup=self.tune_steps // 10)
             first += self.subject.schedule.steps
         extra: Row = {}
-        if method == "gblr":
+        if method in STRUCTURE_RATES:
             losses, extra = train_boxes(
-                model, self.subject, schedule, title, budget, start == "dense", first, seed
+                model, self.subject, schedule, title, method, start, budget, first, seed
             )
         else:
             if method != "dense":
@@ -203,11 +203,10 @@ def main() -> None:
     for budget in options.budgets:
         for start in options.starts:
             for method in options.methods:
-                if (start, method) != (
-                    "dense",
-                    "gblr-random",
-                ):  # boxes at random places know nothing of a weight
-                    study.study(start, method, budget)
+                if start == "scratch" or method not in ("gblr-random", "gblr-begun"):
+                    study.study(
+                        start, method, budget
+                    )  # boxes at random places know nothing of a trained weight
     rows = study.record["rows"]
     print(f"{len(rows)} runs in {sum(row['seconds'] for row in rows) / 60:.1f} minutes in {options.out}")
 

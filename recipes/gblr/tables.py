@@ -23,7 +23,7 @@ TITLES = {
     ("characters", "scratch"): "characters, from scratch",
     ("characters", "dense"): "characters, from dense",
 }
-MARKERS = "sovDP^X"
+MARKERS = "sovDP^Xd"
 
 
 def reported(record: Row, start: str, method: str, budget: float) -> list[Row]:
