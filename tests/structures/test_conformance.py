@@ -309,7 +309,8 @@ def test_every_family_is_here() -> None:
         if issubclass(suite, StructureConformance)
         for structure, _, _ in suite.examples
     }
-    assert here == exported
+    elsewhere = {structures.Gaudi}  # gaudi/test_conformance.py
+    assert here | elsewhere == exported and not here & elsewhere
 
 
 def is_family(value: object) -> bool:
