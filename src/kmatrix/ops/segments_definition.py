@@ -46,6 +46,11 @@ def side_factor(numbers: Tensor, where: Covered, size: int, boxes: int) -> Tenso
     return filled.reshape(*numbers.shape[:-1], size, boxes)
 
 
+def is_empty(x: Tensor, left: Tensor, right: Tensor, rows: int) -> bool:
+    """Whether a product has nothing to multiply: no vector, no number of a box, or no row."""
+    return not (x.numel() and left.numel() and right.numel() and rows)
+
+
 def reference_segments_matmul(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Tensor:
     """Multiply by the masked dense factors: the definition, differentiable in every way.
 

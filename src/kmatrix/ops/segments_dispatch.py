@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kmatrix._errors import BackendUnavailableError, complaint
 from kmatrix.ops import dispatch
-from kmatrix.ops.segments_definition import check_places, reference_segments_matmul
+from kmatrix.ops.segments_definition import check_places, is_empty, reference_segments_matmul
 from kmatrix.ops.segments_native import NativeSegments
 from kmatrix.ops.verdict import Verdict
 
@@ -42,7 +42,7 @@ class PortableSegments:
         """Everything but empty tensors and tensors without storage."""
         if x.device.type == "meta":
             return Verdict(False, "the meta device holds no numbers")
-        if _is_empty(x, left, right, rows):
+        if is_empty(x, left, right, rows):
             return Verdict(False, "empty tensors need no speed")
         return Verdict(True, "masked dense factors, stock torch kernels")
 
@@ -118,7 +118,7 @@ def choose(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) ->
         BackendUnavailableError: if the one asked for cannot.
     """
     wanted = dispatch.requested()
-    if wanted is not None and _is_empty(x, left, right, rows):
+    if wanted is not None and is_empty(x, left, right, rows):
         return BACKENDS[-1]
     reason = "there is no such backend for boxes"
     for backend in BACKENDS:
@@ -128,7 +128,3 @@ def choose(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) ->
                 return backend
     way_out = "leave use_backend to run the best backend that can"
     raise BackendUnavailableError(complaint("segments_matmul", "backend", repr(wanted), reason, way_out))
-
-
-def _is_empty(x: Tensor, left: Tensor, right: Tensor, rows: int) -> bool:
-    return not (x.numel() and left.numel() and right.numel() and rows)

@@ -13,7 +13,7 @@ from kmatrix.ops.native_cache import PACKED, PackedCache
 from kmatrix.ops.native_layout import vectors
 from kmatrix.ops.native_module import DONE, DTYPE_CODES, WATCHED, NativeBoxes, native_part, threads
 from kmatrix.ops.routing import nothing_watches
-from kmatrix.ops.segments_definition import check_places
+from kmatrix.ops.segments_definition import check_places, is_empty
 from kmatrix.ops.verdict import Verdict
 
 # Up to so many rows the numbers are read where they are; more are faster in tiles, measured for n = 1024 and 3072.
@@ -37,7 +37,7 @@ class NativeSegments:
             return Verdict(False, f"x is on {x.device}, the native kernels compute on the CPU")
         if x.is_complex() or x.dtype not in DTYPE_CODES:
             return Verdict(False, f"no native arithmetic for boxes of {x.dtype}")
-        if not (x.numel() and left.numel() and right.numel() and rows):
+        if is_empty(x, left, right, rows):
             return Verdict(False, "empty tensors need no speed")
         return Verdict(True, part.reason)
 
