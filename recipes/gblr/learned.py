@@ -19,7 +19,7 @@ STRUCTURE_RATES = {"gblr": {"scratch": 3e-3, "dense": 1e-3}, "gblr-begun": {"scr
 def from_weight(weight: torch.Tensor, structure: Gaudi) -> GaudiMatrix:
     """The boxes that ``km.fit`` finds in a weight within the budget, by the quick one of its ways."""
     m, n = weight.shape
-    cost = sum(km.GBLR(structure.nblocks, structure.budget).totals(m, n))
+    cost = structure.hardened.num_params(m, n)
     found = fit_boxes(weight.detach(), structure.count(m, n), cost, rounds=3, thorough=False)
     left, right = (side.to(weight.detach()) for side in found.extended(weight.detach()))
     return GaudiMatrix.from_boxes((m, n), found.boxes, left, right, structure)
@@ -27,7 +27,7 @@ def from_weight(weight: torch.Tensor, structure: Gaudi) -> GaudiMatrix:
 
 def from_random(shape: tuple[int, int], structure: Gaudi) -> GaudiMatrix:
     """The boxes that a fresh ``km.GBLR`` has, with numbers of the same size outside of them."""
-    drawn = km.GBLR(structure.nblocks, structure.budget).random(*shape)
+    drawn = structure.hardened.random(*shape)
     count = len(drawn.boxes)
     content = [
         torch.randn(count, side) * numbers.std()

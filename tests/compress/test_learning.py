@@ -10,6 +10,7 @@ from torch import Tensor, nn
 import kmatrix as km
 from kmatrix import ArgumentError, DtypeError
 from kmatrix.compress import learning
+from kmatrix.compress._box_layers import replace_
 
 
 @pytest.fixture
@@ -72,6 +73,13 @@ def test_layers_get_of_one_budget_what_they_need() -> None:
     cost = {layer.name: layer.cost for layer in report.layers}
     assert cost["rich"] + cost["poor"] == math.floor(0.6 * 512)
     assert cost["rich"] > 1.1 * 0.5 * math.floor(0.6 * 512)  # clearly more than the even share
+
+
+def test_trained_weights_begin_with_all_that_the_budget_allows() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(10, 10))
+    replace_(net, None, "trained", km.Gaudi(budget=0.29), 0, silent)
+    assert int(0.29 * 10 * 10) == 28 and net[0].matrix.boxes.cost == 29  # 0.29 is the double next to it
 
 
 @pytest.mark.parametrize("start", ["trained", "scratch"])

@@ -124,7 +124,7 @@ def _fitted(site: Site, structure: Gaudi, generator: torch.Generator) -> GaudiMa
     weight = weight_of(site)
     m, n = site.shape
     until = time.monotonic() + FIT_SECONDS
-    cost = max(2, int(structure.budget * m * n))
+    cost = structure.hardened.num_params(m, n)
     found = fit_boxes(weight, structure.count(m, n), cost, late=lambda: time.monotonic() > until)
     left, right = (side.to(weight) for side in found.extended(weight))
     return GaudiMatrix.from_boxes((m, n), found.boxes, left, right, structure, generator=generator)

@@ -99,10 +99,7 @@ def _(structure: GBLR, problem: Problem) -> Proposal:
 @fit_into.register
 def _(structure: Gaudi, problem: Problem) -> Proposal:
     # The boxes of a GBLR: more, as a fresh member may have, would promise an error that hardening does not keep.
-    limits = (
-        structure.count(*problem.shape),
-        GBLR(structure.nblocks, structure.budget).num_params(*problem.shape),
-    )
+    limits = (structure.count(*problem.shape), structure.hardened.num_params(*problem.shape))
     found = fit_boxes(problem.dense, *limits, late=lambda: problem.late)
     numbers = found.extended(problem.dense)
     made = GaudiMatrix.from_boxes(

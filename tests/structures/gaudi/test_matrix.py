@@ -218,3 +218,10 @@ def test_numbers_that_diverged_stay_within_bounds() -> None:
         A.starts[:, 2:4] = torch.tensor([-math.inf, math.nan])
         A.starts[:, 4] = 1e30
     assert torch.isfinite(A(torch.randn(2, 10, dtype=torch.float64))).all()
+
+
+def test_it_names_what_it_is_cropped_to() -> None:
+    structure = km.Gaudi(nblocks=3, budget=0.29)
+    assert structure.hardened == km.GBLR(nblocks=3, budget=0.29)
+    assert structure.hardened.num_params(10, 10) == structure.random(10, 10).harden().num_params == 29
+    assert structure.random(10, 10).harden(budget=0.07).num_params == 7

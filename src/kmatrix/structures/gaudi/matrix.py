@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -63,14 +63,19 @@ class Gaudi(Structure):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        GBLR(self.nblocks, self.budget)  # has the words for what is no number of boxes or budget
+        object.__setattr__(self, "budget", self.hardened.budget)
+
+    @property
+    def hardened(self) -> GBLR:
+        """What its members are cropped to."""
+        return GBLR(self.nblocks, self.budget)
 
     def count(self, m: int, n: int) -> int:
         """How many boxes an ``m x n`` member has."""
-        return min(m, n) if self.nblocks is None else self.nblocks
+        return self.hardened.count(m, n)
 
     def check(self, m: int, n: int) -> None:
-        GBLR(self.nblocks, self.budget).check(m, n)
+        self.hardened.check(m, n)
 
     def num_params(self, m: int, n: int) -> int:
         return self.count(m, n) * (m + n + 4)
@@ -307,9 +312,11 @@ class GaudiMatrix(StructuredMatrix):
             budget: the sum of all widths as a fraction of ``m * n``; that of the structure if not given.
         """
         m, n = self.shape
-        target = GBLR(self.structure.nblocks, self.structure.budget if budget is None else budget)
+        target = (
+            self.structure.hardened if budget is None else replace(self.structure.hardened, budget=budget)
+        )
         target.check(m, n)
-        return self.cropped(*rounded_within([self.units], [self.shape], sum(target.totals(m, n))))
+        return self.cropped(*rounded_within([self.units], [self.shape], target.num_params(m, n)))
 
     @property
     def units(self) -> Tensor:
