@@ -38,15 +38,28 @@ def check_size(where: str, name: str, value: object, *, minimum: int = 1) -> int
 
 def check_seconds(where: str, name: str, value: object) -> float:
     """Return ``value`` as a float, or raise if it is not a positive, finite number of seconds."""
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    try:
-        seconds = float(value) if isinstance(value, Real) else math.nan
-    except OverflowError:
-        seconds = math.inf
-    if not is_number or not 0 < seconds < math.inf:
+    seconds = _as_number(value)
+    if not 0 < seconds < math.inf:
         reason = "must be a positive, finite number of seconds"
         raise ArgumentError(complaint(where, name, repr(value), reason, "pass a number such as 0.5"))
     return seconds
+
+
+def check_positive(where: str, name: str, value: object) -> float:
+    """The value as a float, or raise if it is not a positive, finite number."""
+    number = _as_number(value)
+    if not 0 < number < math.inf:
+        way_out = "pass a number such as 0.3"
+        raise ArgumentError(complaint(where, name, repr(value), "not a positive, finite number", way_out))
+    return number
+
+
+def _as_number(value: object) -> float:
+    """A real number as a float, infinite if it is too large for one; NaN for what is none."""
+    try:
+        return float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    except OverflowError:
+        return math.inf
 
 
 def check_module(where: str, model: object, name: str = "model", way_out: str = "pass the model") -> None:

@@ -236,6 +236,9 @@ def test_what_cannot_be_learned_is_refused() -> None:
     ):
         with pytest.raises(ArgumentError, match=match):
             StructureLearning(optimiser, net, **{"budget": 0.3, "steps": 10, **options})
+    for learns in (True, False):
+        with pytest.raises(ArgumentError, match="too little for a box"):
+            StructureLearning(optimiser, net, 1e-9, 10) if learns else harden_(net, 1e-9)
     with pytest.raises(DtypeError, match="optimizer"):
         StructureLearning(net, net, 0.3, 10)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="LBFGS"):

@@ -17,7 +17,7 @@ from kmatrix.compress.layers import layer_like, weight_of
 from kmatrix.fitting import fit_boxes
 from kmatrix.nn import Linear, Site, Skipped, dense_layer, survey, swap_
 from kmatrix.nn.filters import Filter, as_function
-from kmatrix.nn.structure_learning import gaudi_matrices
+from kmatrix.nn.hardening import gaudi_matrices
 from kmatrix.structures import Boxes, Gaudi, GaudiMatrix, GBLRMatrix
 
 Start = Literal["trained", "scratch"]

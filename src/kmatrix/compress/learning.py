@@ -22,7 +22,9 @@ from kmatrix.compress.healing import HealReport, healed
 from kmatrix.compress.losses import Loss
 from kmatrix.nn import Schedule, Skipped, StructureLearning, param_groups
 from kmatrix.nn.filters import Filter
-from kmatrix.nn.structure_learning import Method, check_schedule, gaudi_matrices, hardened_
+from kmatrix.nn.hardening import gaudi_matrices, hardened_
+from kmatrix.nn.structure_learning import Method
+from kmatrix.nn.structure_schedule import check_schedule
 from kmatrix.structures import Gaudi
 
 FROM_SCRATCH, FINE_TUNING = 1e-3, 3e-4

@@ -4,6 +4,7 @@ from kmatrix.nn.attention import MultiheadAttention as MultiheadAttention
 from kmatrix.nn.conv import Conv2d as Conv2d
 from kmatrix.nn.distributed import shard_placement as shard_placement
 from kmatrix.nn.embedding import Embedding as Embedding
+from kmatrix.nn.hardening import harden_ as harden_
 from kmatrix.nn.linear import Linear as Linear
 from kmatrix.nn.options import CappedMatrix as CappedMatrix
 from kmatrix.nn.options import SelfGuidance as SelfGuidance
@@ -17,9 +18,8 @@ from kmatrix.nn.starts import frobenius_penalty as frobenius_penalty
 from kmatrix.nn.starts import identity_start_ as identity_start_
 from kmatrix.nn.starts import projected_start_ as projected_start_
 from kmatrix.nn.starts import zero_start_ as zero_start_
-from kmatrix.nn.structure_learning import Schedule as Schedule
 from kmatrix.nn.structure_learning import StructureLearning as StructureLearning
-from kmatrix.nn.structure_learning import harden_ as harden_
+from kmatrix.nn.structure_schedule import Schedule as Schedule
 from kmatrix.nn.surgery import Replacement as Replacement
 from kmatrix.nn.surgery import Site as Site
 from kmatrix.nn.surgery import Skipped as Skipped

@@ -2,80 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
-from kmatrix._checks import check_module, check_size
+from kmatrix._checks import check_module, check_positive, check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
-from kmatrix.structures import GBLRMatrix, StructuredMatrix
+from kmatrix.nn.hardening import affordable, gaudi_matrices
+from kmatrix.nn.structure_schedule import Schedule, check_schedule
 from kmatrix.structures.gaudi import GaudiMatrix
-from kmatrix.structures.gaudi.budget import cost, project, rounded_within, shrink, within_reach
+from kmatrix.structures.gaudi.budget import cost, project, shrink, within_reach
 from kmatrix.structures.gaudi.mask import checked_sigma
 
 Method = Literal["projection", "shrink"]
 STRUCTURE_BETAS = (0.0, 0.999)
 """Of Adam for widths and starts: without momentum, which would carry boxes past where they should stop."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """What changes over the steps of structure learning.
-
-    Attributes:
-        steps: how many there are in all.
-        begin: share of the steps after which the boxes begin to shrink.
-        reach: share of the steps after which they meet the budget, and after which masks are exact.
-        sigma: the Gaussian of the masks at first and at ``reach``, growing by the same factor with each step; None for
-            exact masks all the time.
-    """
-
-    steps: int
-    begin: float = 0.05
-    reach: float = 0.6
-    sigma: tuple[float, float] | None = (2.0, 100.0)
-
-    def __post_init__(self) -> None:
-        check_size("Schedule", "steps", self.steps)
-        for name, low, value, high in (
-            ("begin", 0.0, self.begin, self.reach),
-            ("reach", self.begin, self.reach, 1.0),
-        ):
-            if not low <= value <= high:
-                reason = f"not from {low:g} to {high:g}"
-                way_out = "pass shares of the steps, 0 <= begin <= reach <= 1"
-                raise ArgumentError(complaint("Schedule", name, value, reason, way_out))
-        if self.sigma is None:
-            return
-        if not isinstance(self.sigma, (tuple, list)) or len(self.sigma) != 2:
-            way_out = "pass the first and the last, such as (2.0, 100.0), or None for exact masks"
-            raise ArgumentError(complaint("Schedule", "sigma", repr(self.sigma), "not a pair", way_out))
-        for sigma in self.sigma:
-            if math.isinf(checked_sigma("Schedule", sigma)):
-                way_out = (
-                    "pass a number of frequencies such as 100, or sigma=None for exact masks all the time"
-                )
-                raise ArgumentError(
-                    complaint("Schedule", "sigma", repr(self.sigma), "not finite numbers", way_out)
-                )
-
-    def progress(self, step: int) -> float:
-        """How much of the way from the first cost to the budget is behind, from 0 to 1."""
-        begin, reach = self.begin * self.steps, self.reach * self.steps
-        return min(1.0, max(0.0, (step - begin) / max(reach - begin, 1.0)))
-
-    def sigma_at(self, step: int) -> float:
-        """The Gaussian after so many steps."""
-        if self.sigma is None or step >= self.reach * self.steps:
-            return math.inf
-        first, last = self.sigma
-        return float(first * (last / first) ** (step / (self.reach * self.steps)))
 
 
 class StructureLearning:
@@ -164,6 +108,7 @@ class StructureLearning:
             way_out = f"use one of {get_args(Method)}"
             raise ArgumentError(complaint("StructureLearning", "method", repr(method), "unknown", way_out))
         self.matrices = list(gaudi_matrices("StructureLearning", model).values())
+        affordable("StructureLearning", self.matrices, budget)
         self.optimizer, self.budget, self.method, self.shrinkage = optimizer, budget, method, shrinkage
         check_schedule("StructureLearning", schedule, steps)
         self.schedule = schedule or Schedule(steps)
@@ -257,90 +202,6 @@ class StructureLearning:
     def remove(self) -> None:
         """Detach from the optimiser: from now on its steps are its own alone."""
         self._hook.remove()
-
-
-def harden_(model: nn.Module, budget: float) -> list[str]:
-    """Put the cropped matrix, a ``GBLRMatrix``, in the place of every ``km.Gaudi`` matrix of a model.
-
-    All widths of all matrices are rounded with one threshold, so that together they use up the budget.
-
-    Args:
-        model: changed in place; its layers stay, with another ``matrix``.
-        budget: all widths together, as a fraction of the multiplications of the dense matrices.
-
-    Returns:
-        The names of the layers; of the matrices themselves where they are no layer's ``matrix``.
-
-    Raises:
-        ArgumentError: if there is no such matrix, one is the model itself or inside another matrix, or the budget is
-            not a positive number.
-    """
-    return list(hardened_(model, budget))
-
-
-def hardened_(model: nn.Module, budget: float) -> dict[str, GBLRMatrix]:
-    """What ``harden_`` does: the new matrices by the names of their layers, or their own where they stand alone."""
-    check_positive("harden_", "budget", budget)
-    named = gaudi_matrices("harden_", model)
-    matrices = list(named.values())
-    most = math.floor(budget * sum(a.shape[0] * a.shape[1] for a in matrices) * (1 + 1e-12))
-    whole = rounded_within([a.units for a in matrices], [a.shape for a in matrices], most)
-    new = {a: a.cropped(w) for a, w in zip(matrices, whole, strict=True)}
-    for module in list(model.modules()):
-        for key, child in list(module._modules.items()):
-            if isinstance(child, GaudiMatrix) and child in new:
-                new[child].requires_grad_(child.left.requires_grad)
-                setattr(module, key, new[child].train(child.training))
-    return {_layer_of(name): new[a] for name, a in named.items()}
-
-
-def _layer_of(name: str) -> str:
-    layer, _, key = name.rpartition(".")
-    return layer if key == "matrix" else name
-
-
-def gaudi_matrices(where: str, model: nn.Module, *, needed: bool = True) -> dict[str, GaudiMatrix]:
-    """The matrices of a model that learn their boxes, each once, by their first name.
-
-    Raises:
-        ArgumentError: if there are none though one is needed, or one is the model itself or inside another matrix,
-            whose structure would still be that of the matrix that learned once it is hardened.
-    """
-    if isinstance(model, GaudiMatrix):
-        way_out = "put it into a layer, km.nn.Linear.from_matrix(A), or crop it alone, A.harden()"
-        raise ArgumentError(
-            complaint(where, "model", type(model).__name__, "a bare km.Gaudi matrix", way_out)
-        )
-    for name, outer in model.named_modules():
-        if isinstance(outer, StructuredMatrix) and not isinstance(outer, GaudiMatrix):
-            if any(isinstance(inner, GaudiMatrix) for inner in outer.modules()):
-                got = f"{name or type(model).__name__}: {outer.structure}"
-                way_out = "use two layers and add or multiply what they give, each with a matrix of its own"
-                raise ArgumentError(
-                    complaint(where, "model", got, "a km.Gaudi matrix inside another matrix", way_out)
-                )
-    named = {name: module for name, module in model.named_modules() if isinstance(module, GaudiMatrix)}
-    if needed and not named:
-        way_out = "km.replace_linear_(model, km.Gaudi()) makes layers of them"
-        raise ArgumentError(
-            complaint(where, "model", type(model).__name__, "no km.Gaudi matrix in it", way_out)
-        )
-    return named
-
-
-def check_schedule(where: str, schedule: Schedule | None, steps: int) -> None:
-    """Raise if a schedule is for another number of steps: the budget would be met too early, or not in time."""
-    if schedule is not None and schedule.steps != steps:
-        reason = f"it is for {schedule.steps} steps, and there are {steps}"
-        raise ArgumentError(complaint(where, "schedule", schedule, reason, f"pass Schedule({steps}, ...)"))
-
-
-def check_positive(where: str, name: str, value: object) -> float:
-    """The value as a float, or raise if it is not a positive, finite number."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) < math.inf:
-        way_out = "pass a number such as 0.3"
-        raise ArgumentError(complaint(where, name, repr(value), "not a positive, finite number", way_out))
-    return float(value)
 
 
 def _sizes(matrix: GaudiMatrix) -> Tensor:

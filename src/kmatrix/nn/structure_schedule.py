@@ -1,0 +1,71 @@
+"""What changes over the steps in which boxes are learned: what they may cost, and how soft their edges are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kmatrix._checks import check_size
+from kmatrix._errors import ArgumentError, complaint
+from kmatrix.structures.gaudi.mask import checked_sigma
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What changes over the steps of structure learning.
+
+    Attributes:
+        steps: how many there are in all.
+        begin: share of the steps after which the boxes begin to shrink.
+        reach: share of the steps after which they meet the budget, and after which masks are exact.
+        sigma: the Gaussian of the masks at first and at ``reach``, growing by the same factor with each step; None for
+            exact masks all the time.
+    """
+
+    steps: int
+    begin: float = 0.05
+    reach: float = 0.6
+    sigma: tuple[float, float] | None = (2.0, 100.0)
+
+    def __post_init__(self) -> None:
+        check_size("Schedule", "steps", self.steps)
+        for name, low, value, high in (
+            ("begin", 0.0, self.begin, self.reach),
+            ("reach", self.begin, self.reach, 1.0),
+        ):
+            if not low <= value <= high:
+                reason = f"not from {low:g} to {high:g}"
+                way_out = "pass shares of the steps, 0 <= begin <= reach <= 1"
+                raise ArgumentError(complaint("Schedule", name, value, reason, way_out))
+        if self.sigma is None:
+            return
+        if not isinstance(self.sigma, (tuple, list)) or len(self.sigma) != 2:
+            way_out = "pass the first and the last, such as (2.0, 100.0), or None for exact masks"
+            raise ArgumentError(complaint("Schedule", "sigma", repr(self.sigma), "not a pair", way_out))
+        for sigma in self.sigma:
+            if math.isinf(checked_sigma("Schedule", sigma)):
+                way_out = (
+                    "pass a number of frequencies such as 100, or sigma=None for exact masks all the time"
+                )
+                raise ArgumentError(
+                    complaint("Schedule", "sigma", repr(self.sigma), "not finite numbers", way_out)
+                )
+
+    def progress(self, step: int) -> float:
+        """How much of the way from the first cost to the budget is behind, from 0 to 1."""
+        begin, reach = self.begin * self.steps, self.reach * self.steps
+        return min(1.0, max(0.0, (step - begin) / max(reach - begin, 1.0)))
+
+    def sigma_at(self, step: int) -> float:
+        """The Gaussian after so many steps."""
+        if self.sigma is None or step >= self.reach * self.steps:
+            return math.inf
+        first, last = self.sigma
+        return float(first * (last / first) ** (step / (self.reach * self.steps)))
+
+
+def check_schedule(where: str, schedule: Schedule | None, steps: int) -> None:
+    """Raise if a schedule is for another number of steps: the budget would be met too early, or not in time."""
+    if schedule is not None and schedule.steps != steps:
+        reason = f"it is for {schedule.steps} steps, and there are {steps}"
+        raise ArgumentError(complaint(where, "schedule", schedule, reason, f"pass Schedule({steps}, ...)"))
