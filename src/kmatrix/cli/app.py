@@ -18,6 +18,7 @@ from kmatrix.cli.demo import demo
 from kmatrix.cli.fit import fit
 from kmatrix.cli.info import info
 from kmatrix.cli.names import in_options
+from kmatrix.cli.recipe import recipe_list, recipe_run
 
 Arguments = ParamSpec("Arguments")
 
@@ -60,3 +61,8 @@ app.command()(_complain(compress))
 app.command()(_complain(info))
 app.command()(_complain(bench))
 app.command()(_complain(demo))
+
+recipe = typer.Typer(no_args_is_help=True, help="The papers' experiments: list them, run them.")
+recipe.command("list")(_complain(recipe_list))
+recipe.command("run")(_complain(recipe_run))
+app.add_typer(recipe, name="recipe")

@@ -1,0 +1,16 @@
+"""Files that appear whole or not at all."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+
+def replace(path: Path, write: Callable[[Path], object]) -> None:
+    """Write to a name of its own, then rename: who is interrupted keeps the old file."""
+    new = path.with_name(path.name + ".new")
+    write(new)
+    new.replace(path)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """The same for text."""
+    replace(path, lambda new: new.write_text(text, encoding="utf-8"))
