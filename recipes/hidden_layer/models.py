@@ -1,0 +1,90 @@
+"""The methods that are compared, and the network that each is the hidden layer of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+import kmatrix as km
+
+from .toeplitz_like import ToeplitzLike
+
+CLASSES = 10
+
+
+def _ldr_sd(size: int) -> km.Structure:
+    """Operators ``A = D Z D^-1`` and ``B = E^-1 Z' E`` with learned diagonals D and E.
+
+    Those are the learned sub-diagonal operators of LDR-SD up to two fixed products, so the matrices are ``D T E``
+    with ``T`` Toeplitz-like; three products and two diagonals are the 8 n numbers of the others.
+    """
+    return km.Product((km.Diagonal(), ToeplitzLike(3), km.Diagonal()), (size, size))
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the table.
+
+    Attributes:
+        title: as in the table.
+        structure: of the hidden layer, for its size; None is a dense ``nn.Linear``.
+    """
+
+    title: str
+    structure: Callable[[int], km.Structure] | None
+
+    def num_params(self, size: int) -> int:
+        """Numbers in the hidden matrix; a complex number counts as two."""
+        return size * size if self.structure is None else self.structure(size).num_params(size, size)
+
+    def compression(self, size: int) -> float:
+        """How many times fewer weights than a dense hidden layer, as the paper counts.
+
+        It divides the dense hidden matrix by the hidden matrix and the softmax layer together, biases of the
+        hidden layer left out.
+        """
+        return size * size / (self.num_params(size) + CLASSES * size + CLASSES)
+
+
+METHODS: Mapping[str, Method] = {
+    "dense": Method("Unstructured", None),
+    "bpbp-complex": Method("BPBP complex, fixed P", lambda n: km.RealPart(km.FixedBPBP())),
+    "bpbp-real": Method("BPBP real, fixed P", lambda n: km.FixedBPBP()),
+    "k": Method("K, one BB*", lambda n: km.Kaleidoscope()),
+    "ldr-sd": Method("LDR-SD", _ldr_sd),
+    "toeplitz-like": Method("Toeplitz-like", lambda n: ToeplitzLike(4)),
+    "fastfood": Method("Fastfood", lambda n: km.Fastfood()),
+    "circulant": Method("Circulant", lambda n: km.Circulant()),
+    "low-rank": Method("Low-rank", lambda n: km.LowRank(4)),
+}
+
+
+class Net(nn.Module):
+    """Images, one square hidden layer of their size with ReLU, and a dense softmax layer."""
+
+    def __init__(self, method: str, size: int) -> None:
+        super().__init__()
+        structure = METHODS[method].structure
+        self.hidden = (
+            nn.Linear(size, size)
+            if structure is None
+            else km.nn.Linear(size, size, structure=structure(size))
+        )
+        if method == "ldr-sd":
+            _to_ones(self.hidden)
+        self.softmax = nn.Linear(size, CLASSES)
+
+    def forward(self, images: Tensor) -> Tensor:
+        scores: Tensor = self.softmax(torch.relu(self.hidden(images)))
+        return scores
+
+
+def _to_ones(hidden: nn.Module) -> None:
+    """Let the diagonals of LDR-SD begin at one, where it is Toeplitz-like."""
+    with torch.no_grad():
+        for name, parameter in hidden.named_parameters():
+            if "factor" in name:
+                parameter.fill_(1.0)

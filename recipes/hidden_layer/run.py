@@ -1,0 +1,164 @@
+"""One run: the rates race, the best one by validation is tested, and its steps are timed against dense."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..common import Case, Row, Run
+from ..common.training import History, train
+from .models import METHODS, Net
+from .sets import SIZE, Task, load
+from .settings import Settings
+
+_AT_ONCE = 5_000
+
+
+def run(settings: Settings, case: Case, run: Run) -> Row:
+    """Train, choose and test one method on one data set."""
+    method, name = case.options["method"], case.options["data"]
+    synthetic = settings.synthetic or run.dry
+    # The data do not depend on the rates, and a search changes those.
+    of_data = replace(settings, rates=(), rounds=())
+    task = load(name, of_data, None if synthetic else run.data())
+    racer = _Racer(settings, task, method, dict(settings.data)[name], run)
+    rate, model, history = racer.race()
+    row: Row = {
+        "method": method,
+        "data": name,
+        "source": task.source,
+        "images": [len(racer.fit), len(racer.held), len(task.test)],
+        "rate": rate,
+        "steps": len(history.losses),
+        "rates": racer.seen,
+        "validation": history.best,
+        "test": accuracy(model, task.test, task.test_labels, run.device),
+        "parameters": METHODS[method].num_params(SIZE),
+        "compression": METHODS[method].compression(SIZE),
+        "threads": torch.get_num_threads(),
+    }
+    return row | step_times(method, settings, 0 if run.dry else settings.timed, run.device)
+
+
+@dataclass
+class _Runner:
+    """One of the rates: a model and its optimiser."""
+
+    rate: float
+    model: Net
+    optimizer: torch.optim.Optimizer
+
+
+class _Racer:
+    """All rates of one method on one data set."""
+
+    def __init__(self, settings: Settings, task: Task, method: str, steps: int, run: Run) -> None:
+        self.settings, self.task, self.steps, self.run_ = settings, task, steps, run
+        order = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(run.seed))
+        held = round(settings.validation * len(order))
+        self.held, self.fit = order[:held], order[held:]
+        self.runners = []
+        for rate in settings.rates[:1] if run.dry else settings.rates:
+            torch.manual_seed(run.seed)
+            model = Net(method, SIZE).to(run.device)
+            optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum)
+            self.runners.append(_Runner(rate, model, optimizer))
+        self.seen: dict[str, float] = {}
+        """Validation accuracy of each rate at the last look at it."""
+
+    def race(self) -> tuple[float, Net, History]:
+        """Drop rates round by round; the winner, in its best state by validation."""
+        done = 0
+        if not self.run_.dry:
+            for steps, left in self.settings.rounds:
+                for runner in self.runners:
+                    self._train(runner, done, steps)
+                    self.seen[str(runner.rate)] = self._validate(runner.model)
+                self.runners.sort(key=lambda r: -self.seen[str(r.rate)])
+                self.runners, done = self.runners[:left], steps
+        finished = [(r, self._train(r, done, self.steps, final=True)) for r in self.runners]
+        for runner, history in finished:
+            self.seen[str(runner.rate)] = _best(history)
+        winner, history = max(finished, key=lambda pair: _best(pair[1]))
+        return winner.rate, winner.model, history
+
+    def _train(self, runner: _Runner, begin: int, end: int, *, final: bool = False) -> History:
+        def loss(model: nn.Module, step: int) -> Tensor:
+            which = self.run_.share(self._batch(begin + step))
+            images, labels = self.task.train[which], self.task.labels[which]
+            return F.cross_entropy(model(images.to(self.run_.device)), labels.to(self.run_.device))
+
+        title = f"lr {runner.rate:g}, from {begin}"
+        validate = self._validate if final else None
+        return train(
+            runner.model,
+            runner.optimizer,
+            loss,
+            self.run_,
+            end - begin,
+            title=title,
+            validate=validate,
+            every=self.settings.every,
+            better="max",
+        )
+
+    def _batch(self, step: int) -> Tensor:
+        """Every image once in a pass, in an order that depends on the seed and the pass."""
+        size = min(self.settings.batch, len(self.fit))
+        passes, place = divmod(step, len(self.fit) // size)
+        generator = torch.Generator().manual_seed(self.run_.seed * 1_000_003 + passes)
+        order = torch.randperm(len(self.fit), generator=generator)
+        return self.fit[order[place * size : (place + 1) * size]]
+
+    def _validate(self, model: nn.Module) -> float:
+        return accuracy(model, self.task.train[self.held], self.task.labels[self.held], self.run_.device)
+
+
+def _best(history: History) -> float:
+    return history.best if history.best is not None else float("-inf")
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> float:
+    """Per cent of images that are classified as they should be."""
+    right = 0
+    for part, wanted in zip(torch.split(images, _AT_ONCE), torch.split(labels, _AT_ONCE), strict=True):
+        right += int((model(part.to(device)).argmax(1).cpu() == wanted).sum())
+    return 100 * right / len(labels)
+
+
+def step_times(method: str, settings: Settings, rounds: int, device: torch.device) -> Row:
+    """Median seconds of an optimisation step of a method and of dense, taken in turns; nothing for no rounds."""
+    if not rounds:
+        return {}
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(settings.batch, SIZE, generator=generator).to(device)
+    labels = torch.randint(10, (settings.batch,), generator=generator).to(device)
+    models = {name: Net(name, SIZE).to(device) for name in dict.fromkeys((method, "dense"))}
+    optimizers = {
+        name: torch.optim.SGD(model.parameters(), lr=0.01, momentum=settings.momentum)
+        for name, model in models.items()
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in models}
+    for turn in range(rounds + 2):
+        for name, model in models.items():
+            _wait(device)
+            began = time.perf_counter()
+            optimizers[name].zero_grad()
+            F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
+            optimizers[name].step()
+            _wait(device)
+            if turn >= 2:  # the first steps make caches
+                seconds[name].append(time.perf_counter() - began)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {"step_seconds": medians[method], "dense_step_seconds": medians["dense"]}
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,86 @@
+"""What the runs depend on, for each preset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from ..common import Case
+from .models import METHODS
+
+if TYPE_CHECKING:
+    import optuna
+
+BG_ROT, NOISE, CIFAR, SIGNS = "mnist-bg-rot", "mnist-noise", "cifar10-grey", "signs-grey"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of all runs.
+
+    Attributes:
+        data: names of the data sets, and how many optimisation steps on each.
+        train: images of the rebuilt data sets to train on, a part of which is for validation.
+        test: images of the rebuilt data sets to test on.
+        batch: images in a step.
+        validation: share of the training images to choose the rate and the moment by.
+        momentum: of SGD.
+        rates: learning rates to choose from.
+        rounds: ``(steps, left)``: how many rates are left after so many steps; all go to the end if empty.
+        every: steps between validations.
+        timed: rounds of interleaved steps to measure against dense.
+        noise: weight of the correlated part of the noise; 0 is white.
+        bandwidth: distance in pixels over which the noise is correlated.
+        spread: least standard deviation of a patch of a photograph.
+        synthetic: random images instead of data.
+    """
+
+    data: tuple[tuple[str, int], ...]
+    train: int
+    test: int
+    batch: int = 50
+    validation: float = 0.15
+    momentum: float = 0.9
+    rates: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+    rounds: tuple[tuple[int, int], ...] = ()
+    every: int = 204
+    timed: int = 10
+    noise: float = 1.0
+    bandwidth: float = 6.0
+    spread: float = 0.1
+    synthetic: bool = False
+
+
+def settings(preset: str) -> Settings:
+    """Settings of a preset."""
+    if preset == "paper":
+        # 50 passes; the paper does not say how many. 204 steps are a pass over the MNIST sets.
+        return Settings(((BG_ROT, 10_200), (NOISE, 10_200), (CIFAR, 42_500)), 12_000, 50_000)
+    if preset == "small":
+        data = ((BG_ROT, 2_000), (NOISE, 2_000), (SIGNS, 1_000))
+        return Settings(data, 12_000, 10_000, rounds=((200, 3), (500, 1)), every=100)
+    return Settings(
+        ((BG_ROT, 4), (NOISE, 4)),
+        120,
+        40,
+        rates=(0.01, 0.05),
+        rounds=((2, 1),),
+        every=2,
+        timed=1,
+        synthetic=True,
+    )
+
+
+def cases(settings: Settings) -> list[Case]:
+    """Every method on every data set."""
+    return [
+        Case(f"{method}/{data}", {"method": method, "data": data})
+        for data, _ in settings.data
+        for method in METHODS
+    ]
+
+
+def search(trial: optuna.trial.BaseTrial, settings: Settings, case: Case) -> Settings:
+    """One learning rate instead of those to choose from in every run."""
+    rate = trial.suggest_categorical("rate", Settings.rates)
+    return replace(settings, rates=(rate,), rounds=())

@@ -1,0 +1,163 @@
+"""Tables and pictures: the paper's rows beside ours."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..common import Row, Sheet
+from ..common.sheets import mean_spread
+from .models import METHODS
+from .sets import SIZE
+from .settings import BG_ROT, CIFAR, NOISE, SIGNS, Settings
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+PAPER: Mapping[str, tuple[float, float, float, float]] = {
+    # MNIST-bg-rot, MNIST-noise, grey CIFAR-10, compression: arXiv 1903.05895, Table 1.
+    "dense": (44.08, 65.15, 46.03, 1.0),
+    "bpbp-complex": (46.26, 77.00, 49.93, 39.4),
+    "bpbp-real": (46.16, 75.00, 48.69, 56.9),
+    "ldr-td": (45.81, 78.45, 45.33, 56.9),
+    "toeplitz-like": (42.67, 75.75, 41.78, 56.9),
+    "fastfood": (38.13, 63.55, 39.64, 78.7),
+    "circulant": (34.46, 65.35, 34.28, 93.0),
+    "low-rank": (35.67, 52.25, 32.28, 56.9),
+}
+_COLUMN = {BG_ROT: 0, NOISE: 1, CIFAR: 2}
+_TITLES = {BG_ROT: "MNIST-bg-rot", NOISE: "MNIST-noise", CIFAR: "grey CIFAR-10", SIGNS: "grey sign digits"}
+STAND_IN = (
+    "MNIST-bg-rot and MNIST-noise are rebuilt from MNIST, with patches of the sign-digit photographs for the "
+    "backgrounds of the first; grey sign digits stand in for grey CIFAR-10"
+)
+
+
+def sheets(settings: Settings, rows: Sequence[Row]) -> list[Sheet]:
+    """Accuracy, cost, and the learning rates that were chosen."""
+    return [_accuracy(settings, rows), _cost(settings, rows), _rates(settings, rows)]
+
+
+def _of(rows: Sequence[Row], method: str, data: str | None = None) -> list[Row]:
+    return [r for r in rows if r["method"] == method and data in (None, r["data"])]
+
+
+def _printed(method: str, data: str) -> str:
+    known = method in PAPER and data in _COLUMN
+    return f"{PAPER[method][_COLUMN[data]]:.2f}" if known else ""
+
+
+def _accuracy(settings: Settings, rows: Sequence[Row]) -> Sheet:
+    names = [name for name, _ in settings.data]
+    columns = ["method", *(f"#{_TITLES[name]}{part}" for name in names for part in ("", ", paper"))]
+    # The stand-in of CIFAR-10 has the paper's figures of CIFAR-10 beside it.
+    columns = [c.replace(f"{_TITLES[SIGNS]}, paper", f"{_TITLES[CIFAR]}, paper") for c in columns]
+    lines = []
+    for method, what in METHODS.items():
+        line = [what.title]
+        for name in names:
+            line.append(mean_spread(r["test"] for r in _of(rows, method, name)))
+            line.append(_printed(method, CIFAR if name == SIGNS else name))
+        lines.append(line)
+    lines.append(
+        ["LDR-TD", *(t for n in names for t in ("", _printed("ldr-td", CIFAR if n == SIGNS else n)))]
+    )
+    return Sheet("Test accuracy, %", columns, lines, _notes(settings, rows))
+
+
+def _notes(settings: Settings, rows: Sequence[Row]) -> list[str]:
+    notes = []
+    if settings.synthetic:
+        return ["Random images: these figures mean nothing."]
+    sources = {r["data"]: r["source"] for r in rows}
+    rebuilt = [_TITLES[name] for name, source in sources.items() if source == "rebuilt"]
+    if rebuilt:
+        notes.append(
+            f"{' and '.join(rebuilt)} rebuilt from MNIST: {settings.train:,} images for training and validation, "
+            f"{settings.test:,} for testing."
+        )
+    if BG_ROT in sources and sources[BG_ROT] == "rebuilt":
+        notes.append("Backgrounds of MNIST-bg-rot: patches of the sign-digit photographs, a stand-in.")
+    if any(name == SIGNS for name, _ in settings.data):
+        notes.append(
+            "Grey sign digits, 1,650 images for training and validation: a stand-in for grey CIFAR-10."
+        )
+    notes.append(
+        "Paper: one run each, no spread; its rows other than BPBP are of Thomas et al. 2018, with another search. "
+        "LDR-TD has learned tridiagonal operators, our LDR-SD sub-diagonal ones."
+    )
+    return notes
+
+
+def _cost(settings: Settings, rows: Sequence[Row]) -> Sheet:
+    columns = ["method", "#weights", "#compression", "#paper", "#ms a step", "#times dense"]
+    lines = []
+    for method, what in METHODS.items():
+        timed = [r for r in _of(rows, method) if "step_seconds" in r]
+        step = f"{1e3 * statistics.median(r['step_seconds'] for r in timed):.2f}" if timed else ""
+        share = [r["step_seconds"] / r["dense_step_seconds"] for r in timed]
+        times = f"{statistics.median(share):.2f}" if share else ""
+        printed = f"{PAPER[method][3]:.1f}" if method in PAPER else ""
+        compression = 1.0 if method == "dense" else what.compression(SIZE)
+        lines.append([what.title, f"{what.num_params(SIZE):,}", f"{compression:.1f}", printed, step, times])
+    threads = ", ".join(sorted({str(r["threads"]) for r in rows})) or "?"
+    notes = [
+        "Compression as in the paper: the dense hidden matrix over the hidden matrix and the softmax layer together.",
+        f"A step: batch {settings.batch}, forward, backward, SGD; medians of steps taken in turns with dense; "
+        f"threads: {threads}.",
+    ]
+    return Sheet(f"Weights of the {SIZE} x {SIZE} hidden layer, and time", columns, lines, notes)
+
+
+def _rates(settings: Settings, rows: Sequence[Row]) -> Sheet:
+    names = [name for name, _ in settings.data]
+    lines = []
+    for method, what in METHODS.items():
+        cells = [" ".join(f"{r['rate']:g}" for r in _of(rows, method, name)) for name in names]
+        lines.append([what.title, *cells])
+    held = f"{100 * settings.validation:g} % of the training images"
+    note = f"Chosen for each seed on {held}, of {_listed(settings.rates)}"
+    rounds = "; ".join(f"{left} left after {steps} steps" for steps, left in settings.rounds)
+    note += f": {rounds}." if rounds else ", all trained to the end."
+    return Sheet("Learning rates", ["method", *(_TITLES[name] for name in names)], lines, [note])
+
+
+def _listed(numbers: Iterable[float]) -> str:
+    return ", ".join(f"{n:g}" for n in numbers)
+
+
+def pictures(settings: Settings, rows: Sequence[Row]) -> dict[str, Figure]:
+    """Accuracy against compression, ours and the paper's."""
+    from matplotlib.figure import Figure
+
+    names = [name for name, _ in settings.data if any(r["data"] == name for r in rows)]
+    if not names:
+        return {}
+    figure = Figure(figsize=(4.2 * len(names), 4.2), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    for ax, name in zip(axes, names, strict=True):
+        _scatter(ax, rows, name)
+    axes[0].set_ylabel("test accuracy, %")
+    axes[0].legend(frameon=False, fontsize=8)
+    return {"accuracy": figure}
+
+
+def _scatter(ax: Axes, rows: Sequence[Row], name: str) -> None:
+    labels = {"ours": "ours", "paper": "paper"}
+    column = _COLUMN.get(CIFAR if name == SIGNS else name, 0)
+    for k, (method, what) in enumerate(METHODS.items()):
+        found = [r["test"] for r in _of(rows, method, name)]
+        x = 1.0 if method == "dense" else what.compression(SIZE)
+        if found:
+            spread = statistics.stdev(found) if len(found) > 1 else 0.0
+            y = statistics.mean(found)
+            ax.errorbar(x, y, spread, fmt="o", color=f"C{k}", label=labels.pop("ours", None))
+            ax.annotate(method, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
+        if method in PAPER:
+            ax.plot(x, PAPER[method][column], "o", mfc="none", color=f"C{k}", label=labels.pop("paper", None))
+    ax.set_xscale("log")
+    ax.set_xlabel("compression")
+    standing = f" (paper: {_TITLES[CIFAR]})" if name == SIGNS else ""
+    ax.set_title(f"{_TITLES[name]}{standing}", fontsize=10)
