@@ -270,14 +270,27 @@ class GBLRMatrix(StructuredMatrix):
                 places[2 * k + 1, :used] = draw_widths(used, size, total, generator)
             with torch.no_grad():
                 self.places.copy_(places)
-        # How many numbers meet in one sum, and how many sums one number goes to, on average.
-        for stored, *fans in (
-            (self.left, rows / m, rows / max(used, 1)),
-            (self.right, cols / max(used, 1), cols / n),
-        ):
-            fan_in, fan_out = (max(1.0, fan) for fan in fans)
-            std = min(1.0, (fan_out / fan_in) ** 0.5) / fan_in**0.5
+        stds = box_scales(self.shape, (rows, cols), used)
+        for stored, std in zip((self.left, self.right), stds, strict=True):
             fill_normal(stored, std, self._is_complex, generator)
+
+
+def box_scales(shape: tuple[int, int], totals: tuple[int, int], boxes: int) -> tuple[float, float]:
+    """Standard deviations of the numbers on both sides of random boxes at which products keep the size of vectors.
+
+    Args:
+        shape: ``(m, n)``.
+        totals: widths of all boxes together, in rows and in columns.
+        boxes: how many there are.
+    """
+    (m, n), (rows, cols), each = shape, totals, max(boxes, 1)
+
+    def scale(fan_in: float, fan_out: float) -> float:
+        fan_in, fan_out = max(1.0, fan_in), max(1.0, fan_out)
+        return min(1.0, math.sqrt(fan_out / fan_in)) / math.sqrt(fan_in)
+
+    # How many numbers meet in one sum, and how many sums one number goes to, on average.
+    return scale(rows / m, rows / each), scale(cols / each, cols / n)
 
 
 def _budget(value: object) -> float:

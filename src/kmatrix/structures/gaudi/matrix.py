@@ -25,7 +25,7 @@ from kmatrix.structures.boxes import Boxes
 from kmatrix.structures.gaudi.budget import rounded_within
 from kmatrix.structures.gaudi.mask import checked_sigma, tables, whole_starts, whole_widths
 from kmatrix.structures.gaudi.product import Side, product
-from kmatrix.structures.gblr import GBLR, GBLRMatrix
+from kmatrix.structures.gblr import GBLR, GBLRMatrix, box_scales
 
 _STRUCTURAL = ("widths", "starts")
 
@@ -43,8 +43,8 @@ class Gaudi(Structure):
 
     Args:
         nblocks: how many boxes; ``min(m, n)`` if not given.
-        budget: the sum of all widths after hardening, as a fraction of ``m * n``. While it learns, the boxes may cost
-            more: fresh members begin at the cost of the dense matrix, as far as the boxes reach.
+        budget: the sum of all widths, as a fraction of ``m * n``: of a fresh member, and after hardening. While it
+            learns, the boxes may cost more.
 
     Raises:
         ArgumentError: if ``nblocks`` is not positive, or ``budget`` is not a finite number of at least 0.
@@ -174,15 +174,21 @@ class GaudiMatrix(StructuredMatrix):
         matrix = structure.empty(m, n, dtype=left.dtype, device=left.device)
         if len(matrix.left) > count:
             matrix.reset_parameters(generator)
-        sizes = torch.tensor([[m], [n]], dtype=torch.float64, device=left.device)
         with torch.no_grad():
-            matrix.widths.zero_()
             matrix.left[:count] = to_pairs(left)
             matrix.right[:count] = to_pairs(right)
-            matrix.widths[:, :count] = (boxes.places[1::2].to(left.device) / sizes).to(matrix.widths.dtype)
-            matrix.starts[:, :count] = (boxes.places[::2].to(left.device) / sizes).to(matrix.starts.dtype)
-        matrix.revive_(generator)
+        matrix._place_(boxes, generator)
         return matrix
+
+    @torch.no_grad()
+    def _place_(self, boxes: Boxes, generator: torch.Generator | None) -> None:
+        """Take the places of boxes; those that are not given are empty, and can grow."""
+        sizes = torch.tensor([[side] for side in self.shape], dtype=torch.float64, device=self.device)
+        places = boxes.places.to(self.device)
+        self.widths.zero_()
+        self.widths[:, : len(boxes)] = (places[1::2] / sizes).to(self.widths.dtype)
+        self.starts[:, : len(boxes)] = (places[::2] / sizes).to(self.starts.dtype)
+        self.revive_(generator)
 
     @property
     def sigma(self) -> float:
@@ -253,10 +259,29 @@ class GaudiMatrix(StructuredMatrix):
         return product(x, *self.sides[::-1])
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Draw boxes anywhere within the budget, as a fresh ``GBLR`` has them, and numbers at its scale.
+
+        Boxes that begin like this learned better than those that begin with the cost of a dense matrix (``spread_``)
+        and are cut while the numbers learn (the recipe ``gblr``).
+        """
+        (m, n), target = self.shape, self.structure.hardened
+        count, totals = target.count(m, n), target.totals(m, n)
+        scales = box_scales(self.shape, totals, min(count, *totals))
+        for stored, scale in zip((self.left, self.right), scales, strict=True):
+            fill_normal(stored, scale, self._is_complex, generator)
+        if self.device.type != "meta":
+            drawn = target.empty(m, n, dtype=torch.float32)
+            drawn.reset_parameters(generator)
+            self._place_(drawn.boxes, generator)
+        self._tabulate()
+
+    @torch.no_grad()
+    def spread_(self, generator: torch.Generator | None = None) -> None:
         """Draw the start of the paper: some boxes are the whole matrix, the others equal parts of it, spread evenly.
 
         All widths together are what a dense matrix costs, or all that the boxes can have; a part of ``mean / 2`` of
-        the boxes is full, where ``mean`` is their mean width. Numbers are normal, at the scale of ``LowRank``.
+        the boxes is full, where ``mean`` is their mean width. Numbers are normal, at the scale of ``LowRank``. It goes
+        with a schedule that brings them to the budget, ``km.nn.Schedule(steps, sigma=(2.0, 100.0))``.
 
         Reference: arXiv 2310.18882, the initialisation from scratch (structured plus low rank).
         """
@@ -264,11 +289,10 @@ class GaudiMatrix(StructuredMatrix):
         mean = min(1.0, m * n / (count * (m + n)))
         full = int(count * mean / 2)
         rest = (mean * count - full) / max(1, count - full)
-        with torch.no_grad():
-            for k, size in enumerate((m, n)):
-                self.widths[k] = max(rest, 1 / size)
-            self.widths[:, :full] = 1.0
-            self._scatter_(torch.arange(count, device=self.device), generator)
+        for k, size in enumerate((m, n)):
+            self.widths[k] = max(rest, 1 / size)
+        self.widths[:, :full] = 1.0
+        self._scatter_(torch.arange(count, device=self.device), generator)
         terms = max(1.0, full + (count - full) * rest**2)  # that meet in an entry
         scale = (min(1.0, m / n) / n) ** 0.25 / terms**0.25
         for stored in (self.left, self.right):
