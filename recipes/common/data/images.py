@@ -81,7 +81,11 @@ def sign_digits(folder: Path) -> Images:
     x, y, x_test, y_test = (arrays[name] for name in ("x_train", "y_train", "x_test", "y_test"))
     if x.shape[1:] != (64, 64, 3) or x_test.shape[1:] != (64, 64, 3):
         raise bad(path, f"images of {x.shape[1:]} and {x_test.shape[1:]}")
-    return _parted(x, y, x_test, y_test, 200)
+    if len(x) != len(y):
+        raise bad(path, f"{len(x)} images with {len(y)} labels")
+    # They come sorted by class: the last 200 would be of two of the ten alone.
+    order = np.random.default_rng(0).permutation(len(x))
+    return _parted(x[order], y[order], x_test, y_test, 200)
 
 
 def cifar10(folder: Path) -> Images:
