@@ -45,6 +45,37 @@ def test_the_step_by_step_choice_keeps_the_budget() -> None:
         assert total(options, module._greedy(options, budget))[1] <= budget * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_what_a_price_leaves_out_is_in_no_better_choice(seed: int) -> None:
+    options = [[own[k] for k in module._undominated(own)] for own in drawn(seed, layers=5, options=6)]
+    budget = 0.5 * (sum(own[-1].cost for own in options) + sum(own[0].cost for own in options))
+    priced = module._priced(options, budget)
+    loss, cost = total(options, priced.picked)
+    assert cost <= budget and loss == pytest.approx(priced.loss)
+    every = list(itertools.product(*(range(len(own)) for own in options)))
+    within = [picked for picked in every if total(options, picked)[1] <= budget]
+    best = min(within, key=lambda picked: total(options, picked)[0])
+    assert loss - priced.gap <= total(options, best)[0] * (1 + 1e-12) <= loss * (1 + 1e-12)
+    assert all(k in own for k, own in zip(best, priced.hopeful, strict=True))
+
+
+def test_of_many_ranks_the_solver_is_asked_about_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng, asked, solve = random.Random(0), [], module._solved
+    options = []
+    for _ in range(60):
+        weight, fall = rng.uniform(0.1, 10), rng.uniform(0.5, 2)
+        ranks = [Option(weight * 2 ** (-fall * k / 20), k / 80) for k in range(1, 80)]
+        options.append([Option(0.0, 1.0), *ranks])
+    monkeypatch.setattr(
+        module, "_solved", lambda few, most: (asked.append(sum(map(len, few))), solve(few, most))[1]
+    )
+    for share in (0.25, 0.75):
+        loss, cost = total(options, choose(options, share * 60))
+        priced = module._priced([[own[k] for k in module._undominated(own)] for own in options], share * 60)
+        assert cost <= share * 60 and priced.loss - priced.gap <= loss <= priced.loss
+    assert all(count < 60 * 80 / 4 for count in asked)
+
+
 def test_losses_and_costs_of_any_size_are_compared() -> None:
     options = [[Option(0.0, 1e12), Option(1e-14, 2e11)], [Option(0.0, 1e12), Option(3e-14, 2e11)]]
     assert choose(options, 1.3e12) == [1, 0]

@@ -1,4 +1,11 @@
-"""One choice for every layer under one budget: a multiple-choice knapsack, solved by HiGHS."""
+"""One choice for every layer under one budget: a multiple-choice knapsack, solved by a bound, and by HiGHS.
+
+With a price ``t`` on cost every layer chooses for itself, ``min_k loss_k + t cost_k``; the sum over layers less ``t``
+times the budget is a lower bound of the least loss for every ``t >= 0``, largest at a price that bisection finds. Just
+above it the choices are within the budget. Where their loss is as near to the bound as ``GAP``, they are the answer;
+elsewhere no option can be in a better choice whose priced loss exceeds that of its layer's best by more than the
+distance (Dyer, Kayal and Walker 1984), and HiGHS chooses among the few that are left.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
@@ -18,6 +26,8 @@ GAP = 1e-4
 SECONDS = 60.0
 TOLERANCE = 1e-6
 """Of constraints, in HiGHS."""
+_HALVINGS = 200
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,11 @@ def choose(options: Sequence[Sequence[Option]], budget: float, *, what: str = "b
         way_out = "ask for more, or allow more structures or sizes"
         raise ArgumentError(complaint("compress_", what, f"{budget:.6g}", reason, way_out))
     kept = [_undominated(layer) for layer in options]
+    left = [[layer[k] for k in own] for layer, own in zip(options, kept, strict=True)]
+    priced = _priced(left, budget)
+    if priced.gap <= GAP * abs(priced.loss):
+        return [own[k] for own, k in zip(kept, priced.picked, strict=True)]
+    kept = [[own[k] for k in hopeful] for own, hopeful in zip(kept, priced.hopeful, strict=True)]
     picked = _solve([[layer[k] for k in own] for layer, own in zip(options, kept, strict=True)], budget)
     return [own[k] for own, k in zip(kept, picked, strict=True)]
 
@@ -69,6 +84,85 @@ def _undominated(layer: Sequence[Option]) -> list[int]:
         if not kept or layer[k].loss < layer[kept[-1]].loss:
             kept.append(k)
     return kept[::-1]
+
+
+@dataclass(frozen=True)
+class Priced:
+    """What a price on cost says of all choices.
+
+    Attributes:
+        picked: a choice within the budget.
+        loss: its loss.
+        gap: how much less any choice could lose at most.
+        hopeful: the options of every layer that may be in a better choice, or are in this one.
+    """
+
+    picked: list[int]
+    loss: float
+    gap: float
+    hopeful: list[list[int]]
+
+
+def _priced(options: Sequence[Sequence[Option]], budget: float) -> Priced:
+    """A choice by the best price, and how far it is from the least loss at most; options dearest first."""
+    if not options:
+        return Priced([], 0.0, 0.0, [])
+    width = max(len(layer) for layer in options)
+    losses, costs = np.full((2, len(options), width), np.inf)
+    for i, layer in enumerate(options):
+        losses[i, : len(layer)] = [option.loss for option in layer]
+        costs[i, : len(layer)] = [option.cost for option in layer]
+    with np.errstate(invalid="ignore"):
+        saved = costs[:, :1] - costs  # in the last column at most, by what all lose
+    rows = np.arange(len(options))
+    real = np.isfinite(costs)
+
+    def at(price: float) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.intp]]:
+        value = np.where(real, losses - price * np.where(real, saved, 0.0), np.inf)
+        # Of equals the cheapest, which come last: the choice of a price has to be within the budget above it.
+        return value, width - 1 - np.argmin(value[:, ::-1], axis=1)
+
+    def cost(chosen: npt.NDArray[np.intp]) -> float:
+        return float(costs[rows, chosen].sum())
+
+    steps = np.diff(np.where(real, losses, np.nan), axis=1) / np.diff(np.where(real, saved, np.nan), axis=1)
+    low, high = 0.0, 2 * float(np.nanmax(steps, initial=0.0)) + 1e-300
+    if cost(at(low)[1]) <= budget:
+        high = low
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (low + high)
+        low, high = (low, middle) if cost(at(middle)[1]) <= budget else (middle, high)
+    value, chosen = at(high)
+    picked = _filled(options, [int(k) for k in chosen], budget)
+    loss = sum(layer[k].loss for layer, k in zip(options, picked, strict=True))
+    least = value.min(1)
+    bound = float(least.sum()) + high * (float(costs[:, 0].sum()) - budget)
+    gap = max(0.0, loss - bound)
+    near = value - least[:, None] <= gap * (1 + _ROUNDING) + _ROUNDING * abs(loss)
+    near[rows, picked] = True
+    return Priced(picked, loss, gap, [[int(k) for k in np.flatnonzero(own)] for own in near])
+
+
+def _filled(options: Sequence[Sequence[Option]], picked: list[int], budget: float) -> list[int]:
+    """A choice with what it leaves of the budget spent, each time where that saves most loss."""
+    picked = list(picked)
+    spent = _cost(options, picked)
+    while True:
+        gains = [
+            (layer[k].loss - layer[j].loss, i, j)
+            for i, (layer, k) in enumerate(zip(options, picked, strict=True))
+            for j in range(k)
+            if spent - layer[k].cost + layer[j].cost <= budget
+        ]
+        if not gains:
+            return picked
+        _, i, j = max(gains)
+        before = picked[i]
+        picked[i] = j
+        spent = _cost(options, picked)
+        if spent > budget * (1 + 1e-12):  # by rounding
+            picked[i] = before
+            return picked
 
 
 def _solve(options: Sequence[Sequence[Option]], budget: float) -> list[int]:
