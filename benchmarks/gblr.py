@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import importlib
 import json
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -39,14 +39,17 @@ import kmatrix as km
 from kmatrix.benchmark.clock import Race, Runner, race, using_threads
 from kmatrix.benchmark.contenders import Contender, Problem, dense, ours, relative, rounding
 from kmatrix.benchmark.limits import held_to
+from kmatrix.cli.recipe import recipes
 from kmatrix.fitting.certificate import machine
 from kmatrix.structures import Boxes, GBLRMatrix
 from kmatrix.structures.gaudi.matrix import Gaudi, GaudiMatrix
 
 ROOT = Path(__file__).parents[1]
-RECIPE = ROOT / "recipes" / "gblr"
+RESULTS = ROOT / "recipes" / "gblr" / "results" / "small" / "results.json"
+RECIPE = f"{recipes().__name__}.gblr"
 BUDGET = 0.3
-LAYER = "blocks.1.attention.value"  # of the recipe's transformer, whose boxes are scaled up
+LEARNED, WIDTH = "characters/scratch/gblr", 128
+"""The case of the recipe whose boxes are scaled up, and the size of the matrix they were learned for."""
 SINGLE, DOUBLE = torch.float32, torch.float64
 
 
@@ -94,9 +97,11 @@ def learned_boxes(file: Path, n: int) -> GBLRMatrix:
 
     As many copies of each as the factor, their edges moved by up to half of it, and cut to the budget.
     """
-    given = json.loads(file.read_text())[LAYER]
-    small = torch.tensor(given["boxes"]).double().mT
-    factor = n / given["shape"][0]
+    rows = json.loads(file.read_text())["rows"]
+    (found,) = (r["boxes"] for r in rows if (r["case"], r["seed"]) == (LEARNED, 1))
+    boxes = next(iter(found.values()))
+    small = torch.tensor([[int(place) for place in box.split()] for box in boxes]).double().mT
+    factor = n / WIDTH
     generator = torch.Generator().manual_seed(n)
     places = small.repeat_interleave(math.ceil(factor), 1) * factor
     places += (torch.rand(places.shape, generator=generator, dtype=DOUBLE) - 0.5) * factor
@@ -260,9 +265,8 @@ def steps(options: argparse.Namespace) -> Iterator[list[Row]]:
 
 def model(options: argparse.Namespace) -> Iterator[list[Row]]:
     """The vision transformer at some widths, with random boxes."""
-    sys.path.append(str(RECIPE))
-    from methods import dense_matrices  # type: ignore[import-not-found]
-    from vit import ViT  # type: ignore[import-not-found]
+    dense_matrices = importlib.import_module(f"{RECIPE}.methods").dense_matrices
+    ViT = importlib.import_module(f"{RECIPE}.vit").ViT
 
     for width, layers in options.models:
         torch.manual_seed(0)
@@ -334,7 +338,7 @@ def main() -> None:
     )
     parser.add_argument("--images", type=int, nargs="+", default=[1, 16])
     parser.add_argument(
-        "--boxes", type=Path, default=RECIPE / "results" / "characters.boxes.json", help="learned"
+        "--boxes", type=Path, default=RESULTS, help="results of the recipe gblr, for learned boxes"
     )
     parser.add_argument("--seconds", type=float, default=4.0, help="for each case")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "gblr.json")

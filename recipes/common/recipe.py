@@ -75,6 +75,7 @@ class Run:
         dry: one optimisation step on synthetic tensors of the right shape, to see that everything fits together.
         data_folder: where the data are.
         progress: shows how far the run is.
+        shared_folder: of all runs, for what several of them need, such as a dense model to begin with.
     """
 
     seed: int
@@ -85,6 +86,11 @@ class Run:
     dry: bool = False
     data_folder: Path | None = None
     progress: Progress = silent
+    shared_folder: Path | None = None
+
+    def shared(self) -> Path:
+        """A folder that all runs have, for what several of them need; the run's own where there is none."""
+        return self.folder if self.shared_folder is None else self.shared_folder
 
     def data(self) -> Path:
         """The folder with the data.

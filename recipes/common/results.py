@@ -13,7 +13,7 @@ from .errors import RecipeError, complaint
 from .files import replace_text
 from .recipe import Case, Recipe, Row
 
-FILE, ROWS, RUNS = "results.json", "rows", "runs"
+FILE, ROWS, RUNS, SHARED = "results.json", "rows", "runs", "shared"
 FORMAT = 1
 
 

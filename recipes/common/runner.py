@@ -21,7 +21,7 @@ from .files import replace_text
 from .processes import Processes, processes
 from .progress import Bars
 from .recipe import PRESETS, Case, Recipe, Row, Run, Sheet
-from .results import FILE, RUNS, Results, digest
+from .results import FILE, RUNS, SHARED, Results, digest
 from .versions import made_with
 
 COMMAND = "kmatrix recipe"
@@ -129,10 +129,12 @@ class _Context:
         """One run, with its time and versions."""
         among = among or Processes()
         with tempfile.TemporaryDirectory() as empty:
-            out = Path(empty) if dry or self.options.out is None else self.options.out / RUNS
-            folder = out / planned.digest
+            out = Path(empty) if dry or self.options.out is None else self.options.out
+            folder, shared = out / RUNS / planned.digest, out / SHARED
+            shared.mkdir(parents=True, exist_ok=True)
             run = Run(
-                planned.seed, self.device, folder, among.rank, among.world, dry, self.options.data, self.bars.step
+                planned.seed, self.device, folder, among.rank, among.world, dry,
+                self.options.data, self.bars.step, shared,
             )  # fmt: skip
             torch.manual_seed(planned.seed)
             began = time.perf_counter()

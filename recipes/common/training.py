@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -45,6 +45,7 @@ def train(
     title: str = "training",
     schedule: Callable[[int], float] | None = None,
     clip: float | None = None,
+    clipped: Iterable[nn.Parameter] | None = None,
     after_step: Callable[[int], None] | None = None,
     validate: Callable[[nn.Module], float] | None = None,
     every: int = 200,
@@ -65,6 +66,7 @@ def train(
         title: shown, and the name of the checkpoint: another one for each stage of a run.
         schedule: share of each group's learning rate at a step.
         clip: norm that the gradients of all parameters together are clipped to.
+        clipped: those parameters, if not all.
         after_step: called with the number of steps done, after the optimiser.
         validate: a score of the model, which is in evaluation mode; the model ends with its best state.
         every: how often, in steps.
@@ -72,6 +74,7 @@ def train(
     """
     steps = 1 if run.dry else steps
     validate = None if run.dry else validate
+    limited = list(model.parameters() if clipped is None else clipped)
     kept = _Checkpoint(run, title)
     history, best = kept.load(model, optimizer)
     full = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
@@ -84,7 +87,7 @@ def train(
         value = loss(wrapped, step)
         value.backward()  # type: ignore[no-untyped-call]
         if clip is not None:
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
+            nn.utils.clip_grad_norm_(limited, clip)
         optimizer.step()
         if after_step is not None:
             after_step(step + 1)

@@ -1,6 +1,6 @@
 """Compress a trained model to half and to a quarter of its parameters: ours against truncated SVDs.
 
-python recipes/compression/compare.py mlp --data FOLDER --trained runs/mlp --out recipes/compression/results/mlp.json
+python -m recipes.compression.compare mlp --data FOLDER --trained runs/mlp --out out/mlp.json
 
 Every method sees the same calibration batches and gets the same short fine-tune, ``km.heal`` with the dense model as
 teacher; its best state on the validation part is kept. Nothing is chosen on the test part: it is only measured on it.
@@ -16,18 +16,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import baselines
 import torch
-from picture import draw
-from report import versions
 from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
-from tasks import Batch, Task, load_task
 from torch import Tensor, nn
-from training import MODEL, replace
 
 import kmatrix as km
+
+from ..common.files import replace
+from ..common.tasks import Batch, Task
+from ..common.versions import made_with
+from . import baselines
+from .picture import draw
+from .tasks import load_task
+from .training import MODEL
 
 BUDGETS = (0.5, 0.25)
 METHODS = {
@@ -258,7 +261,11 @@ def main() -> None:
     if options.out.is_file():
         record = json.loads(options.out.read_text())
     record.setdefault("dense", {"before": comparison.qualities(dense)})
-    record |= {"versions": versions(), "heal": asdict(healing), "verify_speed": options.verify_speed}
+    record |= {
+        "versions": made_with(torch.device("cpu")),
+        "heal": asdict(healing),
+        "verify_speed": options.verify_speed,
+    }
     options.out.parent.mkdir(parents=True, exist_ok=True)
 
     def store() -> None:

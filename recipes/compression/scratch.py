@@ -1,6 +1,6 @@
 """Train from scratch at half the FLOPs: structures with and without the scaling rules, against dense.
 
-python recipes/compression/scratch.py --data FOLDER --out recipes/compression/results/scratch.json
+python -m recipes.compression.scratch --data FOLDER --out recipes/compression/results/scratch.json
 
 An MLP on MNIST whose two large matrices are replaced before training. Learning rates are chosen on the validation part
 with one seed; the table is the test accuracy over three other seeds, at dense's learning rate (rules of scaling are
@@ -15,15 +15,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from models import MLP
-from report import versions
 from rich.console import Console
 from rich.table import Table
-from tasks import Digits, Schedule, load_task
 from torch import nn
-from training import parameter_groups, replace, train
 
 import kmatrix as km
+
+from ..common.files import replace
+from ..common.models import MLP
+from ..common.tasks import Digits, Schedule
+from ..common.versions import made_with
+from .tasks import load_task
+from .training import parameter_groups, train
 
 Shape = tuple[int, int]
 
@@ -174,7 +177,7 @@ def main() -> None:
     record: dict[str, Any] = {"preset": options.preset, "share": share, "rates": rates, "rows": []}
     if options.out.is_file():
         record = json.loads(options.out.read_text())
-    record["versions"], record["schedule"] = versions(), vars(task.schedule)
+    record["versions"], record["schedule"] = made_with(torch.device("cpu")), vars(task.schedule)
     options.out.parent.mkdir(parents=True, exist_ok=True)
 
     variants = [("dense", False), *((name, rules) for name in families(share) for rules in (False, True))]

@@ -1,6 +1,6 @@
 """How much time compressed models take, against dense, one thread.
 
-python recipes/compression/speed.py --data FOLDER --trained runs --out recipes/compression/results/speed.json
+python -m recipes.compression.speed --data FOLDER --trained runs --out recipes/compression/results/speed.json
 
 Three parts: the two trained models at batches of 1 and 64; the decoding step of a transformer of width 512; and 200
 layers that ``km.compress_`` chose, measured again.
@@ -16,18 +16,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from clock import race
-from models import Transformer
-from report import versions
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from safetensors.torch import load_file
-from tasks import load_task
 from torch import Tensor, nn
-from training import MODEL, replace
 
 import kmatrix as km
+
+from ..common.files import replace
+from ..common.models import Transformer
+from ..common.versions import made_with
+from .clock import race
+from .tasks import load_task
+from .training import MODEL
 
 BUDGETS = (0.5, 0.25)
 QUICK = (km.LowRank, km.Monarch)
@@ -293,7 +295,7 @@ def main() -> None:
     record: dict[str, Any] = {"preset": options.preset}
     if options.out.is_file():
         record = json.loads(options.out.read_text())
-    record["versions"] = versions()
+    record["versions"] = made_with(torch.device("cpu"))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     for part in options.parts:
         measured: dict[str, Callable[..., Iterator[dict[str, Any]]]] = {

@@ -1,6 +1,6 @@
 """Print the tables of README.md, in Markdown, from the results.
 
-python recipes/compression/table.py recipes/compression/results
+python -m recipes.compression.table recipes/compression/results
 """
 
 import json
@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from compare import METHODS
-from speed import name_of
+from .compare import METHODS
+from .speed import name_of
 
 
 def rows_of(cells: list[list[str]]) -> str:

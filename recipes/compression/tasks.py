@@ -1,137 +1,42 @@
-"""What is trained on what: batches that depend on the step alone, the loss, and the quality that is reported."""
+"""The two models that are compressed, with their data, and the batches that compression looks at."""
 
+from __future__ import annotations
+
+import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import data
-import torch
-from models import MLP, Transformer
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-Batch = tuple[Tensor, Tensor]
+from ..common.data import mnist, tiny_shakespeare
+from ..common.data.synthetic import synthetic_images, synthetic_text
+from ..common.tasks import Characters, Digits, Schedule, Task
 
-
-@dataclass(frozen=True)
-class Schedule:
-    """A training run: AdamW, a linear warm-up, then half a cosine down to nothing."""
-
-    steps: int
-    batch: int
-    lr: float
-    warmup: int
-    weight_decay: float
-    half: bool = False
-    """Products in bfloat16 (autocast); parameters and optimiser stay in float32."""
+FOLDER_VARIABLE = "KMATRIX_DATA"
 
 
-class Digits:
-    """An MLP on MNIST. Training images are shifted by up to two pixels."""
-
-    name = "mlp"
-    measure = "accuracy"
-    heal_lr = 2e-5
-    """The heal's learning rate, chosen on the validation part with the plain SVD."""
-
-    def __init__(self, images: data.Images, schedule: Schedule, width: int) -> None:
-        self.images, self.schedule, self.width = images, schedule, width
-
-    def build(self) -> nn.Module:
-        return MLP(self.width)
-
-    def batch(self, step: int, part: str = "train") -> Batch:
-        """The batch of a step: the same one whenever it is asked for."""
-        rng = torch.Generator().manual_seed(1_000_003 * step)
-        chosen = torch.randint(0, len(self.images.labels[part]), (self.schedule.batch,), generator=rng)
-        padded = F.pad(scaled(self.images.images[part][chosen]), (2, 2, 2, 2))
-        shifts = torch.randint(0, 5, (len(chosen), 2), generator=rng)
-        rows = (shifts[:, :1] + torch.arange(28))[:, :, None]
-        columns = (shifts[:, 1:] + torch.arange(28))[:, None, :]
-        return padded[torch.arange(len(chosen))[:, None, None], rows, columns], self.images.labels[part][
-            chosen
-        ]
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(model(batch[0]).float(), batch[1])
-
-    @torch.no_grad()
-    def quality(self, model: nn.Module, part: str, most: int | None = None) -> dict[str, float]:
-        """Accuracy in per cent and mean cross-entropy over all images of a part, or over so many, unshifted."""
-        right, loss, labels = 0, 0.0, self.images.labels[part][:most]
-        for images, wanted in zip(self.images.images[part][:most].split(500), labels.split(500), strict=True):
-            logits = model(scaled(images))
-            right += int((logits.argmax(1) == wanted).sum())
-            loss += float(F.cross_entropy(logits, wanted, reduction="sum"))
-        return {"accuracy": 100 * right / len(labels), "loss": loss / len(labels)}
-
-    def example(self, batch: int) -> tuple[Tensor]:
-        return (scaled(self.images.images["train"][:batch]),)
-
-
-class Characters:
-    """A transformer on the characters of a text."""
-
-    name = "transformer"
-    measure = "loss"
-    heal_lr = 3e-5
-
-    def __init__(self, text: data.Text, schedule: Schedule, width: int, layers: int, context: int) -> None:
-        self.text, self.schedule = text, schedule
-        self.width, self.layers, self.context = width, layers, context
-
-    def build(self) -> nn.Module:
-        return Transformer(self.text.symbols, self.width, self.layers, max(1, self.width // 64), self.context)
-
-    def batch(self, step: int, part: str = "train") -> Batch:
-        """Random windows of the text: the same ones whenever a step's batch is asked for."""
-        rng = torch.Generator().manual_seed(1_000_003 * step)
-        codes = self.text.codes[part]
-        starts = torch.randint(0, len(codes) - self.context, (self.schedule.batch,), generator=rng)
-        windows = codes[starts[:, None] + torch.arange(self.context + 1)]
-        return windows[:, :-1], windows[:, 1:]
-
-    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        return F.cross_entropy(model(batch[0]).flatten(0, 1).float(), batch[1].flatten())
-
-    @torch.no_grad()
-    def quality(self, model: nn.Module, part: str, most: int | None = None) -> dict[str, float]:
-        """Mean cross-entropy in nats per character over a part, or its beginning, in windows one after another."""
-        codes = self.text.codes[part][:most]
-        count = (len(codes) - 1) // self.context
-        inputs = codes[: count * self.context].view(count, self.context)
-        wanted = codes[1 : count * self.context + 1].view(count, self.context)
-        loss = sum(
-            float(F.cross_entropy(model(x).flatten(0, 1).float(), y.flatten(), reduction="sum"))
-            for x, y in zip(inputs.split(32), wanted.split(32), strict=True)
-        )
-        return {"loss": loss / wanted.numel()}
-
-    def example(self, batch: int) -> tuple[Tensor]:
-        return (self.text.codes["train"][: batch * self.context].view(batch, self.context),)
-
-
-Task = Digits | Characters
-
-
-def scaled(images: Tensor) -> Tensor:
-    """Bytes as numbers of mean 0 and size 1."""
-    return (images.float() / 255 - 0.1307) / 0.3081
+def data_folder(given: Path | None) -> Path:
+    """The folder with the data: the one given, or the one that the environment names."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    if given is None and not named:
+        raise SystemExit(f"where is the data? Give --data FOLDER or set {FOLDER_VARIABLE} (see README.md)")
+    folder = given if given is not None else Path(str(named))
+    if not folder.is_dir():
+        raise SystemExit(f"{folder} is not a folder")
+    return folder
 
 
 def load_task(name: str, preset: str, folder: Path | None) -> Task:
     """A task by name. The preset ``full`` wants the data's folder, ``smoke`` makes its own data and ends in seconds."""
     if preset == "smoke":
         if name == "mlp":
-            return Digits(data.synthetic_images(), Schedule(40, 64, 1e-3, 5, 0.01), width=64)
-        return Characters(
-            data.synthetic_text(), Schedule(40, 16, 3e-3, 5, 0.1), width=32, layers=2, context=16
-        )
-    folder = data.data_folder(folder)
+            return Digits(synthetic_images(), Schedule(40, 64, 1e-3, 5, 0.01), width=64)
+        return Characters(synthetic_text(), Schedule(40, 16, 3e-3, 5, 0.1), width=32, layers=2, context=16)
+    folder = data_folder(folder)
     if name == "mlp":
-        return Digits(data.mnist(folder), Schedule(4000, 128, 1e-3, 100, 0.05), width=2048)
+        return Digits(mnist(folder), Schedule(4000, 128, 1e-3, 100, 0.05), width=2048)
     schedule = Schedule(2000, 32, 1e-3, 100, 0.1, half=True)
-    return Characters(data.shakespeare(folder), schedule, width=256, layers=6, context=64)
+    return Characters(tiny_shakespeare(folder), schedule, width=256, layers=6, context=64)
 
 
 def calibration(task: Task, batches: int) -> Callable[[], Iterator[Tensor]]:

@@ -1,6 +1,6 @@
 """Train one of the two models that the other recipes compress.
 
-python recipes/compression/train.py mlp --data FOLDER --out runs/mlp
+python -m recipes.compression.train mlp --data FOLDER --out runs/mlp
 """
 
 import argparse
@@ -9,9 +9,11 @@ import time
 from pathlib import Path
 
 import torch
-from report import versions
-from tasks import load_task
-from training import replace, train
+
+from ..common.files import replace
+from ..common.versions import made_with
+from .tasks import load_task
+from .training import train
 
 
 def main() -> None:
@@ -44,7 +46,7 @@ def main() -> None:
         "validation": task.quality(model, "validation"),
         "test": task.quality(model, "test"),
         "seconds_of_the_last_start": round(time.perf_counter() - began, 1),
-        "versions": versions(),
+        "versions": made_with(torch.device("cpu")),
     }
     replace(options.out / "trained.json", lambda path: path.write_text(json.dumps(record, indent=2) + "\n"))
     print(json.dumps(record, indent=2))

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import load_file, save_file
-from tasks import Schedule, Task
 from torch import nn
+
+from ..common.files import replace
+from ..common.tasks import Schedule, Task
 
 MODEL, OPTIMISER, STATE = "model.safetensors", "optimiser.safetensors", "training.json"
 
@@ -97,13 +99,6 @@ def save(model: nn.Module, optimiser: torch.optim.Optimizer, losses: list[float]
 
 def named_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.contiguous() for name, value in model.state_dict().items()}
-
-
-def replace(path: Path, write: Callable[[Path], object]) -> None:
-    """Write to a name of its own, then rename: who is interrupted keeps the old file."""
-    new = path.with_name(path.name + ".new")
-    write(new)
-    new.replace(path)
 
 
 def resume(model: nn.Module, optimiser: torch.optim.AdamW, folder: Path) -> list[float]:

@@ -10,20 +10,10 @@ from torch import nn
 
 import kmatrix as km
 
+from ..common.errors import RecipeError, complaint
+
 Shape = tuple[int, int]
 Rule = Callable[[str, Shape], km.Structure]
-
-METHODS = {
-    "dense": "dense",
-    "gblr": "GBLR, learned boxes",
-    "low-rank": "low rank, one share for all",
-    "low-rank-learned": "low rank, GBLR's budgets",
-    "block-low-rank": "block low rank",
-    "monarch": "Monarch",
-    "gblr-random": "GBLR, random boxes that stay",
-    "gblr-begun": "GBLR, learned from random boxes",
-}
-"""Rows of the table, and how they are called there."""
 
 
 def dense_matrices(model: nn.Module) -> dict[str, nn.Linear]:
@@ -60,7 +50,8 @@ def largest(candidates: list[km.Structure], shape: Shape, cost: float) -> km.Str
         except km.ArgumentError:
             continue
     if not fitting:
-        raise SystemExit(f"nothing of at most {cost:.0f} multiplications for {shape[0]} x {shape[1]}")
+        reason = f"nothing of at most {cost:.0f} multiplications for {shape[0]} x {shape[1]}"
+        raise RecipeError(complaint("gblr", "budget", "", reason, "use a larger one"))
     return max(fitting, key=lambda structure: structure.flops(*shape))
 
 

@@ -1,54 +1,95 @@
-"""The two subjects of the study: a vision transformer on MNIST, a character transformer on Shakespeare."""
+"""The two subjects: a vision transformer on images, a transformer on a text, with their data."""
 
-from pathlib import Path
+from __future__ import annotations
 
 import torch
-from shared import Batch, Characters, Digits, Schedule, Transformer, data, scaled
-from torch import nn
-from vit import ViT
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-SUBJECTS = ("vit", "characters")
+from ..common import Run, data
+from ..common.data.synthetic import synthetic_images, synthetic_text
+from ..common.models import Transformer
+from ..common.tasks import Batch, Characters, Digits, scaled
+from .settings import Settings, Size
+from .vit import ViT
 
 
 class Patches(Digits):
     """The vision transformer on MNIST, images as they are: a short run sees each of them once at most."""
 
-    name = "vit"
-
-    def __init__(self, images: data.Images, schedule: Schedule, width: int, layers: int, patch: int) -> None:
-        super().__init__(images, schedule, width)
-        self.layers, self.patch = layers, patch
+    def __init__(self, images: data.Images, size: Size) -> None:
+        super().__init__(images, size.schedule, size.width)
+        self.size = size
 
     def batch(self, step: int, part: str = "train") -> Batch:
         """The batch of a step: the same one whenever it is asked for."""
         rng = torch.Generator().manual_seed(1_000_003 * step)
-        chosen = torch.randint(0, len(self.images.labels[part]), (self.schedule.batch,), generator=rng)
-        return scaled(self.images.images[part][chosen]), self.images.labels[part][chosen]
+        split = getattr(self.images, part)
+        chosen = torch.randint(0, len(split), (self.schedule.batch,), generator=rng)
+        return scaled(split.images[chosen]), split.labels[chosen]
 
     def build(self) -> nn.Module:
-        return ViT(self.width, self.layers, max(1, self.width // 32), patch=self.patch)
+        return ViT(self.width, self.size.layers, max(1, self.width // 32), patch=self.size.piece)
 
 
 class Letters(Characters):
-    """The character transformer, with heads of 32."""
+    """The transformer on a text, with heads of 32."""
 
-    name = "characters"
+    def __init__(self, text: data.Text, size: Size) -> None:
+        super().__init__(text, size.schedule, size.width, size.layers, size.piece)
 
     def build(self) -> nn.Module:
         heads = max(1, self.width // 32)
         return Transformer(self.text.symbols, self.width, self.layers, heads, self.context)
 
 
-Subject = Patches | Letters
+class Shapes:
+    """Random images or symbols of the right shape: what a dry run sees."""
+
+    def __init__(self, model: nn.Module, batch: Batch) -> None:
+        self.model, self.drawn = model, batch
+
+    def build(self) -> nn.Module:
+        return self.model
+
+    def batch(self, step: int, part: str = "train") -> Batch:
+        return self.drawn
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return F.cross_entropy(model(batch[0]).flatten(0, -2), batch[1].flatten())
+
+    def quality(self, model: nn.Module, part: str, most: int | None = None) -> dict[str, float]:
+        return {"loss": float(self.loss(model, self.drawn))}
 
 
-def load_subject(name: str, preset: str, folder: Path | None) -> Subject:
-    """A subject by name. ``full`` wants the data's folder, ``smoke`` makes its own data and ends in seconds."""
-    if preset == "smoke":
-        if name == "vit":
-            return Patches(data.synthetic_images(500), Schedule(12, 16, 3e-3, 2, 0.01), 32, 1, patch=7)
-        return Letters(data.synthetic_text(4000), Schedule(12, 8, 3e-3, 2, 0.01), 32, 1, context=16)
-    folder = data.data_folder(folder)
+Subject = Patches | Letters | Shapes
+
+
+def subject_of(name: str, settings: Settings, run: Run) -> Subject:
+    """A subject with its data; a dry run needs none."""
+    if run.dry and settings.preset != "smoke":
+        return _shapes(name, settings)
     if name == "vit":
-        return Patches(data.mnist(folder), Schedule(1000, 32, 3e-3, 100, 0.01), 96, 2, patch=7)
-    return Letters(data.shakespeare(folder), Schedule(360, 16, 3e-3, 36, 0.01), 128, 3, context=64)
+        images = synthetic_images(500) if settings.preset == "smoke" else data.mnist(run.data())
+        return Patches(images, settings.vit)
+    text = synthetic_text(4000) if settings.preset == "smoke" else data.tiny_shakespeare(run.data())
+    return Letters(text, settings.characters)
+
+
+def _shapes(name: str, settings: Settings) -> Shapes:
+    paper = settings.preset == "paper"
+    rng = torch.Generator().manual_seed(0)
+    if name == "vit":
+        size, side, channels, classes = (
+            settings.vit,
+            224 if paper else 28,
+            3 if paper else 1,
+            1000 if paper else 10,
+        )
+        model = ViT(size.width, size.layers, max(1, size.width // 64), side, size.piece, classes, channels)
+        shape = (2, side, side, channels) if channels > 1 else (2, side, side)
+        return Shapes(model, (torch.randn(shape, generator=rng), torch.randint(classes, (2,), generator=rng)))
+    size, symbols = settings.characters, 50_257 if paper else 65
+    codes = torch.randint(symbols, (1, size.piece + 1), generator=rng)
+    text = Transformer(symbols, size.width, size.layers, max(1, size.width // 64), size.piece)
+    return Shapes(text, (codes[:, :-1], codes[:, 1:]))

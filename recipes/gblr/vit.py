@@ -1,9 +1,10 @@
 """A small vision transformer, written plainly: every matrix is an ``nn.Linear``."""
 
 import torch
-from shared import Attention, Block
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from ..common.models import Attention, Block
 
 
 class Looking(Attention):
@@ -17,7 +18,7 @@ class Looking(Attention):
 
 
 class ViT(nn.Module):
-    """Square patches of a grey image, blocks of attention and two matrices, the mean over patches, ten logits."""
+    """Square patches of an image, blocks of attention and two matrices, the mean over patches, ten logits."""
 
     def __init__(
         self,
@@ -27,10 +28,11 @@ class ViT(nn.Module):
         side: int = 28,
         patch: int = 7,
         classes: int = 10,
+        channels: int = 1,
     ) -> None:
         super().__init__()
         self.patch = patch
-        self.embedding = nn.Linear(patch * patch, width)
+        self.embedding = nn.Linear(channels * patch * patch, width)
         self.positions = nn.Parameter(torch.randn((side // patch) ** 2, width) * 0.02)
         self.blocks = nn.ModuleList()
         for _ in range(layers):
@@ -44,7 +46,7 @@ class ViT(nn.Module):
         self.head = nn.Linear(width, classes)
 
     def patches(self, images: Tensor) -> Tensor:
-        """Images (batch, side, side) as (batch, patches, patch * patch)."""
+        """Images (batch, side, side), or with channels last, as (batch, patches, numbers)."""
         tiles = images.unflatten(2, (-1, self.patch)).unflatten(1, (-1, self.patch))
         return tiles.transpose(2, 3).flatten(3).flatten(1, 2)
 

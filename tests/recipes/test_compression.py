@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-FOLDER = Path(__file__).parents[2] / "recipes" / "compression"
-OWN = {path.stem for path in FOLDER.glob("*.py")}
+from kmatrix.cli.recipe import recipes
+
+PACKAGE = f"{recipes().__name__}.compression"
 
 Run = Callable[..., None]
 
@@ -20,24 +21,21 @@ Run = Callable[..., None]
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """Runs a script as the command line does, without a process of its own."""
-    monkeypatch.syspath_prepend(str(FOLDER))
     threads = torch.get_num_threads()
 
     def call(script: str, *arguments: object) -> None:
         monkeypatch.setattr(sys, "argv", [script, *map(str, arguments), "--preset", "smoke"])
-        importlib.import_module(script).main()
+        importlib.import_module(f"{PACKAGE}.{script}").main()
 
     yield call
     torch.set_num_threads(threads)
-    for name in OWN & set(sys.modules):
-        del sys.modules[name]
 
 
 def test_training_goes_on_where_it_was_interrupted(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("train", "mlp", "--out", tmp_path / "whole")
-    training = sys.modules["training"]
+    training = importlib.import_module(f"{PACKAGE}.training")
     real, calls = training.save, []
 
     def failing(*arguments: object) -> None:
@@ -113,7 +111,7 @@ def test_baselines_keep_to_the_budget(run: Run, tmp_path: Path, model: str) -> N
 
 def test_the_baseline_that_looks_at_activations_is_best_on_them(run: Run) -> None:
     rng = torch.Generator().manual_seed(0)
-    baselines = importlib.import_module("baselines")
+    baselines = importlib.import_module(f"{PACKAGE}.baselines")
     w = torch.randn(12, 20, generator=rng, dtype=torch.float64)
     x = torch.randn(200, 20, generator=rng, dtype=torch.float64) * torch.linspace(0.01, 3, 20)
     errors = {}
@@ -126,7 +124,7 @@ def test_the_baseline_that_looks_at_activations_is_best_on_them(run: Run) -> Non
 
 
 def test_decoding_step_by_step_is_the_model(run: Run) -> None:
-    models = importlib.import_module("models")
+    models = importlib.import_module(f"{recipes().__name__}.common.models")
     model = models.Transformer(symbols=11, width=32, layers=2, heads=2, context=9).eval()
     codes = torch.randint(0, 11, (3, 9))
     caches = model.new_cache(3)
