@@ -69,6 +69,9 @@ def test_layers_get_of_one_budget_what_they_need() -> None:
         teacher.rich.weight.normal_()
         teacher.poor.weight.copy_(torch.outer(torch.randn(16), torch.randn(16)))
         data = [(x, teacher(x)) for x in torch.randn(30, 64, 16)]
+    km.replace_linear_(net, km.Gaudi())
+    for layer in (net.rich, net.poor):  # boxes that cost as much as dense, so that much is to be given away
+        layer.matrix.spread_()
     report = km.learn_structure(net, 0.6, data, start="scratch", steps=200, lr=1e-2, progress=silent)
     cost = {layer.name: layer.cost for layer in report.layers}
     assert cost["rich"] + cost["poor"] == math.floor(0.6 * 512)
@@ -82,6 +85,97 @@ def test_trained_weights_begin_with_all_that_the_budget_allows() -> None:
     boxes = net[0].matrix.boxes
     assert int(0.47 * 10 * 10) == 46  # 0.47 is the double next to it
     assert boxes.select(boxes.occupied.nonzero().squeeze(-1)).cost == 47
+
+
+@pytest.mark.parametrize(("sigma", "heal_steps"), [(None, 3), ((1.0, 8.0), 0)])
+@pytest.mark.parametrize("helps", [True, False])
+def test_from_trained_weights_the_end_is_never_worse_than_the_fit(
+    batches: list[tuple[Tensor, Tensor]],
+    helps: bool,
+    sigma: tuple[float, float] | None,
+    heal_steps: int,
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(16, 8), nn.GELU(), km.nn.Linear(8, 3, structure=km.Gaudi()))
+    seen = []
+
+    def loss(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        value = nn.functional.cross_entropy(output, batch[1])
+        return value if helps else -value
+
+    def judge(model: nn.Module) -> float:
+        # Each but the dense model is one that could be kept: cropped, and within the budget.
+        if seen:
+            assert all(isinstance(model[k].matrix, km.GBLRMatrix) for k in (0, 2))
+            assert sum(model[k].matrix.num_params for k in (0, 2)) <= 0.3 * (16 * 8 + 8 * 3)
+        with torch.no_grad():
+            seen.append(
+                sum(float(nn.functional.cross_entropy(model(x), y)) for x, y in batches) / len(batches)
+            )
+        return seen[-1]
+
+    dense = judge(copy.deepcopy(net))
+    seen.clear()
+    report = km.learn_structure(
+        net,
+        0.3,
+        batches,
+        loss,
+        steps=12,
+        lr=3e-2,
+        schedule=km.nn.Schedule(12, sigma=sigma),
+        heal_steps=heal_steps,
+        validate=judge,
+        progress=silent,
+    )
+    scores = dict(report.scores)
+    assert report.dense_score == dense and report.start_score == scores[0] == seen[1]
+    assert helps or report.best_step == 0
+    assert report.end_score <= min(scores.values()) == scores[report.best_step]
+    assert helps == (report.end_score < scores[0])
+    assert len(seen) == 1 + len(scores) + (len(report.healing.scores) if report.healing else 0)
+    assert judge(net.eval()) == pytest.approx(report.end_score, rel=1e-6)
+    if not helps:
+        assert f"{report.end_score:.4g} at the end, and the boxes are the fitted ones, the best" in str(
+            report
+        )
+
+
+def test_the_report_names_the_loss_and_the_scores(
+    net: nn.Sequential, batches: list[tuple[Tensor, Tensor]]
+) -> None:
+    def squares(output: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        return output.square().mean()
+
+    teacher = copy.deepcopy(net)
+    regression = [(x, x[:, :3]) for x, _ in batches]
+    for data, options, loss, number in (
+        (batches, {}, "cross-entropy", "loss"),
+        (regression, {}, "mean squares", "loss"),
+        (batches, {"loss": squares}, "loss that was passed, squares", "loss"),
+        (batches, {"teacher": teacher}, "divergence from the teacher", "divergence from the teacher"),
+        (
+            batches,
+            {"teacher": teacher, "loss": lambda y, _: y.square().mean(), "mix": 0.25},
+            "0.75 of the loss that was passed and 0.25 of the divergence from the teacher",
+            "loss with the divergence from the teacher",
+        ),
+    ):
+        for start in ("trained", "scratch"):
+            again = copy.deepcopy(net)
+            report = km.learn_structure(
+                again, 0.3, data, start=start, steps=2, filter_fn="4", progress=silent, **options
+            )
+            assert (report.loss, report.number) == (loss, number)
+            assert report.judged == "on the held-out batches" and report.healing is None
+            assert (report.dense_score is None) == (start == "scratch")
+            began = "at the start" if start == "scratch" else "as fitted"
+            for words in (
+                f"{report.start_score:.4g} {began}",
+                f"{report.end_score:.4g} at the end",
+                f"on {loss}",
+            ):
+                assert words in str(report)
 
 
 @pytest.mark.parametrize("start", ["trained", "scratch"])
@@ -267,8 +361,15 @@ def test_saved_and_loaded(net: nn.Sequential, batches: list[tuple[Tensor, Tensor
 
 def test_what_makes_no_sense_is_refused(net: nn.Sequential, batches: list[tuple[Tensor, Tensor]]) -> None:
     given = {"budget": 0.3, "data": batches, "start": "scratch", "progress": silent}
+    layers, before = list(net), copy.deepcopy(net.state_dict())
     for options, match in (
         ({"budget": 0}, "budget"),
+        ({"budget": 2}, "budget=2: not a number over 0 and at most 1"),
+        ({"budget": math.nan}, "budget=nan"),
+        ({"budget": "half"}, "budget='half'"),
+        ({"budget": 1e-9}, "budget=1e-09: .* too little for a box"),
+        ({"budget": 1e-9, "start": "trained"}, "budget=1e-09: .* too little for a box"),
+        ({"lr": math.inf}, "lr=inf"),
         ({"start": "again"}, "start"),
         ({"steps": 0}, "steps"),
         ({"heal_steps": -1}, "heal_steps"),
@@ -283,7 +384,8 @@ def test_what_makes_no_sense_is_refused(net: nn.Sequential, batches: list[tuple[
     ):
         with pytest.raises(ArgumentError, match=match):
             km.learn_structure(net, **{**given, **options})
-        assert [type(layer) for layer in net[::2]] == [nn.Linear] * 3
+        assert list(net) == layers and net.training
+        assert all(torch.equal(before[name], value) for name, value in net.state_dict().items())
     with pytest.raises(DtypeError, match="data"):
         km.learn_structure(net, 0.3, 5)  # type: ignore[arg-type]
 

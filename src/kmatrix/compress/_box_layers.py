@@ -60,11 +60,13 @@ def replace_(
     generator = torch.Generator().manual_seed(seed)
     new: dict[str, nn.Module] = {}
     old: dict[str, nn.Module] = {}
+    too_small: ArgumentError | None = None
     for k, site in enumerate(sites):
         step(f"boxes to begin with: {site.name}", k, len(sites))
         try:
             structure.check(*site.shape)
         except ArgumentError as error:
+            too_small = error
             skipped.append(Skipped(site.names, str(error)))
             continue
         matrix = (
@@ -73,6 +75,8 @@ def replace_(
         for stored in matrix.parameters():
             take_from_first_(stored.data)  # fits that were cut short differ between processes
         new[site.name], old[site.name] = layer_like(site.module, matrix), site.module
+    if not new and too_small is not None and not gaudi_matrices("learn_structure", model, needed=False):
+        raise too_small
     if not new:
         gaudi_matrices("learn_structure", model)  # has the words
     swap_(model, new)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from numbers import Real
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kmatrix._checks import check_module
+from kmatrix._checks import check_module, check_positive
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.compress._processes import count, sums, together
 from kmatrix.compress._progress import Step
@@ -34,6 +34,7 @@ PROBES = 16
 """First batches, held out, on which states are scored where nothing else is given."""
 SHARE = 8
 """Of few batches, one in this many is held out."""
+DIVERGENCE = "divergence from the teacher"
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,7 @@ class Training:
         aim: what it is trained for.
         keeps_best: whether the best state is what stays at the end; the last one otherwise.
         later: how many steps another run takes with the same batches afterwards.
+        as_scored: what the model is put into while it is scored: as it is if not given.
 
     Attributes:
         losses: of every step, averaged over processes.
@@ -83,12 +85,24 @@ class Training:
     """
 
     def __init__(
-        self, where: str, doing: str, model: nn.Module, aim: Aim, *, keeps_best: bool = True, later: int = 0
+        self,
+        where: str,
+        doing: str,
+        model: nn.Module,
+        aim: Aim,
+        *,
+        keeps_best: bool = True,
+        later: int = 0,
+        as_scored: Callable[[nn.Module], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         self.where, self.doing, self.keeps_best, self.later = where, doing, keeps_best, later
+        self.as_scored = as_scored
         self.model, self.forward, self.validate = model, aim.forward or default_forward, aim.validate
         self.teacher, self.temperature = aim.teacher, aim.temperature
-        self.loss = aim.loss if aim.loss is not None or aim.teacher is not None else default_loss
+        self.loss: Loss | None = aim.loss
+        if aim.loss is None and aim.teacher is None:
+            self.loss = self._default_loss
+        self.loss_name = _name_of(aim.loss)
         self.mix = 0.0 if aim.teacher is None else aim.mix if aim.loss is not None else 1.0
         self.losses: list[float] = []
         self.scores: list[tuple[int, float]] = []
@@ -104,13 +118,34 @@ class Training:
         # Parameters whose gradients are of another size than those of weights, and not cut with them.
         self.apart: set[nn.Parameter] = set()
 
+    def hold_out(self, data: Iterable[Any]) -> None:
+        """Put the batches aside on which states are compared, unless that was done."""
+        if self.validate is None and not self.probes:
+            self.probes, self.held_out = _probes(data)
+
+    def compare_as(self, first: Training) -> None:
+        """Compare states on the batches that another run has put aside."""
+        self.probes, self.held_out = first.probes, first.held_out
+
     def go_on(self, first: Training) -> None:
         """Take the batches that another run has left, and compare states on those that it held out.
 
         Of an iterator they are gone for good. Where it ends before the steps do, what was learned is worth more than
         the rest of the steps; but processes have to take the same number.
         """
-        self.probes, self.held_out, self.goes_on = first.probes, first.held_out, True
+        self.compare_as(first)
+        self.goes_on = True
+
+    def begin(self, data: Iterable[Any]) -> None:
+        """Score the state before the first step, unless that was done; after Ctrl-C ``run`` takes no step."""
+        if self.scores or self.interrupted:
+            return
+        if not self.goes_on:
+            self.hold_out(data)
+        try:
+            self._look(0)
+        except KeyboardInterrupt:
+            self.interrupted = True
 
     def run(self, data: Iterable[Any], steps: int, optimiser: torch.optim.Optimizer, step: Step) -> None:
         """Take all steps, or as many as Ctrl-C leaves.
@@ -126,9 +161,9 @@ class Training:
         schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda k: rate(k, steps))
         look = max(1, steps // LOOKS)
         try:
-            if self.validate is None and not self.goes_on:
-                self.probes, self.held_out = _probes(data)
-            self._look(0)
+            self.begin(data)
+            if self.interrupted:
+                return
             for k, batch in enumerate(self._endless(data, steps), 1):
                 self._train()
                 self._one_step(trained, optimiser, moved(batch, self.device))
@@ -142,12 +177,18 @@ class Training:
             if self.best is not None:
                 self.model.load_state_dict(self.best)
 
+    @property
+    def minimised(self) -> str:
+        """What is made smaller, in words."""
+        shares = ((1 - self.mix, self.loss_name), (self.mix, DIVERGENCE))
+        terms = [f"{share:g} of the {name}" if share < 1 else name for share, name in shares if share > 0]
+        return " and ".join(terms)
+
     def words(self, data: Iterable[Any]) -> tuple[str, str]:
         """What the scores are, and by what."""
         if self.validate is not None:
             return "score", "by validate"
-        divergent = "divergence from the teacher"
-        number = {0.0: "loss", 1.0: divergent}.get(self.mix, f"loss with the {divergent}")
+        number = {0.0: "loss", 1.0: DIVERGENCE}.get(self.mix, f"loss with the {DIVERGENCE}")
         # Of data without a length it only shows on the way whether any batches are left beside the first ones.
         apart = isinstance(data, Iterator) or (self.held_out > 0 and isinstance(data, Sized))
         return number, "on the held-out batches" if apart else "on the first batches"
@@ -199,22 +240,29 @@ class Training:
             terms.append(self.mix * divergence(output, said, self.temperature))
         return torch.stack(terms).sum()
 
-    def _look(self, done: int) -> None:
-        """Score the state, and keep it if it is the best so far."""
+    def _default_loss(self, output: Any, batch: Any) -> Tensor:
+        self.loss_name, value = default_loss(output, batch, self.where)
+        return value
+
+    def score(self) -> float:
+        """Of the state, averaged over processes; the model is in evaluation mode afterwards."""
         self.model.eval()
         if self.validate is not None:
-            score = float(self.validate(self.model))
-        else:
-            with torch.no_grad():
-                found = [
-                    float(self._objective(self.forward(self.model, batch), batch))
-                    for batch in (moved(probe, self.device) for probe in self.probes)
-                ]
-            if not found:
-                way_out = "pass at least one batch"
-                raise ArgumentError(complaint(self.where, "data", "nothing", "it has no batches", way_out))
-            score = sum(found) / len(found)
-        score = _mean_over_processes(score)
+            return _mean_over_processes(float(self.validate(self.model)))
+        with torch.no_grad():
+            found = [
+                float(self._objective(self.forward(self.model, batch), batch))
+                for batch in (moved(probe, self.device) for probe in self.probes)
+            ]
+        if not found:
+            way_out = "pass at least one batch"
+            raise ArgumentError(complaint(self.where, "data", "nothing", "it has no batches", way_out))
+        return _mean_over_processes(sum(found) / len(found))
+
+    def _look(self, done: int) -> None:
+        """Score the state, and keep it if it is the best so far."""
+        with self.as_scored(self.model):
+            score = self.score()
         # A score that is no number is never the better one.
         before = min((s for _, s in self.scores if not math.isnan(s)), default=math.inf)
         if not self.scores or score < before:
@@ -261,11 +309,15 @@ def in_its_mode(model: nn.Module, teacher: nn.Module | None) -> Iterator[None]:
         model.zero_grad(set_to_none=True)
 
 
-def check_number(where: str, name: str, value: object, most: float = math.inf) -> None:
-    """Raise unless something is a number over 0 and at most ``most``."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 < float(value) <= most:
-        reason = f"not a number over 0 and at most {most:g}" if most < math.inf else "not a positive number"
-        raise ArgumentError(complaint(where, name, value, reason, "pass for example 0.5"))
+def check_number(where: str, name: str, value: object, most: float = math.inf) -> float:
+    """The value as a float, or raise unless it is a finite number over 0 and at most ``most``."""
+    if most == math.inf:
+        return check_positive(where, name, value)
+    number = float(value) if isinstance(value, Real) and not isinstance(value, bool) else math.nan
+    if not 0 < number <= most:
+        reason = f"not a number over 0 and at most {most:g}"
+        raise ArgumentError(complaint(where, name, repr(value), reason, "pass for example 0.5"))
+    return number
 
 
 def batches_of(where: str, data: Any) -> Iterable[Any]:
@@ -312,6 +364,12 @@ def _probes(data: Iterable[Any]) -> tuple[list[Any], int]:
     size = len(data) if isinstance(data, Sized) else PROBES * SHARE
     probes = list(islice(data, max(1, min(PROBES, size // SHARE))))
     return probes, 0 if iter(data) is data or size < SHARE else len(probes)
+
+
+def _name_of(loss: Loss | None) -> str:
+    """A loss that somebody gave, in words; the default one has its name from the batches."""
+    name = getattr(loss, "__name__", type(loss).__name__)
+    return "loss that was passed" if name == "<lambda>" or loss is None else f"loss that was passed, {name}"
 
 
 def _mean_over_processes(value: float) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, get_args
 
 import torch
@@ -12,17 +13,17 @@ from torch import nn
 
 from kmatrix._checks import check_module, check_size
 from kmatrix._errors import ArgumentError, complaint
-from kmatrix._tables import counted
 from kmatrix.compress._box_layers import Kept, Start, replace_, settled_
 from kmatrix.compress._box_layers import LearnedLayer as LearnedLayer
 from kmatrix.compress._progress import Step, showing
 from kmatrix.compress._training import Aim, Training, batches_of, check_number, in_its_mode
 from kmatrix.compress.batches import Forward
 from kmatrix.compress.healing import HealReport, healed
+from kmatrix.compress.learn_report import LearnReport as LearnReport
 from kmatrix.compress.losses import Loss
-from kmatrix.nn import Schedule, Skipped, StructureLearning, param_groups
+from kmatrix.nn import Schedule, StructureLearning, param_groups
 from kmatrix.nn.filters import Filter
-from kmatrix.nn.hardening import gaudi_matrices, hardened_
+from kmatrix.nn.hardening import as_hardened, gaudi_matrices, hardened_
 from kmatrix.nn.structure_learning import Method
 from kmatrix.nn.structure_schedule import check_schedule
 from kmatrix.structures import Gaudi
@@ -38,51 +39,6 @@ TRAVEL, FASTEST = 6.0, 0.02
 HEALING = 0.1
 """Learning rate of the healing, as a share of that of the learning."""
 _WHERE = "learn_structure"
-
-
-@dataclass(frozen=True)
-class LearnReport:
-    """What ``learn_structure`` did.
-
-    Attributes:
-        layers: what every layer became.
-        losses: of every step of learning, averaged over processes.
-        scores: ``(step, score)`` at every look while the structure was learned, as ``HealReport.scores``.
-        costs: what all boxes cost after every step, not rounded, as a fraction of dense.
-        budget: what was asked for.
-        healing: what the steps after hardening did; None without.
-        revived: how often a box that was dead on both sides got a new place.
-        skipped: layers that could not be replaced, and why.
-        seconds: spent.
-        interrupted: whether Ctrl-C ended it; the model has its boxes within the budget all the same.
-    """
-
-    layers: tuple[LearnedLayer, ...]
-    losses: tuple[float, ...]
-    scores: tuple[tuple[int, float], ...]
-    costs: tuple[float, ...]
-    budget: float
-    healing: HealReport | None
-    revived: int
-    skipped: tuple[Skipped, ...]
-    seconds: float
-    interrupted: bool = False
-
-    @property
-    def share(self) -> float:
-        """Multiplications of all layers after hardening, as a fraction of those of the dense layers."""
-        return sum(x.cost for x in self.layers) / sum(x.shape[0] * x.shape[1] for x in self.layers)
-
-    def __str__(self) -> str:
-        ended = ", ended by Ctrl-C" if self.interrupted else ""
-        spent = f"{counted(len(self.losses), 'step')} in {self.seconds:.1f} s{ended}"
-        lines = [f"{counted(len(self.layers), 'layer')} at {self.share:.1%} of the multiplications, {spent}"]
-        for layer in self.layers:
-            what = "dense" if layer.boxes is None else f"{len(layer.boxes)} boxes"
-            lines.append(f"  {layer.name}: {layer.shape[0]} x {layer.shape[1]}, {what}, {layer.share:.1%}")
-        if self.healing is not None:
-            lines.append(f"  healed: {self.healing}")
-        return "\n".join([*lines, *(f"  skipped {', '.join(s.names)}: {s.reason}" for s in self.skipped)])
 
 
 def learn_structure(
@@ -117,13 +73,18 @@ def learn_structure(
     heal what rounding did. A layer whose boxes cost as much as the dense layer is dense again, with the same function.
     ``km.Gaudi`` layers that the model has already are learned on as they are.
 
+    From trained weights the model is scored with its boxes cropped to the budget, before the first step and at every
+    look after it, and the best state is kept. So by that score the end is never worse than the boxes that were fitted.
+    It may still be worse than those boxes fine-tuned for as many steps, which is not tried.
+
     In a process group (``torchrun``) every process takes its own batches, and gradients are averaged. After Ctrl-C the
     boxes are brought to the budget as they are; whatever else is raised, the model has its old layers and numbers.
 
     Args:
         model: changed and trained in place; left in the mode it had, without gradients. ``km.Gaudi`` matrices that it
             has already stand in layers or as modules of their own, not inside other matrices.
-        budget: multiplications of the replaced layers together, as a fraction of what they were; biases aside.
+        budget: multiplications of the replaced layers together, as a fraction of what they were, at most 1; biases
+            aside.
         data: batches, taken again from the beginning when they end; some of the first ones are held out for scores.
             An iterator, which cannot be begun again, needs 16 for the scores and one for each step. Where it ends while
             the model heals, healing ends, too (in a process group that is an error, as everywhere).
@@ -153,9 +114,10 @@ def learn_structure(
         progress: whether to show a bar on a terminal, or a function ``(what, done, total)``.
 
     Raises:
-        ArgumentError: if a number is out of range, no layer can be replaced, a ``km.Gaudi`` matrix is inside another
-            matrix or is the model, ``schedule`` is for another number of steps, ``data`` is empty or cannot be begun
-            again, there is nothing to learn from, or the loss is not finite in the first step.
+        ArgumentError: if a number is out of range, no layer can be replaced (none, too, if the budget is too small for
+            a box), a ``km.Gaudi`` matrix is inside another matrix or is the model, ``schedule`` is for another number
+            of steps, ``data`` is empty or cannot be begun again, there is nothing to learn from, or the loss is not
+            finite in the first step.
         DtypeError: if ``data`` is not iterable, or the model is none.
 
     Example:
@@ -172,32 +134,37 @@ def learn_structure(
     began = time.perf_counter()
     check_module(_WHERE, model)
     check_size(_WHERE, "steps", steps)
-    lr = lr if lr is not None else FROM_SCRATCH if start == "scratch" else FINE_TUNING
     heal_steps = check_size(_WHERE, "heal_steps", steps // 5 if heal_steps is None else heal_steps, minimum=0)
-    for name, value in (("budget", budget), ("lr", lr)):
-        check_number(_WHERE, name, value)
-    if structure_lr is None:
-        structure_lr = min(FASTEST, TRAVEL / steps) if start == "scratch" else SLOWER * lr
-    check_number(_WHERE, "structure_lr", structure_lr)
-    if start not in get_args(Start):
-        way_out = f"use one of {get_args(Start)}"
-        raise ArgumentError(complaint(_WHERE, "start", repr(start), "unknown", way_out))
+    budget = check_number(_WHERE, "budget", budget, 1.0)
+    lr, structure_lr = _rates(start, steps, lr, structure_lr)
+    trained = start == "trained"
     aim = Aim(loss, teacher, mix, temperature, forward, validate)
     aim.check(_WHERE)
     data = batches_of(_WHERE, data)
     check_schedule(_WHERE, schedule, steps)
     gaudi_matrices(_WHERE, model, needed=False)
-    schedule = schedule or Schedule(steps, sigma=Schedule.sigma if start == "scratch" else None)
+    schedule = schedule or Schedule(steps, sigma=None if trained else Schedule.sigma)
     kept = Kept(model)
     with showing(_WHERE, progress) as step:
-        old, skipped = replace_(model, filter_fn, start, Gaudi(nblocks, float(budget)), seed, step)
+        dense = Training(_WHERE, "", model, aim)
+        dense_score = _score(dense, data) if trained else None
+        old, skipped = replace_(model, filter_fn, start, Gaudi(nblocks, budget), seed, step)
         try:
             training = Training(
-                _WHERE, "learning the structure", model, aim, keeps_best=False, later=heal_steps
+                _WHERE,
+                "learning the structure",
+                model,
+                aim,
+                keeps_best=trained,
+                later=heal_steps,
+                as_scored=partial(as_hardened, budget=budget) if trained else nullcontext,
             )
-            optimiser = torch.optim.AdamW(
-                param_groups(model, lr, weight_decay), lr, weight_decay=weight_decay
-            )
+            training.compare_as(dense)
+            if trained:  # before a Gaussian softens the boxes that were fitted
+                with in_its_mode(model, teacher):
+                    training.begin(data)
+            groups = param_groups(model, lr, weight_decay)
+            optimiser = torch.optim.AdamW(groups, lr, weight_decay=weight_decay)
             learning = StructureLearning(
                 optimiser, model, budget, steps, lr=structure_lr, method=method, schedule=schedule, seed=seed
             )
@@ -213,18 +180,59 @@ def learn_structure(
                 healing = healed(
                     model, data, aim, heal_steps, rate, weight_decay, step, where=_WHERE, first=training
                 )
+            end_score = _end_score(training, healing, data)
         except BaseException:
             kept.restore(old)
             raise
+    number, judged = training.words(data)
     return LearnReport(
-        layers,
-        tuple(training.losses),
-        tuple(training.scores),
-        tuple(costs),
-        float(budget),
-        healing,
-        learning.revived,
-        tuple(skipped),
-        time.perf_counter() - began,
-        training.interrupted or (healing is not None and healing.interrupted),
+        layers=layers,
+        loss=training.minimised,
+        losses=tuple(training.losses),
+        number=number,
+        judged=judged,
+        dense_score=dense_score,
+        scores=tuple(training.scores),
+        best_step=training.best_step if trained else len(training.losses),
+        end_score=end_score,
+        costs=tuple(costs),
+        budget=budget,
+        healing=healing,
+        revived=learning.revived,
+        skipped=tuple(skipped),
+        seconds=time.perf_counter() - began,
+        interrupted=training.interrupted or (healing is not None and healing.interrupted),
     )
+
+
+def _rates(start: Start, steps: int, lr: float | None, structure_lr: float | None) -> tuple[float, float]:
+    """The largest learning rates, of weights and of the structure.
+
+    Raises:
+        ArgumentError: if ``start`` is unknown, or a rate is not a positive number.
+    """
+    if start not in get_args(Start):
+        way_out = f"use one of {get_args(Start)}"
+        raise ArgumentError(complaint(_WHERE, "start", repr(start), "unknown", way_out))
+    if lr is None:
+        lr = FINE_TUNING if start == "trained" else FROM_SCRATCH
+    lr = check_number(_WHERE, "lr", lr)
+    if structure_lr is None:
+        structure_lr = SLOWER * lr if start == "trained" else min(FASTEST, TRAVEL / steps)
+    return lr, check_number(_WHERE, "structure_lr", structure_lr)
+
+
+def _score(training: Training, data: Iterable[Any]) -> float:
+    """Of the model as it is, on batches that are put aside for it; its modes stay."""
+    with in_its_mode(training.model, training.teacher):
+        training.hold_out(data)
+        return training.score()
+
+
+def _end_score(training: Training, healing: HealReport | None, data: Iterable[Any]) -> float | None:
+    """Of the model after hardening and healing; looked for anew only where nobody has seen it before."""
+    if healing is not None and healing.scores:
+        return dict(healing.scores)[healing.best_step]
+    if training.keeps_best and training.scores:
+        return dict(training.scores)[training.best_step]
+    return None if training.interrupted else _score(training, data)

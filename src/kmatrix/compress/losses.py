@@ -16,8 +16,8 @@ Loss = Callable[[Any, Any], Tensor]
 """The loss of an output for a batch: ``loss(output, batch)``."""
 
 
-def default_loss(output: Any, batch: Any) -> Tensor:
-    """Cross-entropy for whole numbers and mean squares for others, against the last item of the batch.
+def default_loss(output: Any, batch: Any, where: str = "heal") -> tuple[str, Tensor]:
+    """What it is, and cross-entropy for whole numbers, mean squares for others, against the last item of the batch.
 
     A model that gives a loss itself (a scalar, alone or among its outputs) is believed.
 
@@ -27,7 +27,7 @@ def default_loss(output: Any, batch: Any) -> Tensor:
     outputs = tensors_of(output)
     own = [t for t in outputs if t.ndim == 0]
     if own:
-        return own[0]
+        return "the model's own loss", own[0]
     target: Any = None
     if isinstance(batch, Mapping):
         target = next((batch[key] for key in ("labels", "targets", "target", "y") if key in batch), None)
@@ -35,11 +35,11 @@ def default_loss(output: Any, batch: Any) -> Tensor:
         target = batch[-1]
     if not isinstance(target, Tensor) or not outputs:
         reason, way_out = "neither a loss nor a teacher, and batches without a target", "pass one of them"
-        raise ArgumentError(complaint("heal", "loss", None, reason, way_out))
+        raise ArgumentError(complaint(where, "loss", None, reason, way_out))
     said = _wide(outputs[0])
     if target.is_floating_point():
-        return functional.mse_loss(said, target.to(said.dtype))
-    return functional.cross_entropy(said.flatten(0, -2), target.flatten())
+        return "mean squares", functional.mse_loss(said, target.to(said.dtype))
+    return "cross-entropy", functional.cross_entropy(said.flatten(0, -2), target.flatten())
 
 
 def divergence(output: Any, said: Any, temperature: float) -> Tensor:

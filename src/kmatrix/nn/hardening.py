@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -49,6 +50,19 @@ def hardened_(model: nn.Module, budget: float) -> dict[str, GBLRMatrix]:
                 new[child].requires_grad_(child.left.requires_grad)
                 setattr(module, key, new[child].train(child.training))
     return {_layer_of(name): new[a] for name, a in named.items()}
+
+
+@contextmanager
+def as_hardened(model: nn.Module, budget: float) -> Iterator[None]:
+    """Put the cropped matrices into a model for the time of a block; those that learn come back unchanged."""
+    before = {module: dict(module._modules) for module in model.modules()}
+    hardened_(model, budget)
+    try:
+        yield
+    finally:
+        for module, parts in before.items():
+            module._modules.clear()
+            module._modules.update(parts)
 
 
 def affordable(where: str, matrices: Sequence[GaudiMatrix], budget: float) -> int:

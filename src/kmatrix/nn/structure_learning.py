@@ -47,7 +47,7 @@ class StructureLearning:
         steps: how many there will be.
         lr: of widths and starts, which are shares of a side; schedules of the optimiser apply to it as to others.
         method: ``"projection"`` onto a budget that falls from the present cost, exactly met at each step; ``"shrink"``
-            by a soft threshold at each step at which they cost more than that, as the paper has it.
+            by a soft threshold at each step at which they cost more than that, as the paper has it, but not below it.
         shrinkage: for ``"shrink"``, the sum of the thresholds of all steps, as a share of a side; the threshold
             follows the learning rate.
         betas: of Adam and its kin, for widths and starts; others ignore it.
@@ -162,6 +162,8 @@ class StructureLearning:
             over = cost(own, sizes) > allowed
             slowed = self.optimizer.param_groups[self._group]["lr"] / self._lr
             nearer = shrink(own, sizes, slowed * self.shrinkage / self.schedule.steps if over else 0.0)
+            if over and cost(nearer, sizes) < allowed:  # boxes just over the budget would lose most of it
+                nearer = project(own, sizes, allowed)
         return widths.masked_scatter(free, nearer.to(widths.dtype))
 
     def _widths(self) -> Tensor:
