@@ -270,6 +270,10 @@ def test_layers_without_anything_faster_are_told(kmatrix: Command, folder: Path)
         (("mine_to_compress:build", "--of", "beauty"), "kmatrix compress: --of='beauty': unknown"),
         (("mine_to_compress:build", "--budget", "0.001"), "; pass --budget "),
         (("mine_to_compress:build", "--budget", "0.001"), " or more, or choose wider --layers"),
+        (
+            ("mine_to_compress:build", "--of", "time", "--no-verify-speed"),
+            "no measured times with --no-verify-speed; leave --no-verify-speed out",
+        ),
         (("mine_to_compress:build", "--layers", "head"), "--layers='head': matches no module"),
         (
             ("mine_to_compress:build", "--calibration", "mine_to_compress:wrong"),

@@ -99,7 +99,9 @@ def test_boxes_are_fitted_within_their_budget(kmatrix: Command, low_rank: Path, 
     ("options", "said"),
     [
         (("--into", "gblr", "--budget", "0.0001"), "kmatrix fit: --budget=0.0001: .*; use a larger --budget"),
-        (("--into", "gblr", "--budget", "nan"), "kmatrix fit: --budget=nan: not a finite number"),
+        (("--into", "gblr", "--budget", "nan"), "kmatrix fit: --budget=nan: not a positive, finite"),
+        (("--into", "gblr", "--budget", "-1"), "kmatrix fit: --budget=-1.0: not a positive, finite"),
+        (("--into", "gblr", "--budget", "0"), "kmatrix fit: --budget=0.0: not a positive, finite"),
         (
             ("--into", "monarch", "--budget", "0.3"),
             "--budget=0.3: monarch does not take it; it takes --nblocks",

@@ -293,7 +293,16 @@ def _changed(change: Callable[[Any], object]) -> Net:
 
 def test_what_builds_no_model_is_refused(tmp_path: Path) -> None:
     km.save(small(), tmp_path)
-    for build, words in ((dict, r"no nn\.Module"), (3, "no function"), (small().state_dict(), "no function")):
+    for build, words in (
+        (dict, r"no nn\.Module"),
+        (3, "no function"),
+        (small().state_dict(), "no function"),
+        (
+            "small/",
+            r"'small/': a path, not a function; pass the function first: km\.load_model\(build, path\)",
+        ),
+        (Path("small"), "a path, not a function"),
+    ):
         with pytest.raises(DtypeError, match=words):
             km.load_model(build, tmp_path)  # type: ignore[arg-type]
 

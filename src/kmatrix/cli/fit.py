@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import kmatrix as km
+from kmatrix._checks import check_positive
 from kmatrix._errors import complaint
 from kmatrix.cli.names import STRUCTURES, structure_from
 from kmatrix.cli.tables import Ticker, certificate_table, history_table
@@ -91,6 +92,8 @@ def fit(
         "block": block,
         "nnz": nnz,
     }
+    if budget is not None:
+        check_positive("kmatrix fit", "--budget", budget)
     structure = _structure(into, given)
     if structure is None and tol is None:
         reason = "neither a tolerance nor a structure was given"

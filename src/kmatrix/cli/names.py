@@ -118,10 +118,11 @@ def in_options(complaint_of_library: str, command: str) -> str:
 
 def _ways_out_of_compress(text: str) -> str:
     """Arguments of ``compress_`` that its ways out name, as options."""
-    head, semicolon, way_out = text.rpartition("; ")
+    head, semicolon, way_out = text.replace("verify_speed=False", "--no-verify-speed").rpartition("; ")
     for words, option in (
         ("pass budget=", "pass --budget "),
         (", a wider filter_fn, or more structures", ", or choose wider --layers"),
+        ("leave verify_speed on", "leave --no-verify-speed out"),
         ("a wider filter_fn", "other --layers"),
         ("a narrower filter_fn", "fewer --layers"),
     ):

@@ -189,6 +189,9 @@ def load_model(
 
 def _check_build(build: object) -> None:
     """Raise unless it is something that can be called to build a model; a model itself can be called, too."""
+    if isinstance(build, (str, Path)):
+        reason, way_out = "a path, not a function", "pass the function first: km.load_model(build, path)"
+        raise DtypeError(complaint("load_model", "build", repr(str(build)), reason, way_out))
     way_out = "pass the function that builds it"
     if isinstance(build, nn.Module):
         raise DtypeError(complaint("load_model", "build", type(build).__name__, "a model", way_out))
