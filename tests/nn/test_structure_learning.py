@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -166,6 +167,20 @@ def test_a_tied_matrix_is_counted_and_hardened_once() -> None:
     assert len(StructureLearning(optimiser, net, 0.5, 10).matrices) == 1
     harden_(net, 0.5)
     assert net[0].matrix is net[2].matrix and net[0].matrix.num_params == 50
+
+
+def test_an_optimiser_that_is_left_behind_says_so_once() -> None:
+    net = model()
+    optimiser = torch.optim.AdamW(net.parameters(), lr=1e-3)
+    learning = StructureLearning(optimiser, net, 0.3, 10)
+    train(net, optimiser, 2)
+    harden_(net, 0.3)
+    with pytest.warns(UserWarning, match="no longer in the model.*make a new optimiser"):
+        optimiser.step()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimiser.step()
+    assert learning.done == 2
 
 
 def test_removed_it_does_nothing_any_more() -> None:

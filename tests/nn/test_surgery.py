@@ -272,6 +272,18 @@ def test_what_is_larger_than_dense_is_marked() -> None:
     assert "larger than dense: 30 numbers for 12" in repr(wide)
 
 
+def test_boxes_that_learn_are_not_called_too_large() -> None:
+    model = nn.Sequential(nn.Linear(50, 70), nn.Linear(70, 20))
+    report = km.replace_linear_(model, km.Gaudi(budget=0.2))
+    assert report.larger == () and report.learning == ((("0",), 700), (("1",), 280))
+    assert str(report).splitlines()[1:] == [
+        "  0: 700 numbers once hardened",
+        "  1: 280 numbers once hardened",
+    ]
+    assert "while its boxes learn; 700 once hardened" in repr(model[0]) and "larger" not in repr(model[0])
+    assert model[0].matrix.harden().num_params == 700
+
+
 def test_one_layer_is_in_the_singular() -> None:
     report = km.replace_linear_(nn.Sequential(nn.Linear(8, 8)), km.LowRank(1))
     assert str(report) == "1 layer replaced, 64 -> 16 numbers (25.0%)"

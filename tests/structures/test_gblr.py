@@ -12,6 +12,7 @@ import kmatrix as km
 from kmatrix._errors import ArgumentError, FileFormatError
 from kmatrix.structures import GBLR, Boxes, GBLRMatrix, load, save
 from kmatrix.structures._box_draws import draw_widths
+from kmatrix.structures._words import brief
 
 
 @pytest.mark.parametrize(("m", "n"), [(8, 8), (13, 5), (40, 100), (1, 9)])
@@ -223,3 +224,9 @@ def test_layers_stacked_by_torch_func_keep_their_own_boxes(copies: int) -> None:
             gradients, torch.autograd.grad(want, list(layer.parameters())), strict=True
         ):
             torch.testing.assert_close(gradients[name][k], gradient, rtol=1e-12, atol=1e-12)
+
+
+def test_what_it_is_called_is_short() -> None:
+    assert repr(GBLR(12, 80 / 384)) == "GBLR(nblocks=12, budget=0.2083)"
+    assert repr(GBLR(12, 0.5, left=7)) == "GBLR(nblocks=12, budget=0.5, left=7)"
+    assert brief(GBLR(12, 80 / 384, left=7)) == "GBLR(nblocks=12, budget=0.2083)"

@@ -17,7 +17,7 @@ from torch.nn.modules.module import (
 from kmatrix._checks import REAL_OF
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.fitting import fit
-from kmatrix.structures import Structure, StructuredMatrix
+from kmatrix.structures import GaudiMatrix, Structure, StructuredMatrix
 from kmatrix.structures.base import empty_parameter, from_pairs, to_pairs
 
 L = TypeVar("L", bound="MatrixLayer")
@@ -90,6 +90,10 @@ class MatrixLayer(nn.Module):
 def size_remark(matrix: StructuredMatrix, dense: int) -> str:
     """What the representation of a layer says where its matrix has more numbers than the dense one would have."""
     held = matrix.num_params
+    if isinstance(matrix, GaudiMatrix):
+        return (
+            f", while its boxes learn; {matrix.structure.hardened.num_params(*matrix.shape):,} once hardened"
+        )
     return f", larger than dense: {held:,} numbers for {dense:,}" if held > dense else ""
 
 

@@ -20,7 +20,8 @@ _SLACK = 1e-12  # a budget such as 0.3 is the double next to it
 def harden_(model: nn.Module, budget: float) -> list[str]:
     """Put the cropped matrix, a ``GBLRMatrix``, in the place of every ``km.Gaudi`` matrix of a model.
 
-    All widths of all matrices are rounded with one threshold, so that together they use up the budget.
+    All widths of all matrices are rounded with one threshold, so that together they use up the budget. Optimisers made
+    before do not know the new numbers: make a new one to train on.
 
     Args:
         model: changed in place; its layers stay, with another ``matrix``.

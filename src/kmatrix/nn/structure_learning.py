@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -109,6 +110,12 @@ class StructureLearning:
             raise ArgumentError(complaint("StructureLearning", "method", repr(method), "unknown", way_out))
         self.matrices = list(gaudi_matrices("StructureLearning", model).values())
         affordable("StructureLearning", self.matrices, budget)
+        self._homes = [
+            (module, key, child)
+            for module in model.modules()
+            for key, child in module._modules.items()
+            if isinstance(child, GaudiMatrix)
+        ]
         self.optimizer, self.budget, self.method, self.shrinkage = optimizer, budget, method, shrinkage
         check_schedule("StructureLearning", schedule, steps)
         self.schedule = schedule or Schedule(steps)
@@ -138,7 +145,18 @@ class StructureLearning:
 
     @torch.no_grad()
     def step(self) -> None:
-        """What follows a step of the optimiser, which calls it."""
+        """What follows a step of the optimiser, which calls it.
+
+        Once the matrices are no longer where they were, as after ``harden_``, it warns and is removed.
+        """
+        if all(module._modules.get(key) is not child for module, key, child in self._homes):
+            warnings.warn(
+                "StructureLearning: the matrices that this optimiser trains are no longer in the model (harden_ "
+                "replaces them); make a new optimiser of its parameters to train on",
+                stacklevel=4,
+            )
+            self.remove()
+            return
         self.done += 1
         for matrix in self.matrices:
             if matrix.starts.requires_grad:

@@ -23,7 +23,7 @@ from kmatrix.nn.sites import Skipped as Skipped
 from kmatrix.nn.sites import by_module
 from kmatrix.nn.sites import linear_like as linear_like
 from kmatrix.nn.sites import survey as survey
-from kmatrix.structures import Structure
+from kmatrix.structures import GaudiMatrix, Structure
 from kmatrix.structures.base import from_pairs
 
 Rule = Callable[[nn.Module, str], "Structure | None"]
@@ -39,6 +39,7 @@ class Replacement:
         params_before: numbers in the weights of the swapped layers before.
         params_after: numbers in their structured matrices.
         larger: names of those whose matrix has more numbers than the dense one had.
+        learning: names of those whose boxes learn (``km.Gaudi``), and how many numbers each has once it is hardened.
     """
 
     replaced: tuple[tuple[str, ...], ...]
@@ -46,12 +47,14 @@ class Replacement:
     params_before: int
     params_after: int
     larger: tuple[tuple[str, ...], ...] = ()
+    learning: tuple[tuple[tuple[str, ...], int], ...] = ()
 
     def __str__(self) -> str:
         share = self.params_after / self.params_before if self.params_before else 1.0
         counts = f"{self.params_before:,} -> {self.params_after:,} numbers ({share:.1%})"
         lines = [f"{counted(len(self.replaced), 'layer')} replaced, {counts}"]
         lines += [f"  larger than dense: {', '.join(names)}" for names in self.larger]
+        lines += [f"  {', '.join(names)}: {held:,} numbers once hardened" for names, held in self.learning]
         lines += [f"  skipped {', '.join(s.names)}: {s.reason}" for s in self.skipped]
         return "\n".join(lines)
 
@@ -152,7 +155,7 @@ def replace_linear_(
         )
     new: dict[str, nn.Module] = {}
     before = after = 0
-    replaced, larger = [], []
+    replaced, larger, learning = [], [], []
     for site in sites:
         if site.kind not in kinds:
             continue
@@ -167,11 +170,13 @@ def replace_linear_(
         new[site.name] = layer
         replaced.append(site.names)
         dense, now = site.module.get_parameter("weight").numel(), layer.matrix.num_params
-        if now > dense:
+        if isinstance(layer.matrix, GaudiMatrix):
+            learning.append((site.names, layer.matrix.structure.hardened.num_params(*site.shape)))
+        elif now > dense:
             larger.append(site.names)
         before, after = before + dense, after + now
     swap_(model, new)
-    return Replacement(tuple(replaced), tuple(skipped), before, after, tuple(larger))
+    return Replacement(tuple(replaced), tuple(skipped), before, after, tuple(larger), tuple(learning))
 
 
 def fresh(site: Site, structure: Structure) -> Linear | Conv2d:

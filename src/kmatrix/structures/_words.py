@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kmatrix.structures import Chain, Product, Structure, Sum
+from kmatrix.structures import GBLR, Chain, Product, Structure, Sum
 
 
 def brief(structure: Structure | None) -> str:
@@ -33,9 +33,15 @@ def options(structure: Structure) -> str:
     """The options of a structure that differ from their defaults, cut where a table would burst."""
     fields = getattr(type(structure), "__dataclass_fields__", {})
     values = {name: getattr(structure, name) for name, f in fields.items()}
-    told = [f"{name}={value!r}" for name, value in values.items() if value != fields[name].default]
+    if isinstance(structure, GBLR):
+        del values["left"]  # how the numbers are split between the sides
+    told = [f"{name}={_short(value)}" for name, value in values.items() if value != fields[name].default]
     text = ", ".join(told)
     return text if len(text) <= 60 else f"{text[:59]}…"
+
+
+def _short(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else repr(value)
 
 
 def _count(number: int, what: str) -> str:

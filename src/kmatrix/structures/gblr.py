@@ -69,6 +69,11 @@ class GBLR(Structure):
             check_size("GBLR", "left", self.left, minimum=0)
         object.__setattr__(self, "budget", _budget(self.budget))
 
+    def __repr__(self) -> str:
+        # Budgets of fitted boxes are fractions such as 80 / 384, and few ask how they are split between the sides.
+        split = "" if self.left is None else f", left={self.left}"
+        return f"GBLR(nblocks={self.nblocks}, budget={self.budget:.4g}{split})"
+
     def count(self, m: int, n: int) -> int:
         """How many boxes an ``m x n`` member stores, empty ones included."""
         return min(m, n) if self.nblocks is None else self.nblocks
