@@ -37,13 +37,15 @@ def test_every_layer_and_attempt_is_there(report: CompressReport, tmp_path: Path
 
 
 def test_measured_times_are_shown_where_there_are_any(report: CompressReport) -> None:
-    assert "µs" not in page(report, title="")
+    unmeasured = page(report, title="")
+    assert "µs" not in unmeasured and "not measured" in unmeasured and "Measured on" not in unmeasured
     tried = tuple(replace(t, seconds=1e-6, ratios=(1.5, 2.0, 2.5)) for t in report.layers[0].tried)
     first = replace(report.layers[0], tried=tried, chosen=tried[0], dense_seconds=2e-6)
     points = tuple(replace(p, seconds=0.5) for p in report.curve)
     text = page(replace(report, layers=(first,), curve=points), title="")
     for words in ("1.0 µs", "2.0 µs", "2.00×", "1.50 to 2.50", "measured speed"):
         assert words in text
+    assert "not measured" not in text and "Measured on" in text
 
 
 def test_reports_without_curve_or_structures_are_pages(report: CompressReport) -> None:

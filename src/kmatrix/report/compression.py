@@ -90,6 +90,8 @@ def _cards(report: CompressReport) -> str:
         now, dense = report.layer_seconds
         details = f"less time than dense, layers one by one, batch {report.batch}"
         figures.append(("measured speed, above 1 is faster", f"{dense / now:.2f}×", details))
+    else:
+        figures.append(("speed", "not measured", "so nothing here is known to be faster than dense"))
     return cards(figures)
 
 
@@ -234,4 +236,5 @@ def _time(seconds: float | None) -> str:
 
 def _machine(report: CompressReport) -> str:
     facts = ", ".join(f"{key} {value}" for key, value in report.machine.items())
-    return f'<p class="quiet">Measured on: {escape(facts)}. It took {report.seconds:.1f} s.</p>'
+    made = "Made" if report.layer_seconds is None else "Measured"
+    return f'<p class="quiet">{made} on: {escape(facts)}. It took {report.seconds:.1f} s.</p>'
