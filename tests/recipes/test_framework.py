@@ -235,6 +235,11 @@ def test_every_recipe_is_complete(folder: str) -> None:
         assert word in text
 
 
+def test_the_page_of_all_tables_is_up_to_date() -> None:
+    gather = importlib.import_module(f"{package.__name__}.gather")
+    assert gather.PAGE.read_text() == gather.page()
+
+
 def test_recipes_use_public_names_alone() -> None:
     """What a user could write: nothing of the library whose name begins with an underscore."""
     for path in sorted((ROOT / "recipes").rglob("*.py")):
