@@ -1,0 +1,193 @@
+"""The linear layers of the decoder in each family, with as many numbers as one butterfly where the family allows it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import kmatrix as km
+
+from .model import Translator
+
+REPLACED = ("conv.linear1", "conv.linear2", "ffn.fc1", "ffn.fc2")
+"""The four layers of each decoder layer that the paper replaces."""
+PROJECTIONS = ("attention.q", "attention.k", "attention.v", "attention.out")
+
+
+class ToeplitzLike(nn.Module):
+    """``y = sum_i C(g_i) S(h_i) x + b``: circulant times skew-circulant matrices, rank ``r`` (arXiv 2012.14966).
+
+    ``C(g)`` and ``S(h)`` have first columns ``g`` and ``h``; above its diagonal ``S`` changes sign. They are of the
+    size of the input; more outputs are stacked, fewer are cropped.
+
+    Args:
+        inputs: size of each input vector.
+        outputs: size of each output vector.
+        rank: how many terms.
+
+    Example:
+        >>> ToeplitzLike(8, 12, 2)(torch.randn(3, 8)).shape
+        torch.Size([3, 12])
+    """
+
+    twist: Tensor
+
+    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.rank = inputs, outputs, rank
+        stacks = -(-outputs // inputs)
+        self.circulant = nn.Parameter(torch.randn(stacks, rank, inputs) / math.sqrt(inputs * rank))
+        self.skew = nn.Parameter(torch.randn(stacks, rank, inputs) / math.sqrt(inputs))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        angles = torch.arange(inputs, dtype=torch.float64) * (math.pi / inputs)
+        self.register_buffer("twist", torch.polar(torch.ones_like(angles), angles).to(torch.complex64), False)
+
+    def spectra(self) -> tuple[Tensor, Tensor]:
+        """The transforms of both sets of numbers."""
+        return torch.fft.rfft(self.circulant), torch.fft.fft(self.skew * self.twist)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.multiply(x, *self.spectra())
+
+    def multiply(self, x: Tensor, circulant: Tensor, skew: Tensor) -> Tensor:
+        """The product, given the transforms of the numbers."""
+        n = self.in_features
+        inner = torch.fft.ifft(torch.fft.fft(x * self.twist)[..., None, None, :] * skew)
+        middle = (inner * self.twist.conj()).real
+        summed = (torch.fft.rfft(middle) * circulant).sum(-2)
+        y = torch.fft.irfft(summed, n).flatten(-2)
+        return y[..., : self.out_features] + self.bias
+
+
+def butterfly(m: int, n: int) -> km.Structure:
+    """Class B as in the paper: more outputs than inputs are those of several butterflies of the inputs, stacked.
+
+    Fewer outputs are a cropped butterfly of the size of the inputs, whose last two factors are multiplied out where
+    that saves numbers: 2,048 fewer than in the paper from 1,024 to 512.
+    """
+    if m <= n or m % n or n & (n - 1):
+        return km.Butterfly()
+    stacks, levels = m // n, n.bit_length() - 1
+    first = km.Factor(1, 2 * stacks, 2, n // 2)
+    rest = [km.Factor(stacks * 2**k, 2, 2, n >> (k + 1)) for k in range(1, levels)]
+    return km.Chain((first, *rest))
+
+
+def _kaleidoscope(m: int, n: int) -> km.Structure:
+    return km.Kaleidoscope()
+
+
+def _low_rank(budget: Callable[[int, int], km.Structure]) -> Callable[[int, int], km.Structure]:
+    return lambda m, n: km.LowRank(max(1, round(budget(m, n).num_params(m, n) / (m + n))))
+
+
+def _block_circulant(m: int, n: int) -> km.Structure:
+    share = m * n / butterfly(m, n).num_params(m, n)
+    return km.BlockCirculant(min(m, n, 2 ** math.ceil(math.log2(share))))
+
+
+def _copies(of: km.Structure, m: int, n: int) -> int:
+    return max(1, round(butterfly(m, n).num_params(m, n) / of.num_params(m, n)))
+
+
+@dataclass(frozen=True)
+class Family:
+    """A class of matrices that the four layers are taken from.
+
+    Attributes:
+        title: for tables.
+        layer: makes a layer of a number of inputs and outputs.
+        figure: the paper's BLEU and sentences per second (arXiv 2012.14966, Figure 5), None where it has none.
+    """
+
+    title: str
+    layer: Callable[[int, int], nn.Module]
+    figure: tuple[float, float] | None = None
+
+
+def _of(structure: Callable[[int, int], km.Structure]) -> Callable[[int, int], nn.Module]:
+    def layer(inputs: int, outputs: int) -> nn.Module:
+        made = km.nn.Linear(inputs, outputs, structure=structure(outputs, inputs))
+        nn.init.zeros_(made.bias)  # type: ignore[arg-type]
+        return made
+
+    return layer
+
+
+def _toeplitz_like(inputs: int, outputs: int) -> nn.Module:
+    held = 2 * inputs * -(-outputs // inputs)
+    return ToeplitzLike(
+        inputs, outputs, max(1, round(butterfly(outputs, inputs).num_params(outputs, inputs) / held))
+    )
+
+
+def _fastfoods(inputs: int, outputs: int) -> nn.Module:
+    """A sum of independent terms, together of the variance of one."""
+    copies = _copies(km.Fastfood(), outputs, inputs)
+    if copies == 1:
+        return _of(lambda m, n: km.Fastfood())(inputs, outputs)
+    layer = _of(lambda m, n: km.Sum((km.Fastfood(),) * copies))(inputs, outputs)
+    with torch.no_grad():
+        for parameter in layer.matrix.parameters():  # type: ignore[union-attr,operator]
+            parameter[2] *= copies**-0.5
+    return layer
+
+
+FAMILIES: dict[str, Family] = {
+    "b": Family("B, one butterfly", _of(butterfly), (34.20, 4.90)),
+    "k": Family("K = BB*", _of(_kaleidoscope)),
+    "low-rank": Family("low rank, as many as B", _of(_low_rank(butterfly)), (34.20, 5.29)),
+    "low-rank-k": Family("low rank, as many as K", _of(_low_rank(_kaleidoscope))),
+    "circulant": Family("blocks of circulants", _of(_block_circulant), (34.19, 4.31)),
+    "toeplitz-like": Family("Toeplitz-like", _toeplitz_like, (34.46, 2.47)),
+    "fastfood": Family("sum of Fastfood", _fastfoods, (34.19, 3.19)),
+    "acdc": Family("ACDC", _of(lambda m, n: km.ACDC(_copies(km.ACDC(), m, n))), (34.11, 2.15)),
+}
+DENSE = Family("dense", nn.Linear, (35.20, 3.60))
+
+
+def replace(model: Translator, family: str, everywhere: bool = False) -> dict[str, Any]:
+    """Put a family into the decoder; how many numbers there were and are in what was replaced comes back.
+
+    Args:
+        model: changed in place.
+        family: a name of ``FAMILIES``, or ``"dense"`` for none.
+        everywhere: whether the projections of attention and the output layer become butterflies, too.
+    """
+    before = after = 0
+    make = FAMILIES.get(family, DENSE).layer
+    paths = REPLACED + (PROJECTIONS if everywhere else ())
+    for site, path in ((layer, path) for layer in model.decoder for path in paths):
+        old = site.get_submodule(path)
+        before += count(old)
+        if isinstance(old, nn.Linear) and family != "dense":
+            site.set_submodule(path, make(old.in_features, old.out_features))
+        after += count(site.get_submodule(path))
+    if everywhere:
+        before += count(model.output)
+        if family != "dense":
+            inputs, outputs = model.size.width, model.size.target
+            model.output = km.nn.Linear(inputs, outputs, bias=False, structure=km.Butterfly())
+        after += count(model.output)
+    return {"replaced": before, "numbers": after, "parameters": count(model)}
+
+
+def count(module: nn.Module) -> int:
+    """How many numbers a module learns."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def structured_parameters(model: Translator) -> list[nn.Parameter]:
+    """The numbers of structured matrices, biases not among them."""
+    found: list[nn.Parameter] = []
+    for module in model.modules():
+        if isinstance(module, km.StructuredMatrix):
+            found += [p for p in module.parameters() if all(p is not q for q in found)]
+        elif isinstance(module, ToeplitzLike):
+            found += [module.circulant, module.skew]
+    return found
