@@ -31,10 +31,12 @@ class Method:
     Attributes:
         title: as in the table.
         structure: of the hidden layer, for its size; None is a dense ``nn.Linear``.
+        low: whether it is trained with ten times smaller learning rates: with the others it diverges.
     """
 
     title: str
     structure: Callable[[int], km.Structure] | None
+    low: bool = False
 
     def num_params(self, size: int) -> int:
         """Numbers in the hidden matrix; a complex number counts as two."""
@@ -54,11 +56,11 @@ METHODS: Mapping[str, Method] = {
     "bpbp-complex": Method("BPBP complex, fixed P", lambda n: km.RealPart(km.FixedBPBP())),
     "bpbp-real": Method("BPBP real, fixed P", lambda n: km.FixedBPBP()),
     "k": Method("K, one BB*", lambda n: km.Kaleidoscope()),
-    "ldr-sd": Method("LDR-SD", _ldr_sd),
-    "toeplitz-like": Method("Toeplitz-like", lambda n: ToeplitzLike(4)),
+    "ldr-sd": Method("LDR-SD", _ldr_sd, low=True),
+    "toeplitz-like": Method("Toeplitz-like", lambda n: ToeplitzLike(4), low=True),
     "fastfood": Method("Fastfood", lambda n: km.Fastfood()),
-    "circulant": Method("Circulant", lambda n: km.Circulant()),
-    "low-rank": Method("Low-rank", lambda n: km.LowRank(4)),
+    "circulant": Method("Circulant", lambda n: km.Circulant(), low=True),
+    "low-rank": Method("Low-rank", lambda n: km.LowRank(4), low=True),
 }
 
 

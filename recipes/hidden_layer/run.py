@@ -1,4 +1,4 @@
-"""One run: the rates race, the best one by validation is tested, and its steps are timed against dense."""
+"""One run: the rates race, and the best one by validation is tested. Another one: the time of a step of all methods."""
 
 from __future__ import annotations
 
@@ -14,21 +14,24 @@ from ..common import Case, Row, Run
 from ..common.training import History, train
 from .models import METHODS, Net
 from .sets import SIZE, Task, load
-from .settings import Settings
+from .settings import TIME, Settings
 
 _AT_ONCE = 5_000
+_WARM = 2  # the first steps of a model make its caches
 
 
 def run(settings: Settings, case: Case, run: Run) -> Row:
-    """Train, choose and test one method on one data set."""
+    """Train, choose and test one method on one data set; or measure the time of all."""
+    if case.name == TIME:
+        return step_times(settings, 1 if run.dry else settings.timed, run.device)
     method, name = case.options["method"], case.options["data"]
     synthetic = settings.synthetic or run.dry
     # The data do not depend on the rates, and a search changes those.
-    of_data = replace(settings, rates=(), rounds=())
+    of_data = replace(settings, rates=(), low_rates=(), rounds=())
     task = load(name, of_data, None if synthetic else run.data())
     racer = _Racer(settings, task, method, dict(settings.data)[name], run)
     rate, model, history = racer.race()
-    row: Row = {
+    return {
         "method": method,
         "data": name,
         "source": task.source,
@@ -40,9 +43,7 @@ def run(settings: Settings, case: Case, run: Run) -> Row:
         "test": accuracy(model, task.test, task.test_labels, run.device),
         "parameters": METHODS[method].num_params(SIZE),
         "compression": METHODS[method].compression(SIZE),
-        "threads": torch.get_num_threads(),
     }
-    return row | step_times(method, settings, 0 if run.dry else settings.timed, run.device)
 
 
 @dataclass
@@ -63,7 +64,8 @@ class _Racer:
         held = round(settings.validation * len(order))
         self.held, self.fit = order[:held], order[held:]
         self.runners = []
-        for rate in settings.rates[:1] if run.dry else settings.rates:
+        rates = settings.low_rates if METHODS[method].low else settings.rates
+        for rate in rates[:1] if run.dry else rates:
             torch.manual_seed(run.seed)
             model = Net(method, SIZE).to(run.device)
             optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum)
@@ -132,20 +134,18 @@ def accuracy(model: nn.Module, images: Tensor, labels: Tensor, device: torch.dev
     return 100 * right / len(labels)
 
 
-def step_times(method: str, settings: Settings, rounds: int, device: torch.device) -> Row:
-    """Median seconds of an optimisation step of a method and of dense, taken in turns; nothing for no rounds."""
-    if not rounds:
-        return {}
+def step_times(settings: Settings, rounds: int, device: torch.device) -> Row:
+    """Median seconds of an optimisation step of each method, which take turns."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(settings.batch, SIZE, generator=generator).to(device)
     labels = torch.randint(10, (settings.batch,), generator=generator).to(device)
-    models = {name: Net(name, SIZE).to(device) for name in dict.fromkeys((method, "dense"))}
+    models = {name: Net(name, SIZE).to(device) for name in METHODS}
     optimizers = {
         name: torch.optim.SGD(model.parameters(), lr=0.01, momentum=settings.momentum)
         for name, model in models.items()
     }
     seconds: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(rounds + 2):
+    for turn in range(rounds + _WARM):
         for name, model in models.items():
             _wait(device)
             began = time.perf_counter()
@@ -153,10 +153,10 @@ def step_times(method: str, settings: Settings, rounds: int, device: torch.devic
             F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
             optimizers[name].step()
             _wait(device)
-            if turn >= 2:  # the first steps make caches
+            if turn >= _WARM:
                 seconds[name].append(time.perf_counter() - began)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    return {"step_seconds": medians[method], "dense_step_seconds": medians["dense"]}
+    return {"step_seconds": medians, "rounds": rounds, "threads": torch.get_num_threads()}
 
 
 def _wait(device: torch.device) -> None:

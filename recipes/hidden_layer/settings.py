@@ -11,6 +11,7 @@ from .models import METHODS
 if TYPE_CHECKING:
     import optuna
 
+TIME = "time"
 BG_ROT, NOISE, CIFAR, SIGNS = "mnist-bg-rot", "mnist-noise", "cifar10-grey", "signs-grey"
 
 
@@ -25,10 +26,11 @@ class Settings:
         batch: images in a step.
         validation: share of the training images to choose the rate and the moment by.
         momentum: of SGD.
-        rates: learning rates to choose from.
+        rates: learning rates to choose from; the paper's, for BP.
+        low_rates: likewise, for the methods that diverge with most of those.
         rounds: ``(steps, left)``: how many rates are left after so many steps; all go to the end if empty.
         every: steps between validations.
-        timed: rounds of interleaved steps to measure against dense.
+        timed: rounds in which the methods take turns, in the case that measures time.
         noise: weight of the correlated part of the noise; 0 is white.
         bandwidth: distance in pixels over which the noise is correlated.
         spread: least standard deviation of a patch of a photograph.
@@ -42,6 +44,7 @@ class Settings:
     validation: float = 0.15
     momentum: float = 0.9
     rates: tuple[float, ...] = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+    low_rates: tuple[float, ...] = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02)
     rounds: tuple[tuple[int, int], ...] = ()
     every: int = 204
     timed: int = 10
@@ -58,12 +61,13 @@ def settings(preset: str) -> Settings:
         return Settings(((BG_ROT, 10_200), (NOISE, 10_200), (CIFAR, 42_500)), 12_000, 50_000)
     if preset == "small":
         data = ((BG_ROT, 2_000), (NOISE, 2_000), (SIGNS, 1_000))
-        return Settings(data, 12_000, 10_000, rounds=((200, 3), (500, 1)), every=100)
+        return Settings(data, 12_000, 10_000, rounds=((150, 2), (400, 1)), every=100)
     return Settings(
         ((BG_ROT, 4), (NOISE, 4)),
         120,
         40,
         rates=(0.01, 0.05),
+        low_rates=(0.001, 0.002),
         rounds=((2, 1),),
         every=2,
         timed=1,
@@ -72,8 +76,8 @@ def settings(preset: str) -> Settings:
 
 
 def cases(settings: Settings) -> list[Case]:
-    """Every method on every data set."""
-    return [
+    """The time of a step of all methods, and every method on every data set."""
+    return [Case(TIME, {"method": None})] + [
         Case(f"{method}/{data}", {"method": method, "data": data})
         for data, _ in settings.data
         for method in METHODS
@@ -82,5 +86,6 @@ def cases(settings: Settings) -> list[Case]:
 
 def search(trial: optuna.trial.BaseTrial, settings: Settings, case: Case) -> Settings:
     """One learning rate instead of those to choose from in every run."""
-    rate = trial.suggest_categorical("rate", Settings.rates)
-    return replace(settings, rates=(rate,), rounds=())
+    low = case.name != TIME and METHODS[case.options["method"]].low
+    rate = trial.suggest_categorical("rate", Settings.low_rates if low else Settings.rates)
+    return replace(settings, rates=(rate,), low_rates=(rate,), rounds=())

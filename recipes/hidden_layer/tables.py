@@ -10,7 +10,7 @@ from ..common import Row, Sheet
 from ..common.sheets import mean_spread
 from .models import METHODS
 from .sets import SIZE
-from .settings import BG_ROT, CIFAR, NOISE, SIGNS, Settings
+from .settings import BG_ROT, CIFAR, NOISE, SIGNS, TIME, Settings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +37,8 @@ STAND_IN = (
 
 def sheets(settings: Settings, rows: Sequence[Row]) -> list[Sheet]:
     """Accuracy, cost, and the learning rates that were chosen."""
-    return [_accuracy(settings, rows), _cost(settings, rows), _rates(settings, rows)]
+    trained = [row for row in rows if row["case"] != TIME]
+    return [_accuracy(settings, trained), _cost(settings, rows), _rates(settings, trained)]
 
 
 def _of(rows: Sequence[Row], method: str, data: str | None = None) -> list[Row]:
@@ -93,21 +94,23 @@ def _notes(settings: Settings, rows: Sequence[Row]) -> list[str]:
 
 def _cost(settings: Settings, rows: Sequence[Row]) -> Sheet:
     columns = ["method", "#weights", "#compression", "#paper", "#ms a step", "#times dense"]
+    timed = [r for r in rows if r["case"] == TIME]
     lines = []
     for method, what in METHODS.items():
-        timed = [r for r in _of(rows, method) if "step_seconds" in r]
-        step = f"{1e3 * statistics.median(r['step_seconds'] for r in timed):.2f}" if timed else ""
-        share = [r["step_seconds"] / r["dense_step_seconds"] for r in timed]
-        times = f"{statistics.median(share):.2f}" if share else ""
+        steps = [r["step_seconds"] for r in timed]
+        step = mean_spread((s[method] for s in steps), 2, 1e3)
+        times = mean_spread(s[method] / s["dense"] for s in steps)
         printed = f"{PAPER[method][3]:.1f}" if method in PAPER else ""
         compression = 1.0 if method == "dense" else what.compression(SIZE)
         lines.append([what.title, f"{what.num_params(SIZE):,}", f"{compression:.1f}", printed, step, times])
-    threads = ", ".join(sorted({str(r["threads"]) for r in rows})) or "?"
     notes = [
-        "Compression as in the paper: the dense hidden matrix over the hidden matrix and the softmax layer together.",
-        f"A step: batch {settings.batch}, forward, backward, SGD; medians of steps taken in turns with dense; "
-        f"threads: {threads}.",
+        "Compression as in the paper: the dense hidden matrix over the hidden matrix and the softmax layer together."
     ]
+    if timed:
+        notes.append(
+            f"A step: batch {settings.batch}, forward, backward, SGD, on {timed[0]['made_with']['processor']}, "
+            f"threads: {timed[0]['threads']}; medians of {timed[0]['rounds']} rounds in which the methods take turns."
+        )
     return Sheet(f"Weights of the {SIZE} x {SIZE} hidden layer, and time", columns, lines, notes)
 
 
@@ -119,6 +122,8 @@ def _rates(settings: Settings, rows: Sequence[Row]) -> Sheet:
         lines.append([what.title, *cells])
     held = f"{100 * settings.validation:g} % of the training images"
     note = f"Chosen for each seed on {held}, of {_listed(settings.rates)}"
+    low = ", ".join(method.title for method in METHODS.values() if method.low)
+    note += f" ({low}: of {_listed(settings.low_rates)})"
     rounds = "; ".join(f"{left} left after {steps} steps" for steps, left in settings.rounds)
     note += f": {rounds}." if rounds else ", all trained to the end."
     return Sheet("Learning rates", ["method", *(_TITLES[name] for name in names)], lines, [note])
@@ -132,6 +137,7 @@ def pictures(settings: Settings, rows: Sequence[Row]) -> dict[str, Figure]:
     """Accuracy against compression, ours and the paper's."""
     from matplotlib.figure import Figure
 
+    rows = [row for row in rows if row["case"] != TIME]
     names = [name for name, _ in settings.data if any(r["data"] == name for r in rows)]
     if not names:
         return {}

@@ -12,6 +12,8 @@ import kmatrix as km
 
 from ..common.errors import complaint
 
+_COMPLEX = {torch.float32: torch.complex64, torch.float64: torch.complex128}
+
 
 @dataclass(frozen=True)
 class ToeplitzLike(km.Structure):
@@ -58,9 +60,8 @@ class ToeplitzLike(km.Structure):
     def empty(
         self, m: int, n: int, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
     ) -> ToeplitzLikeMatrix:
-        self.check(m, n)
-        dtype = dtype or torch.get_default_dtype()
-        if dtype not in (torch.float32, torch.float64):
+        dtype = self._admit(m, n, dtype)
+        if dtype not in _COMPLEX:
             reason, way_out = "computed by real FFTs", "use float32 or float64"
             raise km.DtypeError(complaint("ToeplitzLike", "dtype", dtype, reason, way_out))
         return ToeplitzLikeMatrix(self, n, dtype=dtype, device=device)
@@ -85,6 +86,9 @@ class ToeplitzLikeMatrix(km.StructuredMatrix):
     def _matmul(self, x: Tensor) -> Tensor:
         g, h = self.numbers
         n = self.shape[1]
+        if x.numel() == 0:  # which FFTs refuse
+            return x * self.numbers.sum()
+        x = x.to(self.dtype)
         between = _skewed(x.unsqueeze(-2), h, n)
         y: Tensor = torch.fft.irfft((torch.fft.rfft(between) * torch.fft.rfft(g)).sum(-2), n)
         return y
@@ -93,6 +97,9 @@ class ToeplitzLikeMatrix(km.StructuredMatrix):
         g, h = self.numbers
         n = self.shape[1]
         # The first columns of the transposes: reversed, and for the skew-circulants with the sign of what wrapped.
+        if x.numel() == 0:
+            return x * self.numbers.sum()
+        x = x.to(self.dtype)
         g, h = torch.roll(g.flip(-1), 1, -1), -torch.roll(h.flip(-1), 1, -1)
         h = torch.cat([-h[..., :1], h[..., 1:]], -1)
         between = torch.fft.irfft(torch.fft.rfft(x.unsqueeze(-2)) * torch.fft.rfft(g), n)
@@ -116,7 +123,7 @@ class ToeplitzLikeMatrix(km.StructuredMatrix):
 def _skewed(x: Tensor, h: Tensor, n: int) -> Tensor:
     """Skew-circular convolution along the last axis: a circular one of what is turned by half turns over n."""
     angle = torch.arange(n, dtype=torch.float64, device=x.device) * (math.pi / n)
-    turn = torch.polar(torch.ones_like(angle), angle).to(x.dtype.to_complex())
+    turn = torch.polar(torch.ones_like(angle), angle).to(_COMPLEX[x.dtype])
     spectrum = torch.fft.fft(x * turn) * torch.fft.fft(h * turn)
     y: Tensor = (torch.fft.ifft(spectrum) * turn.conj()).real
     return y
