@@ -1,0 +1,159 @@
+"""What can be said for certain of an arrangement that was found."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+import kmatrix as km
+
+from ..common import Row
+from .kaleidoscope import network
+from .variation import total_variation
+
+TURNS = ("as it was", "upside down", "mirrored", "half a turn")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Of an arrangement that was found, against the truth.
+
+    Attributes:
+        permutation: whether each pixel occurs once, and one kaleidoscope of zeros and ones gives it exactly.
+        exact: whether it is the true arrangement up to flips and transposition.
+        wrapped: whether it is up to these and a turn of the torus, all of which leave total variation as it is.
+        symmetry: which one, if so.
+        right: share of the pixels that stand where they should, under the best symmetry.
+        neighbours: share of the true pairs of neighbours (on the torus) that are neighbours.
+        variation: the paper's total variation of the arranged images, mean.
+        truth: that of the images as they were.
+        scrambled: that of the images as they were given.
+        random: that of random arrangements, mean.
+        objective: what was minimised, the sum of absolute differences on the torus.
+        objective_truth: that of the images as they were.
+    """
+
+    permutation: bool
+    exact: bool
+    wrapped: bool
+    symmetry: str
+    right: float
+    neighbours: float
+    variation: float
+    truth: float
+    scrambled: float
+    random: float
+    objective: float
+    objective_truth: float
+
+    @property
+    def limit(self) -> str:
+        """What stood in the way: nothing, the search (it ended above the truth), or the loss (it prefers another)."""
+        if self.exact:
+            return "nothing"
+        if self.objective > self.objective_truth * (1 + 1e-6):
+            return "search"
+        return "cut" if self.wrapped else "loss"
+
+    def row(self) -> Row:
+        """As JSON values."""
+        return asdict(self) | {"limit": self.limit}
+
+
+def certify(found: Tensor, images: Tensor, given: Tensor, seed: int) -> Certificate:
+    """Check an arrangement.
+
+    Args:
+        found: for each position, which pixel of the original image stands there now.
+        images: originals, bytes ``(count, channels, side, side)``.
+        given: for each position, which pixel stood there in the scrambled images.
+        seed: of the random arrangements.
+    """
+    side = images.shape[-1]
+    twins = classes(images)
+    best, symmetry, right = nearest_symmetry(twins[found].reshape(side, side), twins.reshape(side, side))
+    still = nearest_symmetry(twins[found].reshape(side, side), twins.reshape(side, side), turn=False)
+    some = images[:: max(1, len(images) // 1_000)].flatten(2).float() / 255
+    draw = torch.Generator().manual_seed(seed)
+
+    def seen(order: Tensor) -> Tensor:
+        return some[..., order].unflatten(-1, (side, side))
+
+    truth = torch.arange(side * side)
+    shuffles = [torch.randperm(side * side, generator=draw) for _ in range(5)]
+    randoms = [float(total_variation(seen(o))) for o in shuffles]
+    return Certificate(
+        permutation=is_permutation(found, side),
+        exact=still[0],
+        wrapped=best,
+        symmetry=still[1] if still[0] else symmetry if best else "",
+        right=right,
+        neighbours=neighbours_kept(found, side),
+        variation=float(total_variation(seen(found))),
+        truth=float(total_variation(seen(truth))),
+        scrambled=float(total_variation(seen(given))),
+        random=sum(randoms) / len(randoms),
+        objective=absolute(seen(found)),
+        objective_truth=absolute(seen(truth)),
+    )
+
+
+def absolute(images: Tensor) -> float:
+    """Sum of absolute differences of neighbours on the torus, mean over images, in float64."""
+    images = images.double()
+    both = sum((images.roll(-1, axis) - images).abs().sum() for axis in (-2, -1))
+    return float(both) / len(images)
+
+
+def classes(images: Tensor) -> Tensor:
+    """A number for each pixel, the same for pixels that are equal in every image: nothing tells those apart."""
+    pixels = images.flatten(2).permute(2, 0, 1).flatten(1).contiguous().numpy()
+    known: dict[bytes, int] = {}
+    return torch.tensor([known.setdefault(pixel.tobytes(), len(known)) for pixel in pixels])
+
+
+def is_permutation(found: Tensor, side: int) -> bool:
+    """Whether each pixel occurs once, and the kaleidoscope of zeros and ones moves them so, to the last bit."""
+    if not torch.equal(found.sort().values, torch.arange(side * side)):
+        return False
+    matrix = network(found)
+    binary = all(bool(((w == 0) | (w == 1)).all()) for w in matrix.weights)
+    x = torch.arange(side * side, dtype=torch.float64)
+    with torch.no_grad():
+        return binary and torch.equal(matrix @ x, x[found]) and isinstance(matrix, km.ChainMatrix)
+
+
+def nearest_symmetry(found: Tensor, truth: Tensor, *, turn: bool = True) -> tuple[bool, str, float]:
+    """The symmetry of the square (and torus) under which most pixels agree: whether all do, its name, their share."""
+    side = len(truth)
+    best, name = -1.0, ""
+    for transposed in (False, True):
+        for flips, title in enumerate(TURNS):
+            axes = [axis for axis in (0, 1) if flips >> axis & 1]
+            moved = (truth.T if transposed else truth).flip(axes)
+            for down in range(side if turn else 1):
+                lower = moved.roll(down, 0)
+                # All turns sideways at once: (side, side, side).
+                shifted = torch.stack([lower.roll(k, 1) for k in range(side if turn else 1)])
+                shares = (shifted == found).double().mean((1, 2))
+                across = int(shares.argmax())
+                if float(shares[across]) > best:
+                    best = float(shares[across])
+                    by = f", turned by ({down}, {across})" if down or across else ""
+                    name = title + (", transposed" if transposed else "") + by
+    return best == 1.0, name, best
+
+
+def neighbours_kept(found: Tensor, side: int) -> float:
+    """Share of the pairs of neighbours on the torus that are neighbours in an arrangement."""
+
+    def pairs(order: Tensor) -> Tensor:
+        grid = order.reshape(side, side)
+        ends = [torch.stack([grid, grid.roll(-1, axis)]).flatten(1) for axis in (0, 1)]
+        both = torch.cat(ends, 1).sort(0).values
+        return torch.unique(both[0] * side * side + both[1])
+
+    truth = pairs(torch.arange(side * side))
+    return float(torch.isin(truth, pairs(found)).double().mean())
