@@ -239,6 +239,8 @@ uint64_t fingerprint(const nb::sequence &pointers, const nb::sequence &nbytes) {
 
 #include "boxes.h"
 
+#include "windows.h"
+
 NB_MODULE(_native, m) {
     nb::set_leak_warnings(false);  // torch keeps references past the end of the interpreter
     m.def("forked", [] { forked = true; });
@@ -261,5 +263,6 @@ NB_MODULE(_native, m) {
         .def("rows", &Chain::rows)
         .def("backward", &Chain::backward);
     bind_boxes(m);
+    bind_windows(m);
     bind_calls(m);
 }

@@ -49,6 +49,16 @@ typedef struct {
     int64_t n_left, n_right;      // how many: the sums of the widths
 } km_boxes;
 
+// Rows under masks: number j of row k is multiplied by stairs[first[k] + j] - stairs[last[k] + j]. Real types.
+typedef struct {
+    int32_t dtype;
+    int64_t rows, size;           // and the numbers of each
+    const void *content;          // the rows, without gaps
+    const int64_t *first, *last;
+    const void *stairs, *slopes;  // a function of steps, and its derivative: `length` numbers each
+    int64_t length;
+} km_windows;
+
 typedef struct {
     const char *isa;
     int32_t vector_bytes;
@@ -88,6 +98,12 @@ typedef struct {
     int64_t (*boxes_rows_scratch_bytes)(const km_boxes *, int32_t threads);
     void (*boxes_rows)(const km_boxes *, km_matrix x, km_matrix y, const void *bias, int64_t batch, void *scratch,
                        int32_t threads);
+
+    // Rows under masks, float and double. Of gradients: those of the content, and for each row the sum of gradient times
+    // content times slope at the last window, and how much that is more than at the first.
+    void (*masked)(const km_windows *, void *out, int32_t threads);
+    void (*masked_gradients)(const km_windows *, const void *grad, void *to_content, void *to_width, void *to_start,
+                             int32_t threads);
 } km_kernels;
 
 // The tables this library was compiled with, best first, and the first that this processor runs.

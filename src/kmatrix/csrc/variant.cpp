@@ -34,6 +34,7 @@ namespace KM_JOIN(km_, KM_ISA) {
 #include "tile_backward.h"
 #include "tile_forward.h"
 #include "tile_io.h"
+#include "windows_rows.h"
 
 // Calls `run` with the storage type, the type of the arithmetic, and how many of them make a number.
 template <class Run> auto with_types(int32_t dtype, const Run &run) {
@@ -217,6 +218,25 @@ static void boxes_rows(const km_boxes *boxes, km_matrix x, km_matrix y, const vo
     with_real_types(boxes->dtype, boxes_rows_run{boxes, x, y, bias, batch, scratch, threads});
 }
 
+// ---- rows under masks ----
+
+static void masked(const km_windows *all, void *out, int32_t threads) {
+    if (all->dtype == KM_F64) windows::masked<double>(all, (double *)out, threads);
+    else windows::masked<float>(all, (float *)out, threads);
+}
+
+template <class T>
+static void masked_gradients_of(const km_windows *all, const void *grad, void *to_content, void *to_width,
+                                void *to_start, int32_t threads) {
+    windows::gradients<T>(all, (const T *)grad, (T *)to_content, (T *)to_width, (T *)to_start, threads);
+}
+
+static void masked_gradients(const km_windows *all, const void *grad, void *to_content, void *to_width, void *to_start,
+                             int32_t threads) {
+    const auto run = all->dtype == KM_F64 ? masked_gradients_of<double> : masked_gradients_of<float>;
+    run(all, grad, to_content, to_width, to_start, threads);
+}
+
 }  // namespace
 
 extern "C" {
@@ -242,5 +262,7 @@ const km_kernels KM_JOIN(km_kernels_, KM_ISA) = {
     KM_JOIN(km_, KM_ISA)::boxes_forward,
     KM_JOIN(km_, KM_ISA)::boxes_rows_scratch_bytes,
     KM_JOIN(km_, KM_ISA)::boxes_rows,
+    KM_JOIN(km_, KM_ISA)::masked,
+    KM_JOIN(km_, KM_ISA)::masked_gradients,
 };
 }

@@ -203,12 +203,45 @@ class BoxesType(Protocol):
         """Describe a sum of boxes; ValueError if a size is below 1."""
 
 
+class NativeWindows(Protocol):
+    """Rows under masks that are differences of two windows of a table, by address; everything is contiguous."""
+
+    def masked(
+        self, table: int, content: int, first: int, last: int, out: int, rows: int, size: int, threads: int
+    ) -> None:
+        """The content under its masks, elsewhere; IndexError if a window leaves the table."""
+
+    def gradients(
+        self,
+        table: int,
+        grad: int,
+        content: int,
+        first: int,
+        last: int,
+        to_content: int,
+        to_width: int,
+        to_start: int,
+        rows: int,
+        size: int,
+        threads: int,
+    ) -> None:
+        """The gradients of the content, and two sums for each row; IndexError likewise."""
+
+
+class WindowsType(Protocol):
+    """The class of ``NativeWindows``."""
+
+    def __call__(self, dtype: int, length: int, isa: str = "") -> NativeWindows:
+        """Describe a table; ValueError if the number type has no kernels."""
+
+
 class NativeModule(Protocol):
     """What ``kmatrix._native`` offers."""
 
     Chain: ChainType
     Call: CallType
     Boxes: BoxesType
+    Windows: WindowsType
 
     def use_tensors(self, tensor: type, parameter: type) -> bool:
         """Tell it about torch; False if this torch does not describe its tensors to others."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kmatrix import ArgumentError, DtypeError
+from kmatrix.ops import use_backend
 from kmatrix.structures.gaudi import gaudi_mask, masked
 from kmatrix.structures.gaudi.content import reference_masked
 from kmatrix.structures.gaudi.mask import steps_of, tables, windows
@@ -213,3 +214,30 @@ def test_what_is_no_mask_is_refused() -> None:
         gaudi_mask(torch.rand(2), torch.rand(2), 0)
     with pytest.raises(DtypeError, match="floating"):
         gaudi_mask(torch.ones(2, dtype=torch.int64), torch.rand(2), 8)
+
+
+@pytest.mark.parametrize("sigma", [4.0, math.inf])
+@pytest.mark.parametrize("content_dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_kernels_give_what_torch_gives(content_dtype: torch.dtype, sigma: float) -> None:
+    wide = torch.float32 if content_dtype == torch.float16 else content_dtype
+    width, start = (torch.rand(12, dtype=wide) for _ in range(2))
+    content, own = torch.randn(12, 35).to(content_dtype), tables(35, sigma, dtype=wide)
+    upstream = torch.randn(35, 12).to(content_dtype).mT  # not contiguous, as that of a transposed product
+    results = []
+    for backend in ("native", "portable"):
+        inputs = [t.clone().requires_grad_() for t in (content, width, start)]
+        with use_backend(backend):
+            y = masked(*inputs, own)
+            results.append((y.detach(), *torch.autograd.grad(y, inputs, upstream)))
+            both = torch.autograd.grad(masked(*inputs, own).sum(), inputs)  # from one number, expanded
+        results[-1] += both
+    eps = torch.finfo(content_dtype).eps
+    for one, other in zip(*results, strict=True):
+        assert (one - other).abs().max() <= 50 * eps * max(1.0, float(other.abs().max()))
+
+
+@pytest.mark.parametrize("sigma", [4.0, math.inf])
+def test_content_passes_gradcheck(sigma: float) -> None:
+    width, start = torch.rand(2, 4, dtype=torch.float64)
+    content = torch.randn(4, 21, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda c: masked(c, width, start, table(21, sigma)), (content,))

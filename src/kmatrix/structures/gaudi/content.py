@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from kmatrix.ops.windows_native import readable, row_masks
 from kmatrix.structures.gaudi.mask import steps_of, windows
 
 _NUMBERS_AT_ONCE = 2**17
 """Numbers of each mask that are formed together on a processor: half a MiB in single precision."""
+_ALL = slice(None)
 
 
 def masked(content: Tensor, width: Tensor, start: Tensor, table: Tensor) -> Tensor:
@@ -71,6 +73,9 @@ class _Masked(torch.autograd.Function):
         stairs = windows(table[0])
         first, last = steps_of(width, start, content.shape[1])
         out = torch.empty_like(content, memory_format=torch.contiguous_format)
+        native = row_masks(content, first, last, table)
+        if native is not None:
+            return native.masked(_ALL, out)
         for rows in _chunks(content):
             mask = stairs.index_select(0, first[rows]).sub_(stairs.index_select(0, last[rows]))
             torch.mul(content[rows], _beside(mask, content), out=out[rows])
@@ -86,6 +91,11 @@ class _Masked(torch.autograd.Function):
         first, last = steps_of(width, start, content.shape[1])
         to_content = torch.empty_like(content, memory_format=torch.contiguous_format)
         sums = table.new_empty(2, len(content))
+        native = row_masks(content, first, last, table)
+        grad = grad if native is None else grad.resolve_neg().contiguous()
+        if native is not None and grad.dtype == content.dtype and readable(grad):
+            native.gradients(_ALL, grad, to_content, *sums)
+            return to_content, *sums.to(width.dtype), None
         for rows in _chunks(content):
             if wants_content:
                 mask = stairs.index_select(0, first[rows]).sub_(stairs.index_select(0, last[rows]))
