@@ -70,10 +70,10 @@ def settings(preset: str) -> Settings:
             SIZES, trials, trials, steps=(2000, 8000), rates=(1e-4, 0.5), init="both", trial=300, polish=6000
         )
     if preset == "small":
-        learned = ((8, 60), (16, 60), (32, 60), (64, 60), (128, 40))
-        return Settings(SIZES, learned, ((8, 100), (16, 100), (32, 60), (64, 40)))
-    few = ((8, 8),)
-    return Settings((8, 16), few, few, together=6, steps=(20, 20), trial=10, polish=40, alternations=3)
+        learned = ((8, 40), (16, 40), (32, 40), (64, 40), (128, 20))
+        return Settings(SIZES, learned, ((8, 40), (16, 60), (32, 40), (64, 20)))
+    few = ((8, 4),)
+    return Settings((8, 16), few, few, together=4, steps=(10, 10), trial=5, polish=20, alternations=2)
 
 
 def cases(settings: Settings) -> list[Case]:
