@@ -54,7 +54,8 @@ def beam_search(model: Translator, source: Tensor, beam: int, penalty: float = 1
         scores[:, PAD] = -torch.inf
         if length == limit:
             scores[:, :EOS] = scores[:, EOS + 1 :] = -torch.inf
-        best, index = (totals.unsqueeze(-1) + scores.unflatten(0, (batch, beam))).flatten(1).topk(2 * beam)
+        both = totals.unsqueeze(-1) + scores.view(batch, beam, -1)
+        best, index = both.flatten(1).topk(2 * beam)
         rows, words_ = index.div(scores.shape[1], rounding_mode="floor"), index % scores.shape[1]
         _end(ended, best, rows, words_, made, beam, penalty, length)
         if all(len(found) >= beam for found in ended):

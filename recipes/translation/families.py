@@ -60,8 +60,8 @@ class ToeplitzLike(nn.Module):
         inner = torch.fft.ifft(torch.fft.fft(x * self.twist)[..., None, None, :] * skew)
         middle = (inner * self.twist.conj()).real
         summed = (torch.fft.rfft(middle) * circulant).sum(-2)
-        y = torch.fft.irfft(summed, n).flatten(-2)
-        return y[..., : self.out_features] + self.bias
+        y: Tensor = torch.fft.irfft(summed, n).flatten(-2)[..., : self.out_features] + self.bias
+        return y
 
 
 def butterfly(m: int, n: int) -> km.Structure:
@@ -133,8 +133,9 @@ def _fastfoods(inputs: int, outputs: int) -> nn.Module:
         return _of(lambda m, n: km.Fastfood())(inputs, outputs)
     layer = _of(lambda m, n: km.Sum((km.Fastfood(),) * copies))(inputs, outputs)
     with torch.no_grad():
-        for parameter in layer.matrix.parameters():  # type: ignore[union-attr,operator]
-            parameter[2] *= copies**-0.5
+        for parameter in layer.parameters():
+            if parameter.ndim > 1:  # the diagonals of a term, the last of which is applied last
+                parameter[2] *= copies**-0.5
     return layer
 
 
@@ -162,7 +163,7 @@ def replace(model: Translator, family: str, everywhere: bool = False) -> dict[st
     before = after = 0
     make = FAMILIES.get(family, DENSE).layer
     paths = REPLACED + (PROJECTIONS if everywhere else ())
-    for site, path in ((layer, path) for layer in model.decoder for path in paths):
+    for site, path in ((layer, path) for layer in model.layers for path in paths):
         old = site.get_submodule(path)
         before += count(old)
         if isinstance(old, nn.Linear) and family != "dense":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class DynamicConv(nn.Module):
 
     def kernels(self, x: Tensor) -> Tensor:
         """``(batch, time, width) -> (batch, time, heads, kernel)``."""
-        weights = self.weight(x).unflatten(-1, (self.heads, self.kernel)).softmax(-1)
+        weights = _by_heads(self.weight(x), self.heads).softmax(-1)
         return F.dropout(weights, self.dropout, self.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -84,16 +85,16 @@ class DynamicConv(nn.Module):
         kernels = self.kernels(x).transpose(1, 2).reshape(batch * self.heads, time, self.kernel)
         # Padded by the number of rows and read in rows one shorter, each kernel moves one further than the last.
         longer = F.pad(kernels, (0, time)).flatten(1)
-        moved = longer[:, : time * (time + self.kernel - 1)].unflatten(1, (time, time + self.kernel - 1))
+        moved = longer[:, : time * (time + self.kernel - 1)].view(-1, time, time + self.kernel - 1)
         band = moved[:, :, self.before : self.before + time]
-        heads = x.unflatten(-1, (self.heads, -1)).transpose(1, 2).flatten(0, 1)
-        return (band @ heads).unflatten(0, (batch, self.heads)).transpose(1, 2).flatten(2)
+        heads = _by_heads(x, self.heads).transpose(1, 2).flatten(0, 1)
+        return torch.bmm(band, heads).view(batch, self.heads, time, -1).transpose(1, 2).flatten(2)
 
     def last(self, window: Tensor) -> Tensor:
         """The output at the last of ``kernel`` positions, ``(batch, kernel, width) -> (batch, 1, width)``."""
         kernels = self.kernels(window[:, -1:]).squeeze(1).unsqueeze(2)
-        heads = window.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-        return (kernels @ heads).flatten(1).unsqueeze(1)
+        heads = _by_heads(window, self.heads).transpose(1, 2)
+        return torch.matmul(kernels, heads).flatten(1).unsqueeze(1)
 
 
 class ConvBlock(nn.Module):
@@ -144,7 +145,7 @@ class Attention(nn.Module):
         return y
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return _by_heads(x, self.heads).transpose(1, 2)
 
 
 class FeedForward(nn.Module):
@@ -248,15 +249,21 @@ class Translator(nn.Module):
         self.dropout = nn.Dropout(dropout.block)
         self.encoder = nn.ModuleList(EncoderLayer(size, k, dropout) for k in size.encoder)
         self.decoder = nn.ModuleList(DecoderLayer(size, k, dropout) for k in size.decoder)
-        self.output: nn.Module = nn.Linear(size.width, size.target, bias=False)
-        nn.init.normal_(self.output.weight, std=size.width**-0.5)  # type: ignore[arg-type]
+        output = nn.Linear(size.width, size.target, bias=False)
+        nn.init.normal_(output.weight, std=size.width**-0.5)
+        self.output: nn.Module = output
+
+    @property
+    def layers(self) -> list[DecoderLayer]:
+        """Those of the decoder."""
+        return cast(list[DecoderLayer], list(self.decoder))
 
     def forward(self, source: Tensor, target: Tensor) -> Tensor:
         """Scores of every next word, ``(batch, time, words)``, where ``target`` begins with EOS."""
         mask = source.eq(PAD)
         encoded = self.encode(source, mask)
         x = self.dropout(self.embed(self.target, target))
-        for layer in self.decoder:
+        for layer in self.layers:
             x = layer(x, layer.attention.memory(encoded), mask)
         scores: Tensor = self.output(x)
         return scores
@@ -266,20 +273,21 @@ class Translator(nn.Module):
         x = self.dropout(self.embed(self.source, source))
         for layer in self.encoder:
             x = layer(x, mask)
-        return x
+        encoded: Tensor = x
+        return encoded
 
     def start(self, source: Tensor) -> State:
         """The state of a batch of sources before the first word."""
         mask = source.eq(PAD)
         encoded = self.encode(source, mask)
-        memories = [layer.attention.memory(encoded) for layer in self.decoder]
+        memories = [layer.attention.memory(encoded) for layer in self.layers]
         caches = [encoded.new_zeros(len(source), k - 1, self.size.width) for k in self.size.decoder]
         return State(mask if bool(mask.any()) else None, memories, caches)
 
     def step(self, words: Tensor, state: State) -> Tensor:
         """Scores of the word after ``words (batch,)``, ``(batch, words)``; the state moves on."""
         x = self.embed(self.target, words.unsqueeze(1), state.position)
-        for number, layer in enumerate(self.decoder):
+        for number, layer in enumerate(self.layers):
             x, state.caches[number] = layer.step(x, state.caches[number], state.memories[number], state.mask)
         state.position += 1
         scores: Tensor = self.output(x[:, 0])
@@ -289,6 +297,11 @@ class Translator(nn.Module):
         """Words as vectors, with their positions."""
         x: Tensor = table(words) * math.sqrt(self.size.width)
         return x + positions(first + words.shape[1], self.size.width, x.device)[first:].to(x.dtype)
+
+
+def _by_heads(x: Tensor, heads: int) -> Tensor:
+    """The last axis in equal parts."""
+    return x.reshape(*x.shape[:-1], heads, -1)
 
 
 def positions(count: int, width: int, device: torch.device | str = "cpu") -> Tensor:

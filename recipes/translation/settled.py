@@ -113,7 +113,8 @@ def _block_circulant(matrix: Any, bias: Tensor | None) -> Product:
 
     def product(x: Tensor) -> Tensor:
         blocks = torch.fft.rfft(x.view(q, k)).t().unsqueeze(-1)
-        return torch.fft.irfft(torch.bmm(spectra, blocks).squeeze(-1).t(), k).reshape(1, p * k) + b
+        y: Tensor = torch.fft.irfft(torch.bmm(spectra, blocks).squeeze(-1).t(), k).reshape(1, p * k) + b
+        return y
 
     if (p * k, q * k) != (m, n):  # padded: as it comes
         return _into(lambda x: matrix(x) + b)
@@ -247,13 +248,13 @@ class Settled:
         self.model, self.limit = model, limit
         with torch.inference_mode():
             self.layers = [
-                SettledLayer(layer, k, limit, fold)  # type: ignore[arg-type]
-                for layer, k in zip(model.decoder, model.size.decoder, strict=True)
+                SettledLayer(layer, k, limit, fold)
+                for layer, k in zip(model.layers, model.size.decoder, strict=True)
             ]
             self.output = settle(model.output)
-            self.memory = _memory([layer.attention for layer in model.decoder], model.size.heads)
+            self.memory = _memory([layer.attention for layer in model.layers], model.size.heads)
             self.table = model.target.weight.detach() * math.sqrt(model.size.width)
-            self.places = list(positions(limit, model.size.width).split(1))
+            self.places: list[Tensor] = [place.unsqueeze(0) for place in positions(limit, model.size.width)]
 
     @torch.inference_mode()
     def translate(self, source: Tensor, words: int | None = None) -> list[int]:

@@ -128,7 +128,7 @@ def _decoders(
 
 def _kept(model: Translator, everywhere: bool) -> list[nn.Parameter]:
     gone = REPLACED + (PROJECTIONS if everywhere else ())
-    leaves = [layer.get_submodule(path) for layer in model.decoder for path in gone]
+    leaves = [layer.get_submodule(path) for layer in model.layers for path in gone]
     replaced = {id(p) for leaf in leaves for p in leaf.parameters()}
     return [p for p in model.parameters() if id(p) not in replaced]
 
