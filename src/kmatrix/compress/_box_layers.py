@@ -20,7 +20,7 @@ from kmatrix.nn.filters import Filter, as_function
 from kmatrix.nn.hardening import gaudi_matrices
 from kmatrix.structures import Boxes, Gaudi, GaudiMatrix, GBLRMatrix
 
-Start = Literal["trained", "scratch"]
+Start = Literal["trained", "scratch", "spread"]
 FIT_SECONDS = 30.0
 """After which the boxes of one trained weight begin with the best that has been found."""
 
@@ -70,8 +70,10 @@ def replace_(
             skipped.append(Skipped(site.names, str(error)))
             continue
         matrix = (
-            _drawn(site, structure, generator) if start == "scratch" else _fitted(site, structure, generator)
+            _fitted(site, structure, generator) if start == "trained" else _drawn(site, structure, generator)
         )
+        if start == "spread":
+            matrix.spread_(generator)
         for stored in matrix.parameters():
             take_from_first_(stored.data)  # fits that were cut short differ between processes
         new[site.name], old[site.name] = layer_like(site.module, matrix), site.module

@@ -34,8 +34,10 @@ SLOWER = 1 / 3
 """Learning rate of widths and starts from trained weights, as a share of that of the contents: boxes that were fitted
 stand where they should, nearly.
 """
-TRAVEL, FASTEST = 6.0, 0.02
-"""How far widths and starts from scratch could go at the largest rate in all steps, and the most in one step."""
+WANDERING = 3e-3
+"""Learning rate of widths and starts from scratch: the best of 0.001, 0.003 and 0.01 in the recipe ``gblr``."""
+SPREAD_SIGMA = (2.0, 100.0)
+"""The Gaussian for boxes that begin at the cost of dense layers."""
 HEALING = 0.1
 """Learning rate of the healing, as a share of that of the learning."""
 _WHERE = "learn_structure"
@@ -91,18 +93,20 @@ def learn_structure(
         loss: ``loss(output, batch)``, as for ``km.heal``.
         steps: how many, before healing. The paper takes as many as training takes.
         start: ``"trained"`` begins with boxes fitted to the weights, as near as ``km.fit`` finds them within the
-            budget; ``"scratch"`` with boxes and numbers drawn anew.
+            budget; ``"scratch"`` with boxes drawn within the budget, and numbers drawn anew; ``"spread"`` with boxes
+            spread evenly at the cost of the dense layers, as in the paper, which are brought to the budget. On two
+            small transformers ``"scratch"`` ended better (recipe ``gblr``); where layers need very different budgets,
+            ``"spread"`` can.
         nblocks: boxes in each layer; ``min(m, n)`` if not given.
         filter_fn: which layers, as for ``km.replace_linear_``; all linear ones if not given.
         teacher: the dense model, whose outputs the model is drawn to, as for ``km.heal``.
         lr: largest learning rate of a dense weight; 3e-4 from trained weights, 1e-3 from scratch if not given. Try
-            others: on small models three times as much was better.
+            others: on small models three to ten times as much was better.
         structure_lr: largest learning rate of widths and starts, which are shares of a side; if not given, a third of
-            ``lr`` from trained weights, and ``6 / steps``, at most 0.02, from scratch, where boxes must be able to
-            cross the matrix.
+            ``lr`` from trained weights, and 3e-3 from scratch.
         method: how widths are brought to the budget, ``"projection"`` or ``"shrink"``.
-        schedule: when, over ``steps``; by default the budget is met after 60 % of them, without a Gaussian from
-            trained weights.
+        schedule: when, over ``steps``, boxes that cost more meet the budget, and how soft masks are. By default after
+            60 % of the steps; with exact masks, but for ``"spread"``, where the Gaussian begins at 2 and ends at 100.
         heal_steps: how many after hardening, at a tenth of ``lr``; a fifth of ``steps`` if not given.
         mix: weight of the teacher where there is a loss as well.
         temperature: at which probabilities are compared.
@@ -136,14 +140,14 @@ def learn_structure(
     check_size(_WHERE, "steps", steps)
     heal_steps = check_size(_WHERE, "heal_steps", steps // 5 if heal_steps is None else heal_steps, minimum=0)
     budget = check_number(_WHERE, "budget", budget, 1.0)
-    lr, structure_lr = _rates(start, steps, lr, structure_lr)
+    lr, structure_lr = _rates(start, lr, structure_lr)
     trained = start == "trained"
     aim = Aim(loss, teacher, mix, temperature, forward, validate)
     aim.check(_WHERE)
     data = batches_of(_WHERE, data)
     check_schedule(_WHERE, schedule, steps)
     gaudi_matrices(_WHERE, model, needed=False)
-    schedule = schedule or Schedule(steps, sigma=None if trained else Schedule.sigma)
+    schedule = schedule or Schedule(steps, sigma=SPREAD_SIGMA if start == "spread" else None)
     kept = Kept(model)
     with showing(_WHERE, progress) as step:
         dense = Training(_WHERE, "", model, aim)
@@ -205,7 +209,7 @@ def learn_structure(
     )
 
 
-def _rates(start: Start, steps: int, lr: float | None, structure_lr: float | None) -> tuple[float, float]:
+def _rates(start: Start, lr: float | None, structure_lr: float | None) -> tuple[float, float]:
     """The largest learning rates, of weights and of the structure.
 
     Raises:
@@ -218,7 +222,7 @@ def _rates(start: Start, steps: int, lr: float | None, structure_lr: float | Non
         lr = FINE_TUNING if start == "trained" else FROM_SCRATCH
     lr = check_number(_WHERE, "lr", lr)
     if structure_lr is None:
-        structure_lr = SLOWER * lr if start == "trained" else min(FASTEST, TRAVEL / steps)
+        structure_lr = SLOWER * lr if start == "trained" else WANDERING
     return lr, check_number(_WHERE, "structure_lr", structure_lr)
 
 

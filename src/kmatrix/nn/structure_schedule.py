@@ -18,14 +18,14 @@ class Schedule:
         steps: how many there are in all.
         begin: share of the steps after which the boxes begin to shrink.
         reach: share of the steps after which they meet the budget, and after which masks are exact.
-        sigma: the Gaussian of the masks at first and at ``reach``, growing by the same factor with each step; None for
-            exact masks all the time.
+        sigma: the Gaussian of the masks at first and at ``reach``, growing by the same factor with each step, such as
+            ``(2.0, 100.0)`` for boxes that begin at the cost of dense, as in the paper; None for exact masks always.
     """
 
     steps: int
     begin: float = 0.05
     reach: float = 0.6
-    sigma: tuple[float, float] | None = (2.0, 100.0)
+    sigma: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         check_size("Schedule", "steps", self.steps)
