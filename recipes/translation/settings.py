@@ -136,12 +136,12 @@ def settings(preset: str) -> Settings:
             ("dense", "b"),
             Size(128, 256, 4, (3, 7), (3, 7), 3_000, 3_000),
             Dropout(0.1, 0.1, 0.1),
-            steps=400,
+            steps=300,
             words=1_000,
             lr=3e-3,
             warmup=100,
             average_every=10,
-            every=200,
+            every=150,
             speed=Speed(corpus=Corpus(PYDOCS, "en", "fr", PYDOCS)),
         )
     return Settings(
