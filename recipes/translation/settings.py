@@ -55,7 +55,7 @@ class Speed:
     pairs: int = 5_000
     sentences: int = 9
     shortest: int = 5
-    longest: int = 40
+    longest: int = 48
     rounds: int = 5
 
 

@@ -29,10 +29,17 @@ class Product(Protocol):
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor: ...
 
 
-def settle(layer: nn.Module) -> Product:
+Known = dict[nn.Parameter, Product]
+"""Settled dense layers by their weights: models that share a weight share its settled form, too."""
+
+
+def settle(layer: nn.Module, known: Known | None = None) -> Product:
     """A layer in the form that multiplies one vector fastest; later changes of its numbers do not reach it."""
     if isinstance(layer, nn.Linear):
-        return _fastest(dense_forms(layer.weight.detach(), layer.bias), layer.in_features)
+        known = {} if known is None else known
+        if layer.weight not in known:
+            known[layer.weight] = _fastest(dense_forms(layer.weight.detach(), layer.bias), layer.in_features)
+        return known[layer.weight]
     if isinstance(layer, ToeplitzLike):
         return _toeplitz_like(layer)
     if not isinstance(layer, km.nn.Linear):
@@ -166,15 +173,15 @@ class SettledLayer:
             both are dense.
     """
 
-    def __init__(self, layer: DecoderLayer, kernel: int, limit: int, fold: bool) -> None:
+    def __init__(self, layer: DecoderLayer, kernel: int, limit: int, fold: bool, known: Known) -> None:
         attention, conv = layer.attention, layer.conv
         width = layer.norm1.normalized_shape[0]
         fold = fold and isinstance(attention.q, nn.Linear) and isinstance(attention.out, nn.Linear)
         self.heads, self.width, self.kernel, self.fold = attention.heads, width, kernel, fold
-        self.linear1, self.linear2 = settle(conv.linear1), settle(conv.linear2)
-        self.kernels = settle(conv.conv.weight)
-        self.fc1, self.fc2 = settle(layer.ffn.fc1), settle(layer.ffn.fc2)
-        self.q, self.out = settle(attention.q), settle(attention.out)
+        self.linear1, self.linear2 = settle(conv.linear1, known), settle(conv.linear2, known)
+        self.kernels = settle(conv.conv.weight, known)
+        self.fc1, self.fc2 = settle(layer.ffn.fc1, known), settle(layer.ffn.fc2, known)
+        self.q, self.out = settle(attention.q, known), settle(attention.out, known)
         self.norms = [_norm(norm) for norm in (layer.norm1, layer.norm2, layer.norm3)]
         self.scale = (width // self.heads) ** -0.5
         seen = torch.zeros(limit + kernel - 1, width)
@@ -235,6 +242,7 @@ class Settled:
         model: in evaluation mode; its numbers are copied where they change their form.
         limit: most words of a translation.
         fold: as in ``SettledLayer``.
+        known: dense layers that are settled already; those of this model come into it.
 
     Example:
         >>> import torch
@@ -244,14 +252,17 @@ class Settled:
         4
     """
 
-    def __init__(self, model: Translator, limit: int = 200, fold: bool = False) -> None:
+    def __init__(
+        self, model: Translator, limit: int = 200, fold: bool = False, known: Known | None = None
+    ) -> None:
         self.model, self.limit = model, limit
+        known = {} if known is None else known
         with torch.inference_mode():
             self.layers = [
-                SettledLayer(layer, k, limit, fold)
+                SettledLayer(layer, k, limit, fold, known)
                 for layer, k in zip(model.layers, model.size.decoder, strict=True)
             ]
-            self.output = settle(model.output)
+            self.output = settle(model.output, known)
             self.memory = _memory([layer.attention for layer in model.layers], model.size.heads)
             self.table = model.target.weight.detach() * math.sqrt(model.size.width)
             self.places: list[Tensor] = [place.unsqueeze(0) for place in positions(limit, model.size.width)]

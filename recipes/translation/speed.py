@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from .families import FAMILIES, PROJECTIONS, REPLACED, replace
 from .model import EOS, Size, Translator
-from .settled import Settled
+from .settled import Known, Settled
 
 Sentence = tuple[Tensor, int]
 """A source, EOS at its end, and how many words its translation has."""
@@ -118,11 +118,12 @@ def _decoders(
     """Models that share all that is not replaced, ready to decode."""
     base = Translator(size).eval()
     decoders, counts = {}, {}
+    known: Known = {}
     for contender in contenders:
         shared = _kept(base, contender.everywhere)
         model = copy.deepcopy(base, {id(p): p for p in shared})
         counts[contender.name] = replace(model, contender.family, contender.everywhere)
-        decoders[contender.name] = Settled(model.eval(), limit, contender.fold)
+        decoders[contender.name] = Settled(model.eval(), limit, contender.fold, known)
     return decoders, counts
 
 
