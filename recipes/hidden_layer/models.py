@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import kmatrix as km
 
+from .starts import bpbp, kaleidoscope, linear
 from .toeplitz_like import ToeplitzLike
 
 CLASSES = 10
@@ -69,14 +70,7 @@ class Net(nn.Module):
 
     def __init__(self, method: str, size: int) -> None:
         super().__init__()
-        structure = METHODS[method].structure
-        self.hidden = (
-            nn.Linear(size, size)
-            if structure is None
-            else km.nn.Linear(size, size, structure=structure(size))
-        )
-        if method == "ldr-sd":
-            _to_ones(self.hidden)
+        self.hidden = _hidden(method, size)
         self.softmax = nn.Linear(size, CLASSES)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -84,9 +78,20 @@ class Net(nn.Module):
         return scores
 
 
-def _to_ones(hidden: nn.Module) -> None:
-    """Let the diagonals of LDR-SD begin at one, where it is Toeplitz-like."""
-    with torch.no_grad():
-        for name, parameter in hidden.named_parameters():
-            if "factor" in name:
-                parameter.fill_(1.0)
+def _hidden(method: str, size: int) -> nn.Module:
+    """The hidden layer at its start."""
+    if method == "k":
+        return linear(kaleidoscope(size))
+    if method in ("bpbp-real", "bpbp-complex"):
+        return linear(bpbp(size, is_complex=method == "bpbp-complex"))
+    structure = METHODS[method].structure
+    if structure is None:
+        return nn.Linear(size, size)
+    layer = km.nn.Linear(size, size, structure=structure(size))
+    if method == "ldr-sd":
+        # With diagonals of ones it begins as a Toeplitz-like matrix.
+        with torch.no_grad():
+            for name, parameter in layer.named_parameters():
+                if "factor" in name:
+                    parameter.fill_(1.0)
+    return layer

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 import kmatrix as km
 
+from ..hidden_layer.starts import bpbp, kaleidoscope, linear
+
 CLASSES = 10
 _STAGES = ((1, 1), (2, 2), (4, 2), (8, 2))
 """Width as a multiple of the first, and stride, of each pair of blocks."""
@@ -37,15 +39,11 @@ class Extra:
         return features * features
 
 
-def _structured(structure: km.Structure) -> Callable[[int], nn.Module]:
-    return lambda n: km.nn.Linear(n, n, structure=structure)
-
-
 EXTRAS: Mapping[str, Extra] = {
     "none": Extra("none", None),
     "dense": Extra("dense", lambda n: nn.Linear(n, n)),
-    "bpbp": Extra("BPBP complex, fixed P", _structured(km.RealPart(km.FixedBPBP()))),
-    "k": Extra("K, one BB*", _structured(km.Kaleidoscope())),
+    "bpbp": Extra("BPBP complex, fixed P", lambda n: linear(bpbp(n, is_complex=True))),
+    "k": Extra("K, one BB*", lambda n: linear(kaleidoscope(n))),
 }
 
 

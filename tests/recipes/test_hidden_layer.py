@@ -103,6 +103,18 @@ def test_a_network_holds_what_is_counted(method: str) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
 
 
+@pytest.mark.parametrize("method", ["bpbp-real", "k"])
+def test_butterflies_begin_orthogonal(method: str) -> None:
+    matrix = models.Net(method, 32).hidden.matrix.to_dense().detach().double()
+    torch.testing.assert_close(matrix.T @ matrix, torch.eye(32).double(), rtol=0, atol=1e-5)
+    assert (matrix.abs() > 1e-6).sum() > 500  # not a permutation
+
+
+def test_complex_bpbp_begins_unitary() -> None:
+    matrix = models.Net("bpbp-complex", 32).hidden.matrix.of.to_dense().detach()
+    torch.testing.assert_close(matrix.mH @ matrix, torch.eye(32).to(matrix.dtype), rtol=0, atol=1e-5)
+
+
 def test_ldr_begins_as_toeplitz_like() -> None:
     matrix = models.Net("ldr-sd", 8).hidden.matrix
     torch.testing.assert_close(matrix.to_dense(), matrix.parts[1].to_dense())
