@@ -130,8 +130,10 @@ class _Runs:
     def _loss(self, first: int) -> Callable[[nn.Module, int], Tensor]:
         def loss(model: nn.Module, step: int) -> Tensor:
             x, y = self.subject.batch(first + step)
-            own = self.given.share(torch.arange(len(x)))
-            return self.subject.loss(model, (x[own].to(self.given.device), y[own].to(self.given.device)))
+            if not getattr(self.subject, "shared", False):
+                own = self.given.share(torch.arange(len(x)))
+                x, y = x[own], y[own]
+            return self.subject.loss(model, (x.to(self.given.device), y.to(self.given.device)))
 
         return loss
 

@@ -58,6 +58,8 @@ class Settings:
         rates: learning rates by the names of cases; ``rate`` for the others.
         rate: of everything but boxes.
         structure_rates: of widths and starts, which are shares of a side, by how a run begins.
+        classes: of the photographs of ``paper``.
+        pieces: of words, in ``paper``.
     """
 
     preset: str
@@ -67,6 +69,8 @@ class Settings:
     rates: Mapping[str, float] = field(default_factory=dict)
     rate: float = 1e-3
     structure_rates: Mapping[str, float] = field(default_factory=lambda: {SCRATCH: 3e-3, DENSE: 1e-3})
+    classes: int = 1000
+    pieces: int = 50_257
 
 
 def settings(preset: str) -> Settings:

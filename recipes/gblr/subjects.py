@@ -8,8 +8,10 @@ from torch.nn import functional as F
 
 from ..common import Run, data
 from ..common.data.synthetic import synthetic_images, synthetic_text
+from ..common.data.wikitext import wikitext
 from ..common.models import Transformer
 from ..common.tasks import Batch, Characters, Digits, scaled
+from .photographs import Views
 from .settings import Settings, Size
 from .vit import ViT
 
@@ -62,7 +64,7 @@ class Shapes:
         return {"loss": float(self.loss(model, self.drawn))}
 
 
-Subject = Patches | Letters | Shapes
+Subject = Patches | Letters | Views | Shapes
 
 
 def subject_of(name: str, settings: Settings, run: Run) -> Subject:
@@ -70,8 +72,12 @@ def subject_of(name: str, settings: Settings, run: Run) -> Subject:
     if run.dry and settings.preset != "smoke":
         return _shapes(name, settings)
     if name == "vit":
+        if settings.preset == "paper":
+            return Views(settings.vit, settings.classes, run)
         images = synthetic_images(500) if settings.preset == "smoke" else data.mnist(run.data())
         return Patches(images, settings.vit)
+    if settings.preset == "paper":
+        return Letters(wikitext(run.data(), settings.pieces, run.shared()), settings.characters)
     text = synthetic_text(4000) if settings.preset == "smoke" else data.tiny_shakespeare(run.data())
     return Letters(text, settings.characters)
 
@@ -84,12 +90,12 @@ def _shapes(name: str, settings: Settings) -> Shapes:
             settings.vit,
             224 if paper else 28,
             3 if paper else 1,
-            1000 if paper else 10,
+            settings.classes if paper else 10,
         )
         model = ViT(size.width, size.layers, max(1, size.width // 64), side, size.piece, classes, channels)
         shape = (2, side, side, channels) if channels > 1 else (2, side, side)
         return Shapes(model, (torch.randn(shape, generator=rng), torch.randint(classes, (2,), generator=rng)))
-    size, symbols = settings.characters, 50_257 if paper else 65
+    size, symbols = settings.characters, settings.pieces if paper else 65
     codes = torch.randint(symbols, (1, size.piece + 1), generator=rng)
     text = Transformer(symbols, size.width, size.layers, max(1, size.width // 64), size.piece)
     return Shapes(text, (codes[:, :-1], codes[:, 1:]))

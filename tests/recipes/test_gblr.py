@@ -90,3 +90,40 @@ def test_the_papers_models_have_its_sizes() -> None:
     with torch.device("meta"):
         model = vit.ViT(settings.vit.width, settings.vit.layers, 12, 224, settings.vit.piece, 1000, 3)
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(86e6, rel=0.01)
+
+
+def test_word_pieces_give_the_text_back(tmp_path: Path) -> None:
+    wikitext = importlib.import_module(f"{recipes().__name__}.common.data.wikitext").wikitext
+    with pytest.raises(km.ArgumentError, match=r"no WikiText there: none of wiki\.train\.tokens"):
+        wikitext(tmp_path, 300, tmp_path)
+    for name, text in (("train", "the cat sat\n" * 9), ("valid", "the mat\n"), ("test", "cats sat, ü\n")):
+        (tmp_path / f"wiki.{name}.tokens").write_text(text, encoding="utf-8")
+    found = wikitext(tmp_path, 262, tmp_path)
+    assert found.symbols == 262 and len(found.train) < 12 * 9  # pieces longer than a byte were learned
+    assert len(found.test) > 0 and int(found.test.max()) < 262
+    assert torch.equal(wikitext(tmp_path, 262, tmp_path).test, found.test)  # with the pieces that were kept
+
+
+def test_photographs_are_shared_and_the_same_each_time(tmp_path: Path) -> None:
+    from PIL import Image
+
+    common = importlib.import_module(f"{recipes().__name__}.common")
+    settings = part("settings")
+    for place in ("train", "val"):
+        for name in "ab":
+            folder = tmp_path / place / name
+            folder.mkdir(parents=True)
+            for k in range(6):
+                Image.effect_noise((260, 240), 90).convert("RGB").save(folder / f"{k}.JPEG")
+    size = settings.Size(32, 1, 56, settings.Schedule(1, 4, 1e-3, 0, 0.0))
+
+    def views(rank: int, world: int) -> Any:
+        run = common.Run(1, torch.device("cpu"), tmp_path, rank, world, data_folder=tmp_path)
+        return part("photographs").Views(size, 2, run)
+
+    images, labels = views(0, 1).batch(3)
+    assert images.shape == (4, 224, 224, 3) and set(labels.tolist()) <= {0, 1}
+    second, own = views(1, 2).batch(3)
+    assert torch.equal(second, images[1::2]) and torch.equal(own, labels[1::2])
+    model = views(0, 1).build()
+    assert 0 <= views(0, 1).quality(model, "test")["accuracy"] <= 100
