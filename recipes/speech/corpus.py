@@ -71,10 +71,7 @@ def _digits(clips: Clips, settings: Settings, seed: int) -> Corpus:
 
     def batch(step: int) -> list[Utterance]:
         rng = np.random.default_rng((seed, step))
-        digits = int(
-            rng.integers(FEWEST, MOST + 1)
-        )  # the same for all of a batch, so that little of it is padding
-        return strings(own, settings.batch, rng, digits=(digits, digits), tempo=settings.tempo)
+        return strings(own, settings.batch, rng, digits=(FEWEST, MOST), tempo=settings.tempo)
 
     parts = [
         strings(

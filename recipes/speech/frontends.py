@@ -73,7 +73,8 @@ class Fft(nn.Module):
     """The discrete Fourier transform, with nothing to learn."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.fft.fft(x)
+        spectrum: Tensor = torch.fft.fft(x)
+        return spectrum
 
 
 def power(spectrum: Tensor) -> Tensor:
