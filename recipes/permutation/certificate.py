@@ -21,7 +21,7 @@ class Certificate:
     """Of an arrangement that was found, against the truth.
 
     Attributes:
-        permutation: whether each pixel occurs once, and one kaleidoscope of zeros and ones gives it exactly.
+        hard: whether each pixel occurs once, and one kaleidoscope of zeros and ones gives it exactly.
         exact: whether it is the true arrangement up to flips and transposition.
         wrapped: whether it is up to these and a turn of the torus, all of which leave total variation as it is.
         symmetry: which one, if so.
@@ -35,7 +35,7 @@ class Certificate:
         objective_truth: that of the images as they were.
     """
 
-    permutation: bool
+    hard: bool
     exact: bool
     wrapped: bool
     symmetry: str
@@ -85,7 +85,7 @@ def certify(found: Tensor, images: Tensor, given: Tensor, seed: int) -> Certific
     shuffles = [torch.randperm(side * side, generator=draw) for _ in range(5)]
     randoms = [float(total_variation(seen(o))) for o in shuffles]
     return Certificate(
-        permutation=is_permutation(found, side),
+        hard=is_permutation(found, side),
         exact=still[0],
         wrapped=best,
         symmetry=still[1] if still[0] else symmetry if best else "",

@@ -41,7 +41,8 @@ def run(settings: Settings, case: Case, run: Run) -> Row:
         row |= certify(found, task.train.images, scrambled.index, run.seed).row()
         row["choices"] = choices(method, scrambled.rank, task.side)
         row["example"] = _example(task, scrambled, found)
-    row |= classify(settings, dict(settings.data)[task.name], task, scrambled, method, order, run)
+    if case.options["classified"]:
+        row |= classify(settings, dict(settings.data)[task.name], task, scrambled, method, order, run)
     return row
 
 

@@ -59,7 +59,8 @@ def load(name: str, counts: tuple[int, int], run: Run, *, synthetic_side: int | 
     """
     if name == "synthetic" or synthetic_side is not None:
         channels = 1 if name in ("mnist", "synthetic") else 3
-        parts = [blobs(count, synthetic_side or 8, channels, seed) for seed, count in enumerate((96, 32, 32))]
+        few = (min(96, 8 * run.world), 4, 4) if run.dry else (96, 32, 32)
+        parts = [blobs(count, synthetic_side or 8, channels, seed) for seed, count in enumerate(few)]
         return Task(name, *parts)
     readers = {"mnist": data.mnist, "sign-digits": data.sign_digits, "cifar10": data.cifar10}
     images: Images = readers[name](run.data())

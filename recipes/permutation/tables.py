@@ -63,7 +63,7 @@ def _accuracy(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
     table = []
     for case in cases(settings):
         method, kind = case.options["method"], case.options["permutation"]
-        if case.options["data"] != data:
+        if case.options["data"] != data or not case.options["classified"]:
             continue
         found = of_case(rows, case.name)
         gaps = [row["test"] - reference[row["seed"]] for row in found if row["seed"] in reference]
@@ -109,7 +109,7 @@ def _recovery(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
         "Recovered exactly: the true arrangement up to flips and transposition; pixels that are equal in all training "
         "images count as the same. A turn of the torus leaves the objective as it is.",
         "Every arrangement here is a permutation, written as one kaleidoscope of zeros and ones and checked."
-        if all(row.get("permutation", True) for row in rows)
+        if all(row.get("hard", True) for row in rows)
         else "Some arrangement here is not a permutation.",
         "Objective: sum of absolute differences of neighbours on the torus. Total variation: the paper's, open edges.",
     ]
@@ -161,7 +161,7 @@ def _bars(settings: Settings, rows: Sequence[Row]) -> Figure | None:
     for panel, (data, _) in zip(axes[0], settings.data, strict=True):
         labels, means, spreads = [], [], []
         for case in cases(settings):
-            values = [row["test"] for row in of_case(rows, case.name)]
+            values = [row["test"] for row in of_case(rows, case.name) if "test" in row]
             if case.options["data"] == data and values:
                 kind = case.options["permutation"]
                 method = TITLES[case.options["method"]].removesuffix(" + CNN")
