@@ -63,7 +63,7 @@ class BothWays(nn.Module):
         self.norm = nn.BatchNorm1d(width)
         self.lstm = nn.LSTM(width, hidden)
         # Gates of variance 1 from however many features: PyTorch-Kaldi normalises the products, not their inputs.
-        nn.init.normal_(self.lstm.weight_ih_l0, std=width**-0.5)
+        nn.init.normal_(self.lstm.get_parameter("weight_ih_l0"), std=width**-0.5)
         for gate in range(4):
             nn.init.orthogonal_(self.lstm.get_parameter("weight_hh_l0")[gate * hidden : (gate + 1) * hidden])
 

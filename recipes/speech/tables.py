@@ -60,6 +60,11 @@ def gaps(rows: Sequence[Row], front: str) -> list[float]:
     return [row["test"] - mfsc[row["seed"]] for row in of_case(rows, front) if row["seed"] in mfsc]
 
 
+def _signed(values: Sequence[float]) -> str:
+    text = mean_spread(values)
+    return f"+{text}" if values and statistics.mean(values) >= 0 else text
+
+
 def _errors(settings: Settings, rows: Sequence[Row]) -> Sheet:
     columns = [
         "front end", "#test", "#less MFSC", "#validation", "#front end's numbers", "#all numbers", "#its rate",
@@ -72,7 +77,7 @@ def _errors(settings: Settings, rows: Sequence[Row]) -> Sheet:
         lines.append([
             TITLES[name],
             mean_spread(row["test"] for row in own),
-            "" if name == "mfsc" else mean_spread(gaps(rows, name)),
+            "" if name == "mfsc" else _signed(gaps(rows, name)),
             mean_spread(row["validation"] for row in own),
             f"{own[0]['front_params']:,}" if own else "",
             f"{own[0]['params']:,}" if own else "",
