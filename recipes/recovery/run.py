@@ -84,6 +84,6 @@ def constructed(made: Target) -> Row:
 
 
 def distance(dense: Tensor, matrix: km.StructuredMatrix) -> float:
-    """Frobenius norm of the difference; where the target is real and the matrix complex, of that to the whole of it."""
+    """Frobenius norm of the difference; an imaginary part of the matrix counts, too."""
     with torch.no_grad():
         return float(torch.linalg.vector_norm(dense - matrix.to_dense()))

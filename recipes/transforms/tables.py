@@ -73,10 +73,10 @@ def _value(row: Row, key: str) -> float:
 
 
 def short(error: float | None) -> str:
-    """Two digits; nothing for nothing."""
+    """A few digits; nothing for nothing."""
     if error is None:
         return ""
-    return f"{error:.1e}" if error < 1e-3 else f"{error:.2g}"
+    return f"{error:.1e}" if error < 1e-3 else f"{error:.3g}"
 
 
 def _line(found: _Found, target: str, n: int) -> list[str]:
