@@ -52,8 +52,9 @@ def quality(settings: Settings, which: Corpus, family: str, everywhere: bool, ru
     size = settings.size
     if settings.synthetic or run.dry:
         generator = torch.Generator().manual_seed(run.seed)
-        longest = 30 if run.dry else 8
-        parts = [synthetic(settings, count, longest, generator) for count in (256, 32, 32)]
+        # A dry run is for shapes: a batch of 32 sentences, whatever a batch would hold.
+        counts_, longest = ((32, 1, 1), 30) if run.dry else ((256, 32, 32), 8)
+        parts = [synthetic(settings, count, longest, generator) for count in counts_]
         references = [" ".join(map(str, target[:-1].tolist())) for _, target in parts[2]]
     else:
         pairs, language, encoded = corpus(run.data(), which)
