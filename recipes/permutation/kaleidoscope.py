@@ -240,7 +240,7 @@ def sampled(
         if rank == 2:
             y = torch.einsum("rij,bcjk,rlk->rbcil", matrices[:chains], x, matrices[chains:])
         else:
-            y = torch.einsum("rij,bcj->rbci", matrices, x.flatten(2)).unflatten(-1, (side, side))
+            y = torch.einsum("rij,bcj->rbci", matrices, x.flatten(2)).reshape(chains, *x.shape)
         chance = torch.sigmoid(logits)
         settled = torch.nn.functional.binary_cross_entropy(chance, chance, reduction="none").sum((1, 2))
         loss = total_variation(y).sum() + entropy * math.sqrt(step / steps) * settled.sum()

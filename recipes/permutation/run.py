@@ -14,7 +14,7 @@ from ..common import Case, Row, Run
 from ..common.data.images import Split
 from ..common.training import train, warmup_cosine
 from . import kaleidoscope, models, seriation, sinkhorn
-from .certificate import certify
+from .certificate import certify, turned
 from .scrambles import CLASSES, Scramble, Task, grid, load, scramble
 from .settings import LEARNERS, Settings
 from .variation import Places, cut, line_distances, pixel_distances
@@ -33,6 +33,8 @@ def run(settings: Settings, case: Case, run: Run) -> Row:
     scrambled = scramble(kind, task.side, run.seed)
     row: Row = {"method": method, "permutation": kind, "data": task.name, "side": task.side}
     order = None
+    if method == "unpermuted":
+        row |= turned(task.train.images)
     if method in LEARNERS:
         began = time.perf_counter()
         order = arrange(method, settings, scrambled(task.train.images), scrambled.rank, run)
@@ -166,7 +168,9 @@ def augmented(images: Tensor, draw: torch.Generator) -> Tensor:
 def accuracy(model: nn.Module, split: Split, scrambled: Scramble, device: torch.device) -> float:
     """Per cent of images that are classified as they should be."""
     right = 0
-    for images, labels in zip(split.images.split(_AT_ONCE), split.labels.split(_AT_ONCE), strict=True):
+    for images, labels in zip(
+        torch.split(split.images, _AT_ONCE), torch.split(split.labels, _AT_ONCE), strict=True
+    ):
         right += int((model(_floats(scrambled(images), device)).argmax(1).cpu() == labels).sum())
     return 100 * right / len(split)
 

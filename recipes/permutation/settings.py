@@ -83,11 +83,11 @@ PRESETS = {
         decay=0.0, drop=0, augment=False, every=3,
     ),
     "small": Settings(
-        data=(("mnist", 4), ("sign-digits", 10)), counts=(2_000, 1_000),
+        data=(("mnist", 3), ("sign-digits", 6)), counts=(2_000, 1_000),
         lines=kaleidoscope.Plan(), pixels=kaleidoscope.Plan(chains=1, first=60, stages=0),
         sampled=Sampled(steps=400), sinkhorn_lines=sinkhorn.Plan(steps=200),
         sinkhorn_pixels=sinkhorn.Plan(chains=1, steps=40, rate=0.3, iterations=5),
-        widths=(8, 16, 32), blocks=1, hidden=256, batch=32, rate=3e-3, decay=0.0, drop=0, augment=False, every=50,
+        widths=(8, 16, 32), blocks=1, hidden=256, batch=32, rate=3e-3, decay=0.0, drop=0, augment=False, every=100,
     ),
     "paper": Settings(
         data=(("cifar10", 200),), lines=kaleidoscope.Plan(stages=200),

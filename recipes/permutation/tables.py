@@ -113,6 +113,13 @@ def _recovery(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
         else "Some arrangement here is not a permutation.",
         "Objective: sum of absolute differences of neighbours on the torus. Total variation: the paper's, open edges.",
     ]
+    for row in of_case(rows, f"unpermuted/none/{data}")[:1]:
+        least = {axis: row["turned"][axis]["least"] for axis in ("rows", "columns")}
+        notes.append(
+            "The paper's total variation of the unpermuted images themselves, turned on the torus, is at least "
+            f"{least['rows']:.3f} of what it is unturned (rows) and {least['columns']:.3f} (columns): below one, "
+            "its least value is not the truth."
+        )
     return Sheet(f"Recovery, {data}", columns, table, notes)
 
 

@@ -48,7 +48,7 @@ def _distances(things: Tensor) -> Tensor:
     """Sums of absolute differences, scaled so that the table's mean is one."""
     found = torch.zeros(len(things), len(things))
     # In pieces, whose sums of bytes stay below 2**24, so that they are exact in float32.
-    for piece in things.split(16_384, dim=1):
+    for piece in torch.split(things, 16_384, dim=1):
         found += torch.cdist(piece.float(), piece.float(), p=1)
     return found / found.mean().clamp_min(1e-12)
 
@@ -67,7 +67,7 @@ class Places:
 
         With a width, neighbours are weighted by a Gaussian of that width instead, and weigh as much in all.
         """
-        grid = there.unflatten(1, self.sizes)
+        grid = there.reshape(len(there), *self.sizes, -1)
         if width <= 0:
             axes = range(1, 1 + len(self.sizes))
             return sum((grid.roll(s, a) for a in axes for s in (1, -1)), torch.zeros_like(grid)).flatten(
@@ -85,7 +85,7 @@ class Places:
     def value(self, distances: Tensor, order: Tensor) -> Tensor:
         """Total variation of arrangements ``(chains, positions)``, with a table of distances for each."""
         chain = torch.arange(len(order), device=order.device).reshape(-1, *(1 for _ in self.sizes))
-        grid = order.unflatten(1, self.sizes)
+        grid = order.reshape(-1, *self.sizes)
         found = [distances[chain, grid, grid.roll(-1, a)] for a in range(1, 1 + len(self.sizes))]
         return torch.stack(found).flatten(2).sum((0, 2))
 
