@@ -83,7 +83,7 @@ PRESETS = {
         decay=0.0, drop=0, augment=False, every=3,
     ),
     "small": Settings(
-        data=(("mnist", 3), ("sign-digits", 6)), counts=(2_000, 1_000),
+        data=(("mnist", 6), ("sign-digits", 6)), counts=(2_000, 1_000),
         lines=kaleidoscope.Plan(), pixels=kaleidoscope.Plan(chains=1, first=60, stages=0),
         sampled=Sampled(steps=400), sinkhorn_lines=sinkhorn.Plan(steps=200),
         sinkhorn_pixels=sinkhorn.Plan(chains=1, steps=40, rate=0.3, iterations=5),
