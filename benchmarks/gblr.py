@@ -9,9 +9,9 @@ clock starts, each is held to float64.
 
 - products: random boxes and boxes as learned (those of ``--boxes``, scaled up), beside ``F.linear``, a low rank of the
   same multiplications as two of them, and the formulation in training, two products with masked factors of full size.
-- steps: forward, backward and fused AdamW of boxes that learn, beside ``nn.Linear`` and the same boxes with masks by an
-  inverse Fourier transform for each box, with gradients in closed form by two more, as the definition has it. Of small
-  layers there are several in a row, as in a model: what the optimiser holds of one would stay in the cache.
+- steps: forward, backward and AdamW, as it comes and fused, of boxes that learn, beside ``nn.Linear`` and the same
+  boxes with masks by an inverse Fourier transform for each box, with gradients in closed form by two more, as the
+  definition has it.
 - model: the vision transformer of recipes/gblr, all matrices of its blocks boxes or dense, of the same values.
 
 Writes what it measured over what is there of the same name in the file.
@@ -51,7 +51,6 @@ RECIPE = f"{recipes().__name__}.gblr"
 BUDGET = 0.3
 LEARNED, WIDTH = "characters/scratch/gblr", 128
 """The case of the recipe whose boxes are scaled up, and the size of the matrix they were learned for."""
-NUMBERS_OF_A_STACK = 2**22  # 64 MiB with gradients and moments, and boxes hold twice that
 SINGLE, DOUBLE = torch.float32, torch.float64
 
 
@@ -228,9 +227,9 @@ def gradients(layer: nn.Module, x: Tensor, upstream: Tensor) -> list[Tensor]:
     return [y.detach(), *torch.autograd.grad(y, list(layer.parameters()), upstream)]
 
 
-def step_of(layer: nn.Module, inputs: list[Tensor], upstream: Tensor) -> Runner:
+def step_of(layer: nn.Module, inputs: list[Tensor], upstream: Tensor, fused: bool) -> Runner:
     """Forward, backward to the parameters and to the vectors, as inside a model, and the optimiser."""
-    optimiser = torch.optim.AdamW(layer.parameters(), lr=1e-9, fused=True)  # the boxes stay where they are
+    optimiser = torch.optim.AdamW(layer.parameters(), lr=1e-9, fused=fused)  # the boxes stay where they are
 
     def run(x: Tensor) -> None:
         with torch.enable_grad():
@@ -258,11 +257,10 @@ def steps(options: argparse.Namespace) -> Iterator[list[Row]]:
                 errors[name] = max(relative(f, t) for f, t in zip(found, truth, strict=True))
                 if not errors[name] <= 1e-2:  # gradients of widths are differences of large sums
                     raise SystemExit(f"{name}, {n}, {batch}: error {errors[name]:.1e}")
-            count = max(1, NUMBERS_OF_A_STACK // (n * n))
-            stacks = {k: nn.Sequential(*(copy.deepcopy(v) for _ in range(count))) for k, v in layers.items()}
-            runners = {name: step_of(stack, [x], upstream) for name, stack in stacks.items()}
-            of = f"{count} layers of {n}" if count > 1 else f"{n}"
-            yield measured("steps", f"{of}, {batch} vectors", runners, errors, options.seconds)
+            for fused in (False, True):
+                runners = {name: step_of(layer, [x], upstream, fused) for name, layer in layers.items()}
+                case = f"{n}, {batch} vectors" + (", fused AdamW" if fused else "")
+                yield measured("steps", case, runners, errors, options.seconds)
 
 
 # A model

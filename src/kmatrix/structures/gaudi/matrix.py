@@ -37,9 +37,9 @@ class Gaudi(Structure):
     ``A = sum_k (mask(row box k) * u_k) (mask(column box k) * v_k)^T`` with Gaudi masks, boxcars with gradients for
     their widths and starts. All of ``u_k`` and ``v_k`` is stored, so that boxes can move and grow: a member has
     ``nblocks (m + n)`` numbers and the boxes, and costs more to train than a dense matrix of the same size. At sizes
-    1024 and 3072 on a processor, a step (forward, backward, fused optimiser) took 2.1 to 2.2 times as long with 256
-    vectors, 1.6 and 2.1 times with 2048, and 2.3 to 2.7 times with 16. Once learned, ``harden`` crops it to a
-    ``GBLRMatrix`` within the budget.
+    1024 and 3072 on a processor, a step (forward, backward, AdamW) took 2.3 to 2.4 times as long with 256 vectors, 2.1
+    to 2.2 times if AdamW is fused; 1.6 and 2.1 times with 2048; and up to 3.1 times with 16. Once learned, ``harden``
+    crops it to a ``GBLRMatrix`` within the budget.
 
     Args:
         nblocks: how many boxes; ``min(m, n)`` if not given.

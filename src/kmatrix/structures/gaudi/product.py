@@ -52,7 +52,8 @@ def product(x: Tensor, rows: Side, cols: Side, bias: Tensor | None = None) -> Te
     """``sum_k (mask_k u_k) <mask_k v_k, x>`` and a bias: ``(*, n) -> (*, m)``.
 
     With more vectors than boxes it costs less to multiply the factors with each other first, forwards and backwards
-    alike. Of size 1024, a step of training costs 2.1 times that of dense with 256 vectors, 1.6 times with 2048.
+    alike. Of size 1024, a step of training with fused AdamW costs 2.1 times that of dense with 256 vectors, 1.6 times
+    with 2048.
 
     Args:
         x: the vectors, of the dtype of the contents.
