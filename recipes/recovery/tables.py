@@ -105,7 +105,7 @@ def _detail(target: str, method: str, rows: Sequence[Row]) -> list[str]:
 
 
 def pictures(settings: Settings, rows: Sequence[Row]) -> Mapping[str, Figure]:
-    """Errors as bars, the paper's as marks."""
+    """Errors as bars, of the class within the budget where there are two, and the paper's as marks."""
     from matplotlib import pyplot as plt
 
     known = [row for row in rows if row.get("error") is not None]

@@ -124,8 +124,10 @@ def pictures(settings: Settings, rows: Sequence[Row]) -> Mapping[str, Figure]:
         _panel(axis, found, target)
     handles, labels = axes.flat[1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
-    figure.supylabel("RMSE")
-    figure.supxlabel("N")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("RMSE")
+    for axis in axes[-1]:
+        axis.set_xlabel("N")
     return {"rmse": figure}
 
 
