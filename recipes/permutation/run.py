@@ -37,7 +37,7 @@ def run(settings: Settings, case: Case, run: Run) -> Row:
         row |= turned(task.train.images)
     if method in LEARNERS:
         began = time.perf_counter()
-        order = arrange(method, settings, scrambled(task.train.images), scrambled.rank, run)
+        order, row["restarts"] = arrange(method, settings, scrambled(task.train.images), scrambled.rank, run)
         row["learning_seconds"] = time.perf_counter() - began
         found = scrambled.index[order]
         row |= certify(found, task.train.images, scrambled.index, run.seed).row()
@@ -48,16 +48,16 @@ def run(settings: Settings, case: Case, run: Run) -> Row:
     return row
 
 
-def arrange(method: str, settings: Settings, images: Tensor, rank: int, run: Run) -> Tensor:
-    """The pixels of scrambled images ``(count, channels, side, side)`` in order, from the images alone."""
-    side = images.shape[-1]
+def arrange(method: str, settings: Settings, images: Tensor, rank: int, run: Run) -> tuple[Tensor, list[int]]:
+    """The pixels of scrambled images ``(count, channels, side, side)`` in order, from the images; restarts it took."""
+    side, restarts = images.shape[-1], [1]
 
     def shown(done: int, total: int, value: float) -> None:
         run.progress("arranging", done, total, variation=value)
 
     if method == "sampled":
         way = vars(settings.sampled)
-        return kaleidoscope.sampled(images, rank, seed=run.seed, shown=shown, **way)
+        return kaleidoscope.sampled(images, rank, seed=run.seed, shown=shown, **way), restarts
     if rank == 2:
         places, tables = Places((side,)), torch.stack([line_distances(images, axis) for axis in (0, 1)])
     else:
@@ -65,7 +65,7 @@ def arrange(method: str, settings: Settings, images: Tensor, rank: int, run: Run
         tables = pixel_distances(images[: settings.pixel_images])[None]
     if method == "kaleidoscope":
         plan = settings.lines if rank == 2 else settings.pixels
-        orders, _ = kaleidoscope.staged(tables, places, plan, run.seed, shown)
+        orders, _, restarts = kaleidoscope.agreed(tables, places, plan, run.seed, shown)
     elif method == "sinkhorn":
         trial = settings.sinkhorn_lines if rank == 2 else settings.sinkhorn_pixels
         orders, _ = sinkhorn.learned(tables, places, trial, run.seed, shown)
@@ -73,7 +73,7 @@ def arrange(method: str, settings: Settings, images: Tensor, rank: int, run: Run
         way_of = seriation.ring if rank == 2 else (lambda table: seriation.plane(table, places))
         orders = torch.stack([way_of(table) for table in tables])
     order = grid(*orders) if rank == 2 else orders[0]
-    return opened(order, images)
+    return opened(order, images), restarts
 
 
 def opened(order: Tensor, images: Tensor) -> Tensor:
@@ -189,7 +189,8 @@ def _example(task: Task, scrambled: Scramble, found: Tensor) -> Row:
 def _one_step(settings: Settings) -> Settings:
     """Every search with a single step."""
     lines, pixels = (
-        replace(p, chains=1, first=1, stages=1, steps=1) for p in (settings.lines, settings.pixels)
+        replace(p, chains=1, first=1, stages=1, steps=1, restarts=1)
+        for p in (settings.lines, settings.pixels)
     )
     return replace(
         settings,

@@ -76,23 +76,23 @@ class Settings:
 PRESETS = {
     "smoke": Settings(
         data=(("synthetic", 2),), synthetic_side=8, counts=(96, 32), pixel_images=96,
-        lines=kaleidoscope.Plan(chains=4, first=30, stages=8, steps=12, select=4),
-        pixels=kaleidoscope.Plan(chains=2, first=10, stages=2, steps=5, select=2),
+        lines=kaleidoscope.Plan(chains=4, first=30, stages=8, steps=12, select=4, restarts=3),
+        pixels=kaleidoscope.Plan(chains=2, first=10, stages=2, steps=5, select=2, restarts=1),
         sampled=Sampled(steps=5, chains=2), sinkhorn_lines=sinkhorn.Plan(chains=2, steps=10),
         sinkhorn_pixels=sinkhorn.Plan(chains=1, steps=5), widths=(4, 8), blocks=1, hidden=16, batch=32, rate=3e-3,
         decay=0.0, drop=0, augment=False, every=3,
     ),
     "small": Settings(
-        data=(("mnist", 6), ("sign-digits", 6)), counts=(2_000, 1_000),
-        lines=kaleidoscope.Plan(), pixels=kaleidoscope.Plan(chains=1, first=60, stages=0),
+        data=(("mnist", 6), ("sign-digits", 10)), counts=(2_000, 1_000),
+        lines=kaleidoscope.Plan(), pixels=kaleidoscope.Plan(chains=1, first=60, stages=0, restarts=1),
         sampled=Sampled(steps=400), sinkhorn_lines=sinkhorn.Plan(steps=200),
         sinkhorn_pixels=sinkhorn.Plan(chains=1, steps=40, rate=0.3, iterations=5),
         widths=(8, 16, 32), blocks=1, hidden=256, batch=32, rate=3e-3, decay=0.0, drop=0, augment=False, every=100,
     ),
     "paper": Settings(
         data=(("cifar10", 200),), lines=kaleidoscope.Plan(stages=200),
-        pixels=kaleidoscope.Plan(chains=4, first=1_000, stages=100), sampled=Sampled(steps=70_400, batch=128),
-        sinkhorn_pixels=sinkhorn.Plan(chains=2, steps=2_000),
+        pixels=kaleidoscope.Plan(chains=4, first=1_000, stages=100, restarts=2),
+        sampled=Sampled(steps=70_400, batch=128), sinkhorn_pixels=sinkhorn.Plan(chains=2, steps=2_000),
     ),
 }  # fmt: skip
 

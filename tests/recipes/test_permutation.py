@@ -164,6 +164,24 @@ def test_stages_find_the_order_of_a_circle() -> None:
     torch.testing.assert_close(values, places.value(torch.stack(tables), orders))
 
 
+def test_restarts_end_when_two_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values of three tables, restart by restart; the first agrees at once, the second later, the third never."""
+    told = iter([[3.0, 5.0, 9.0], [3.0, 4.0, 8.0], [4.0, 7.0], [6.0]])
+    asked = []
+
+    def staged(tables: torch.Tensor, *others: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        values = torch.tensor(next(told))
+        asked.append(len(tables))
+        return values[:, None].long().expand(-1, 4).clone(), values
+
+    monkeypatch.setattr(kaleidoscope, "staged", staged)
+    plan = kaleidoscope.Plan(restarts=4)
+    found = kaleidoscope.agreed(torch.zeros(3, 4, 4), variation.Places((4,)), plan, 0, lambda *a: None)
+    order, value, took = found
+    assert asked == [3, 3, 2, 1] and took == [2, 3, 4]
+    assert value.tolist() == [3.0, 4.0, 6.0] and order[:, 0].tolist() == [3, 4, 6]
+
+
 def test_single_switches_settle_a_swapped_pair() -> None:
     table, truth = ring_table(16, 3)
     places = variation.Places((16,))
