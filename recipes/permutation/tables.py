@@ -80,7 +80,7 @@ def _recovery(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
     columns = [
         "permutation", "method", "#recovered exactly", "#but for a turn of the torus", "#pixels in place %",
         "#neighbours kept %", "#objective / truth's", "#total variation / truth's", "#random / truth's", "#numbers",
-        "#seconds", "what limits it",
+        "#restarts", "#seconds", "what limits it",
     ]  # fmt: skip
     table = []
     for case in cases(settings):
@@ -101,6 +101,9 @@ def _recovery(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
                 mean_spread((row["variation"] / row["truth"] for row in found), 3),
                 mean_spread((row["random"] / row["truth"] for row in found), 2),
                 f"{found[0]['choices']:,}",
+                _between([count for row in found for count in row["restarts"]])
+                if method == "kaleidoscope"
+                else "",
                 f"{statistics.median(row['learning_seconds'] for row in found):.0f}",
                 "; ".join(limits),
             ]
@@ -121,6 +124,11 @@ def _recovery(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
             "its least value is not the truth."
         )
     return Sheet(f"Recovery, {data}", columns, table, notes)
+
+
+def _between(counts: Sequence[int]) -> str:
+    least, most = min(counts), max(counts)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def pictures(settings: Settings, rows: Sequence[Row]) -> dict[str, Figure]:
