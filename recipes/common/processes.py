@@ -6,12 +6,15 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import distributed
 
 T = TypeVar("T")
+LONGEST = timedelta(days=30)
+"""That processes wait for each other."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,8 @@ def processes(device: torch.device) -> Iterator[Processes]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # One may be done with its runs long before the others are with theirs.
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=LONGEST)
     try:
         yield Processes(distributed.get_rank(), distributed.get_world_size())
     finally:

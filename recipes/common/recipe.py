@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .errors import DataError, complaint
+from .processes import Processes
 
 if TYPE_CHECKING:
     import optuna
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 """What one run measured: JSON values."""
 S = TypeVar("S")
+T = TypeVar("T")
 PRESETS = ("smoke", "small", "paper")
 
 
@@ -104,6 +106,10 @@ class Run:
         if not self.data_folder.is_dir():
             raise DataError(complaint("kmatrix recipe", "--data", self.data_folder, "not a folder", way_out))
         return self.data_folder
+
+    def agree(self, value: T) -> T:
+        """What the first of the processes that share this run has, as whether a file is there."""
+        return Processes(self.rank, self.world).agree(value)
 
     def share(self, indices: Tensor) -> Tensor:
         """This process's part of a batch that all processes share, given by the indices of all."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -9,11 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from .errors import RecipeError, complaint
 from .files import replace_text
 from .recipe import Case, Recipe, Row
 
 FILE, ROWS, RUNS, SHARED = "results.json", "rows", "runs", "shared"
+LOCK = ".lock"
 FORMAT = 1
 
 
@@ -42,38 +46,52 @@ class Results:
         self.head = {"format": FORMAT, "recipe": recipe.name, "preset": preset, "settings": as_json(settings)}
         self.searched: dict[str, dict[str, Any]] = {}
         self.rows: dict[str, Row] = {}
+        if folder.is_dir():
+            with self._alone():
+                self._take_in()
+
+    def _alone(self) -> FileLock:
+        """The folder, which exists now, for this process alone."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / LOCK)
+
+    def _take_in(self) -> None:
+        """What is in the folder by now, from this process or others."""
+        folder = self.folder
         known = self._read(folder / FILE) if (folder / FILE).is_file() else {}
         for key in ("format", "recipe", "preset", "settings"):
             if known and known.get(key) != self.head[key]:
                 reason = f"its results are of another {key}: {_short(known.get(key), self.head[key])}"
                 way_out = "give another --out, or remove the folder"
                 raise RecipeError(complaint("kmatrix recipe", "--out", folder, reason, way_out))
-        self.searched |= known.get("searched", {})
-        self.rows |= {row["digest"]: row for row in known.get("rows", [])}
-        self.rows |= {path.stem: self._read(path) for path in sorted((folder / ROWS).glob("*.json"))}
+        self.searched = known.get("searched", {}) | self.searched
+        self.rows = {row["digest"]: row for row in known.get("rows", [])} | self.rows
+        for path in sorted((folder / ROWS).glob("*.json")):
+            self.rows.setdefault(path.stem, self._read(path))
 
     def add(self, row: Row) -> None:
         """Keep a row, on disk, too."""
         self.rows[row["digest"]] = row
-        (self.folder / ROWS).mkdir(parents=True, exist_ok=True)
-        replace_text(self.folder / ROWS / f"{row['digest']}.json", json.dumps(row, indent=1) + "\n")
+        with self._alone():
+            (self.folder / ROWS).mkdir(exist_ok=True)
+            replace_text(self.folder / ROWS / f"{row['digest']}.json", json.dumps(row, indent=1) + "\n")
 
     def collect(self, digests: Sequence[str]) -> list[Row]:
         """Write all rows into one file; those of the given digests, in their order.
 
         Rows of other digests (made with other settings, before a search found better ones) are kept in the file.
         """
-        for path in sorted((self.folder / ROWS).glob("*.json")):
-            self.rows.setdefault(path.stem, self._read(path))
-        current = [self.rows[key] for key in digests if key in self.rows]
-        others = [row for key, row in self.rows.items() if key not in set(digests)]
-        record = {**self.head, "searched": self.searched, "rows": current + others}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        replace_text(self.folder / FILE, json.dumps(record, indent=1) + "\n")
-        for key in self.rows:
-            (self.folder / ROWS / f"{key}.json").unlink(missing_ok=True)
-        if (self.folder / ROWS).is_dir() and not any((self.folder / ROWS).iterdir()):
-            (self.folder / ROWS).rmdir()
+        with self._alone():
+            # Others may have collected meanwhile: what they have written is taken in.
+            self._take_in()
+            current = [self.rows[key] for key in digests if key in self.rows]
+            others = [row for key, row in self.rows.items() if key not in set(digests)]
+            record = {**self.head, "searched": self.searched, "rows": current + others}
+            replace_text(self.folder / FILE, json.dumps(record, indent=1) + "\n")
+            for key in self.rows:
+                (self.folder / ROWS / f"{key}.json").unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not there
+                (self.folder / ROWS).rmdir()
         return current
 
     def _read(self, path: Path) -> dict[str, Any]:

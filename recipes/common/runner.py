@@ -96,10 +96,12 @@ def execute(recipe: Recipe[Any], options: Options) -> list[Sheet]:
         ]
         try:
             context.make(results, plan)
-        finally:
-            among.wait()
-            everything = _everything(recipe, settings, options.seeds, results)
-            rows = results.collect(everything) if among.first else []
+        except BaseException:
+            if among.first:
+                results.collect(_everything(recipe, settings, options.seeds, results))
+            raise
+        among.wait()
+        rows = results.collect(_everything(recipe, settings, options.seeds, results)) if among.first else []
         return context.show(results, rows, settings) if among.first else []
 
 
@@ -124,6 +126,7 @@ class _Context:
             row = self.one(planned, None if dealt else self.among)
             if dealt or self.among.first:
                 results.add(row)
+                self.forget(planned)
 
     def one(self, planned: Planned, among: Processes | None, dry: bool = False) -> Row:
         """One run, with its time and versions."""
@@ -140,13 +143,16 @@ class _Context:
             began = time.perf_counter()
             row = self.recipe.run(planned.settings, planned.case, run)
             seconds = round(time.perf_counter() - began, 2)
-            if among.first:
-                shutil.rmtree(folder, ignore_errors=True)
         known = {"case": planned.case.name, "options": dict(planned.case.options), "seed": planned.seed}
         return {
             **known, "digest": planned.digest, **row, "seconds": seconds,
             "made_with": made_with(self.device, self.among.world),
         }  # fmt: skip
+
+    def forget(self, planned: Planned) -> None:
+        """Remove the checkpoints of a run whose row is written."""
+        assert self.options.out is not None
+        shutil.rmtree(self.options.out / RUNS / planned.digest, ignore_errors=True)
 
     def search(self, results: Results, settings: Any, cases: Sequence[Case]) -> None:
         """Search settings for every case, and keep what is best."""
@@ -159,7 +165,7 @@ class _Context:
         for done, case in enumerate(cases):
             self.bars.run(f"search, {case.name}", done, len(cases))
             one = partial(self._trial, case)
-            results.searched[case.name] = search.searched(
+            best = search.searched(
                 self.recipe,
                 settings,
                 case,
@@ -169,11 +175,17 @@ class _Context:
                 one,
                 self.among,
             )
+            if best is not None:
+                results.searched[case.name] = best
             if self.among.first:
                 results.collect(list(results.rows))
 
     def _trial(self, case: Case, settings: Any) -> Row:
-        return self.one(Planned(case, settings, SEARCH_SEED), self.among)
+        planned = Planned(case, settings, SEARCH_SEED)
+        row = self.one(planned, None if self.recipe.dealt else self.among)
+        if self.recipe.dealt or self.among.first:
+            self.forget(planned)
+        return row
 
     def dry(self, settings: Any, cases: Sequence[Case]) -> list[Sheet]:
         """One optimisation step of every case."""

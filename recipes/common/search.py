@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 from .errors import RecipeError, complaint
 from .processes import Processes
 from .recipe import Case, Recipe, Row
+from .results import digest
 
 if TYPE_CHECKING:
-    import optuna
+    pass
 
+NOT_FINITE = "not finite"
 Found = dict[str, Any]
 """What a search found for a case: ``params``, ``value`` and the number of ``trials``."""
 
@@ -26,49 +28,80 @@ def searched(
     storage: str,
     run: Callable[[Any], Row],
     among: Processes,
-) -> Found:
-    """Make so many more trials for a case, and give the best of all in the storage.
+) -> Found | None:
+    """Make trials for a case until there are so many in the storage; the best, None where there is nothing to search.
 
     Args:
         recipe: with a ``search``.
         settings: of the preset.
         case: to find settings for.
-        preset: a part of the study's name, ``RECIPE/PRESET/CASE``.
-        trials: how many this call adds.
-        storage: where optuna keeps trials, as a URL.
+        preset: a part of the study's name.
+        trials: how many there shall be, with those that are there, by this machine or others.
+        storage: where optuna keeps trials, as a URL; the study is ``RECIPE/PRESET/CASE`` and a digest of the settings.
         run: one run of the case with given settings.
         among: the processes that run a trial together.
 
     Raises:
-        RecipeError: if optuna is missing, no trial gave a finite score, or the row has no such entry.
+        RecipeError: if optuna is missing, or no trial gave a finite score.
     """
     optuna = _optuna()
     assert recipe.search is not None
-    key, direction = recipe.objective
-    study: Any = None
-    if among.first:
-        name = f"{recipe.name}/{preset}/{case.name}"
-        study = optuna.create_study(
-            storage=storage, study_name=name, direction=direction, load_if_exists=True,
-            sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
-        )  # fmt: skip
-    for _ in range(trials):
-        trial = study.ask() if study is not None else None
-        # The others learn what was suggested once the first has asked for all of it.
-        chosen = recipe.search(trial, settings, case) if trial is not None else None
-        params = among.agree(dict(trial.params) if trial is not None else {})
-        if chosen is None:
-            chosen = recipe.search(optuna.trial.FixedTrial(params), settings, case)
-        row = run(chosen)
-        if key not in row:
-            raise RecipeError(
-                complaint(recipe.name, "--search", trials, f"runs give no {key!r}", "report this")
-            )
-        score = float(row[key])
-        if study is not None and trial is not None:
-            bad = not math.isfinite(score)
-            study.tell(trial, None if bad else score, optuna.trial.TrialState.FAIL if bad else None)
-    return among.agree(_best(study, case.name) if study is not None else {})
+    alone = Processes() if recipe.dealt else among  # where runs are dealt, so are trials
+    study = None
+    # Trials of other settings say nothing about these.
+    name = f"{recipe.name}/{preset}/{case.name}/{digest(settings, case, 0)}"
+    for turn in range(among.world):  # one after the other: the first makes the tables of a new storage
+        if alone.first and turn == among.rank:
+            study = optuna.create_study(
+                storage=storage, study_name=name, direction=recipe.objective[1], load_if_exists=True,
+                sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
+            )  # fmt: skip
+        among.wait()
+    while alone.agree(study is None or _scored(study) < trials):
+        if not _try(recipe, settings, case, study, run, alone):
+            break
+    among.wait()
+    return among.agree(_best(study, case.name) if among.first else {})
+
+
+def _try(
+    recipe: Recipe[Any], settings: Any, case: Case, study: Any, run: Callable[[Any], Row], among: Processes
+) -> bool:
+    """One trial; False where the case has nothing to search."""
+    optuna = _optuna()
+    assert recipe.search is not None
+    trial = study.ask() if study is not None else None
+    chosen = recipe.search(trial, settings, case) if trial is not None else None
+    # The others learn what was suggested once the first has asked for all of it.
+    params = among.agree(dict(trial.params) if trial is not None else {})
+    if chosen is None:
+        chosen = recipe.search(optuna.trial.FixedTrial(params), settings, case)
+    failed = optuna.trial.TrialState.FAIL
+    if not params:
+        if study is not None:
+            study.tell(trial, state=failed)
+        return False
+    try:
+        score = float(run(chosen)[recipe.objective[0]])
+    except BaseException:
+        if study is not None:
+            study.tell(trial, state=failed)
+        raise
+    if study is not None and trial is not None:
+        if math.isfinite(score):
+            study.tell(trial, score)
+        else:
+            trial.set_user_attr(NOT_FINITE, True)
+            study.tell(trial, state=failed)
+    return True
+
+
+def _scored(study: Any) -> int:
+    """Trials that ran to their end; those that were interrupted do not count."""
+    from optuna.trial import TrialState
+
+    done = (t.state == TrialState.COMPLETE or NOT_FINITE in t.user_attrs for t in study.get_trials())
+    return sum(done)
 
 
 def with_params(recipe: Recipe[Any], settings: Any, case: Case, found: Found | None) -> Any:
@@ -78,13 +111,15 @@ def with_params(recipe: Recipe[Any], settings: Any, case: Case, found: Found | N
     return recipe.search(_optuna().trial.FixedTrial(found["params"]), settings, case)
 
 
-def _best(study: optuna.Study, case: str) -> Found:
+def _best(study: Any, case: str) -> Found | None:
+    if _scored(study) == 0:
+        return None
     try:
         best = study.best_trial
     except ValueError:
         reason, way_out = "no trial gave a finite score", "search with more trials"
         raise RecipeError(complaint("kmatrix recipe", "--search", case, reason, way_out)) from None
-    return {"params": best.params, "value": best.value, "trials": len(study.trials)}
+    return {"params": best.params, "value": best.value, "trials": _scored(study)}
 
 
 def _optuna() -> Any:

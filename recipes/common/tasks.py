@@ -65,7 +65,7 @@ class Digits:
         for images, wanted in zip(
             getattr(self.images, part).images[:most].split(500), labels.split(500), strict=True
         ):
-            logits = model(scaled(images))
+            logits = model(scaled(images).to(device_of(model))).cpu()
             right += int((logits.argmax(1) == wanted).sum())
             loss += float(F.cross_entropy(logits, wanted, reduction="sum"))
         return {"accuracy": 100 * right / len(labels), "loss": loss / len(labels)}
@@ -107,7 +107,11 @@ class Characters:
         inputs = codes[: count * self.context].view(count, self.context)
         wanted = codes[1 : count * self.context + 1].view(count, self.context)
         loss = sum(
-            float(F.cross_entropy(model(x).flatten(0, 1).float(), y.flatten(), reduction="sum"))
+            float(
+                F.cross_entropy(
+                    model(x.to(device_of(model))).flatten(0, 1).float().cpu(), y.flatten(), reduction="sum"
+                )
+            )
             for x, y in zip(inputs.split(32), wanted.split(32), strict=True)
         )
         return {"loss": loss / wanted.numel()}
@@ -122,3 +126,8 @@ Task = Digits | Characters
 def scaled(images: Tensor) -> Tensor:
     """Bytes as numbers of mean 0 and size 1."""
     return (images.float() / 255 - 0.1307) / 0.3081
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model is."""
+    return next(model.parameters()).device

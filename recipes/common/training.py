@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from safetensors import safe_open
@@ -16,8 +16,16 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from .files import replace, replace_text
+from .files import replace
 from .recipe import Run
+
+
+class Stateful(Protocol):
+    """Has a state that can be kept and taken up again."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> object: ...
 
 
 @dataclass
@@ -50,6 +58,7 @@ def train(
     validate: Callable[[nn.Module], float] | None = None,
     every: int = 200,
     better: Literal["min", "max"] = "min",
+    others: Mapping[str, Stateful] | None = None,
 ) -> History:
     """Train a model in place.
 
@@ -71,11 +80,12 @@ def train(
         validate: a score of the model, which is in evaluation mode; the model ends with its best state.
         every: how often, in steps.
         better: whether low or high scores are.
+        others: what else has a state that a checkpoint must keep, of JSON values, by names.
     """
     steps = 1 if run.dry else steps
     validate = None if run.dry else validate
     limited = list(model.parameters() if clipped is None else clipped)
-    kept = _Checkpoint(run, title)
+    kept = _Checkpoint(run, title, others or {})
     history, best = kept.load(model, optimizer)
     full = [group.setdefault("initial_lr", group["lr"]) for group in optimizer.param_groups]
     wrapped = DistributedDataParallel(model) if run.world > 1 else model
@@ -137,20 +147,19 @@ def _validated(
 
 
 class _Checkpoint:
-    """A training run in a folder: tensors in safetensors, the rest in JSON, the step in each file."""
+    """A training run in one file: tensors, and in its metadata what is not a tensor."""
 
-    def __init__(self, run: Run, title: str) -> None:
+    def __init__(self, run: Run, title: str, others: Mapping[str, Stateful]) -> None:
         name = re.sub(r"\W+", "-", title)
-        self.run, self.folder = run, run.folder
-        self.tensors = run.folder / f"{name}.safetensors"
-        self.state = run.folder / f"{name}.json"
+        self.run, self.others = run, others
+        self.file = run.folder / f"{name}.safetensors"
 
     def save(
         self, model: nn.Module, optimizer: Optimizer, history: History, best: dict[str, Tensor] | None
     ) -> None:
         if self.run.rank != 0:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.run.folder.mkdir(parents=True, exist_ok=True)
         numbers: dict[str, dict[str, Any]] = {}
         tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
         tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
@@ -161,28 +170,22 @@ class _Checkpoint:
                     tensors[f"optimizer.{index}.{key}"] = value
                 else:
                     numbers.setdefault(str(index), {})[key] = value
-        step = len(history.losses)
         stored = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-        replace(self.tensors, lambda path: save_file(stored, path, {"step": str(step)}))
-        record = {"step": step, "optimizer": numbers, **vars(history)}
-        replace_text(self.state, json.dumps(record))
+        others = {name: other.state_dict() for name, other in self.others.items()}
+        record = {"optimizer": numbers, "others": others, **vars(history)}
+        replace(self.file, lambda path: save_file(stored, path, {"record": json.dumps(record)}))
 
     def load(self, model: nn.Module, optimizer: Optimizer) -> tuple[History, dict[str, Tensor] | None]:
-        """Go on with what was saved; files of two different steps (interrupted between them) start again."""
-        if not (self.tensors.is_file() and self.state.is_file()):
+        """Go on with what was saved."""
+        if not self.run.agree(self.file.is_file()):
             return History(), None
-        record = json.loads(self.state.read_text())
-        with safe_open(self.tensors, framework="pt") as file:
-            if (file.metadata() or {}).get("step") != str(record["step"]):
-                return History(), None
+        with safe_open(self.file, framework="pt") as file:
+            record = json.loads(file.metadata()["record"])
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
-        for key, value in load_file(self.tensors).items():
+        for key, value in load_file(self.file).items():
             part, _, name = key.partition(".")
             if part == "random":
-                # The other processes draw numbers of their own.
-                torch.set_rng_state(value) if self.run.rank == 0 else torch.manual_seed(
-                    self.run.seed + 7919 * self.run.rank + record["step"]
-                )
+                self._draw_on(value, len(record["losses"]))
             else:
                 parts[part][name] = value.to(self.run.device)
         model.load_state_dict(parts["model"])
@@ -192,5 +195,14 @@ class _Checkpoint:
             state.setdefault(int(index), {})[name] = value
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": state, "param_groups": groups})
+        for name, other in self.others.items():
+            other.load_state_dict(record["others"][name])
         validations = [(int(step), float(score)) for step, score in record["validations"]]
         return History(record["losses"], validations, record["best"]), parts["best"] or None
+
+    def _draw_on(self, state: Tensor, step: int) -> None:
+        """Random numbers as they would have come; other processes than the first draw new ones."""
+        if self.run.rank == 0:
+            torch.set_rng_state(state)
+        else:
+            torch.manual_seed(self.run.seed + 7919 * self.run.rank + step)

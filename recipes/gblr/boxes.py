@@ -14,7 +14,7 @@ from ..common import Run
 from ..common.tasks import Schedule
 from ..common.training import train, warmup_cosine
 from .methods import dense_matrices, match_size
-from .settings import DENSE, SCRATCH
+from .settings import DENSE
 
 SIGMA = (2.0, 100.0)
 """The Gaussian of the masks, where boxes begin at the cost of dense, as in the paper."""
@@ -28,7 +28,7 @@ def put_boxes(model: nn.Module, method: str, start: str, budget: float) -> None:
         if start == DENSE:
             layer = km.nn.Linear.from_matrix(_from_weight(dense.weight, structure), dense.bias)
         else:
-            layer = km.nn.Linear(n, m, structure=structure)
+            layer = km.nn.Linear(n, m, structure=structure, device=dense.weight.device)
             if method == "gblr-cut":
                 layer.matrix.spread_()
             match_size(layer.matrix, dense.weight)
@@ -56,13 +56,15 @@ def train_boxes(
     numbers = [p for p in model.parameters() if id(p) not in placed]
     optimizer = torch.optim.AdamW(parameter_groups(numbers, schedule), lr=schedule.lr, betas=(0.9, 0.98))
     steps = 1 if run.dry else schedule.steps
-    sigma = SIGMA if (method, start) == ("gblr-cut", SCRATCH) else None
+    sigma = SIGMA if method == "gblr-cut" else None
     learning = km.nn.StructureLearning(
         optimizer, model, budget, steps, lr=structure_rate, schedule=km.nn.Schedule(steps, sigma=sigma),
         seed=run.seed,
     )  # fmt: skip
     factor = warmup_cosine(schedule.steps, schedule.warmup)
-    history = train(model, optimizer, loss, run, steps, schedule=factor, clip=1.0, clipped=numbers)
+    history = train(
+        model, optimizer, loss, run, steps, schedule=factor, clip=1.0, clipped=numbers, others={"boxes": learning}
+    )  # fmt: skip
     learning.remove()
     with torch.no_grad():
         before = float(loss(model, 0))

@@ -115,7 +115,9 @@ def swap(model: nn.Module, choose: Rule, fit: bool) -> None:
         if fit:
             layer = km.nn.Linear.from_linear(dense, structure)
         else:
-            layer = km.nn.Linear(dense.in_features, dense.out_features, structure=structure)
+            layer = km.nn.Linear(
+                dense.in_features, dense.out_features, structure=structure, device=dense.weight.device
+            )
             match_size(layer.matrix, dense.weight)
         parent, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(parent), leaf, layer)

@@ -74,7 +74,7 @@ class _Runs:
         model = self.fresh()
         lr = rate_of(self.settings, f"{self.name}/{SCRATCH}/dense")
         file = self._file(f"dense-{lr:g}", "safetensors")
-        if not file.is_file():
+        if not self.given.agree(file.is_file()):
             self.train(model, SCRATCH, "dense")
             tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
             write(file, lambda path: save_file(tensors, path))
@@ -115,7 +115,7 @@ class _Runs:
 
     def keep_costs(self, start: str, spent: dict[str, int]) -> None:
         """What learned boxes spend on every matrix, for low rank with the same budgets."""
-        write(self._file(f"costs-{start}", "json"), lambda path: path.write_text(json.dumps(spent)))
+        write(self._costs(start), lambda path: path.write_text(json.dumps(spent)))
 
     def _schedule(self, start: str, method: str) -> tuple[Schedule, int]:
         """A run's schedule and first batch; from dense it is a third as long, on batches not seen yet."""
@@ -145,13 +145,18 @@ class _Runs:
         if method != "low-rank-learned":
             budget = self.settings.budget
             return ranks_of({name: int(budget * m * n) for name, (m, n) in shapes.items()}, shapes)
-        file = self._file(f"costs-{start}", "json")
-        if not file.is_file():
+        file = self._costs(start)
+        if not self.given.agree(file.is_file()):
             learned = self.fresh() if start == SCRATCH else self.trained()
             self.train(learned, start, "gblr")
             self.keep_costs(start, costs(learned))
             torch.manual_seed(self.given.seed)
         return ranks_of(json.loads(file.read_text()), shapes)
+
+    def _costs(self, start: str) -> Path:
+        """Of boxes at the rate that the settings have for them; a search for another rate is not followed."""
+        lr = rate_of(self.settings, f"{self.name}/{start}/gblr")
+        return self._file(f"costs-{start}-{lr:g}", "json")
 
     def _file(self, what: str, ending: str) -> Path:
         folder = self.given.shared()

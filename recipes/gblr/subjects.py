@@ -10,7 +10,7 @@ from ..common import Run, data
 from ..common.data.synthetic import synthetic_images, synthetic_text
 from ..common.data.wikitext import wikitext
 from ..common.models import Transformer
-from ..common.tasks import Batch, Characters, Digits, scaled
+from ..common.tasks import Batch, Characters, Digits, device_of, scaled
 from .photographs import Views
 from .settings import Settings, Size
 from .vit import ViT
@@ -61,7 +61,8 @@ class Shapes:
         return F.cross_entropy(model(batch[0]).flatten(0, -2), batch[1].flatten())
 
     def quality(self, model: nn.Module, part: str, most: int | None = None) -> dict[str, float]:
-        return {"loss": float(self.loss(model, self.drawn))}
+        x, y = (numbers.to(device_of(model)) for numbers in self.drawn)
+        return {"loss": float(self.loss(model, (x, y)))}
 
 
 Subject = Patches | Letters | Views | Shapes

@@ -42,8 +42,11 @@ class Settings:
     lr: float = 0.05
 
 
-def made_recipe(calls: list[tuple[str, int]] | None = None, **changes: Any) -> Any:
+def made_recipe(
+    calls: list[tuple[str, int]] | None = None, steps: list[int] | None = None, **changes: Any
+) -> Any:
     """A recipe that fits a line, two cases."""
+    steps = [] if steps is None else steps
 
     def run(settings: Settings, case: Any, run: Any) -> dict[str, Any]:
         if calls is not None:
@@ -53,7 +56,10 @@ def made_recipe(calls: list[tuple[str, int]] | None = None, **changes: Any) -> A
         model = nn.Linear(3, 1, bias=case.options["bias"])
         optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr)
         history = training.train(model, optimizer, line_loss(run), run, settings.steps, every=2)
-        return {"validation": history.losses[-1], "steps": len(history.losses), "world": run.world}
+        steps.append(len(history.losses))
+        weights = torch.cat([p.detach().flatten() for p in model.parameters()]).tolist()
+        score = history.losses[-1]
+        return {"validation": score, "steps": steps[-1], "world": run.world, "weights": weights}
 
     def sheets(settings: Settings, rows: list[dict[str, Any]]) -> list[Any]:
         cells = [[row["case"], str(row["seed"]), f"{row['validation']:.3f}"] for row in rows]
@@ -116,6 +122,18 @@ def test_what_was_made_before_an_error_is_kept(tmp_path: Path) -> None:
     assert [row["case"] for row in rows] == ["a"]
 
 
+class Counted:
+    """Something beside model and optimiser that has a state."""
+
+    seen = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.seen = state["seen"]
+
+
 def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
     def trained(folder: Path, stop: int | None) -> nn.Module:
         torch.manual_seed(0)
@@ -128,13 +146,16 @@ def test_an_interrupted_run_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
 
         schedule = training.warmup_cosine(9, 2)
-        kept = {
-            "schedule": schedule,
-            "every": 3,
-            "after_step": stopped,
-            "validate": lambda m: m[0].weight.norm(),
-        }
+        counted = Counted()
+
+        def after(step: int) -> None:
+            counted.seen += 1
+            stopped(step)
+
+        kept = {"schedule": schedule, "every": 3, "after_step": after, "others": {"counted": counted}}
+        kept["validate"] = lambda model: model[0].weight.norm()
         training.train(model, optimizer, line_loss(run), run, 9, **kept)
+        assert counted.seen == 9
         return model
 
     whole = trained(tmp_path / "whole", None)
@@ -162,8 +183,10 @@ def test_the_best_state_is_kept(tmp_path: Path) -> None:
 
 def test_a_dry_run_is_one_step_and_writes_nothing(tmp_path: Path) -> None:
     calls: list[tuple[str, int]] = []
-    sheets = runner.execute(made_recipe(calls), runner.Options("paper", dry=True))
-    assert calls == [("a", 1), ("b", 1)] and len(sheets[0].rows) == 2
+    steps: list[int] = []
+    recipe = made_recipe(calls, steps)
+    sheets = runner.execute(recipe, runner.Options("paper", out=tmp_path, dry=True))
+    assert calls == [("a", 1), ("b", 1)] and len(sheets[0].rows) == 2 and steps == [1, 1]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,9 +201,33 @@ def test_a_search_is_kept_and_used(tmp_path: Path) -> None:
     assert record["rows"][0]["digest"] == part("results").digest(settings, case, 1)
     # Another call goes on with the same study, as another machine would.
     storage = f"sqlite:///{tmp_path / 'search.db'}"
-    runner.execute(recipe, runner.Options(seeds=1, out=tmp_path / "b", trials=1, storage=storage))
+    runner.execute(recipe, runner.Options(seeds=1, out=tmp_path / "b", trials=4, storage=storage))
     record = json.loads((tmp_path / "b" / "results.json").read_text())
     assert record["searched"]["a"]["trials"] == 4
+    # The same command again has nothing left to do, and other settings have a study of their own.
+    before = (tmp_path / "b" / "results.json").read_bytes()
+    runner.execute(recipe, runner.Options(seeds=1, out=tmp_path / "b", trials=4, storage=storage))
+    assert (tmp_path / "b" / "results.json").read_bytes() == before
+    other = made_recipe(settings=lambda preset: Settings(preset, steps=3))
+    runner.execute(other, runner.Options(seeds=1, out=tmp_path / "c", trials=1, storage=storage))
+    record = json.loads((tmp_path / "c" / "results.json").read_text())
+    assert record["searched"]["a"]["trials"] == 1
+
+
+def test_what_has_nothing_to_search_is_run_as_it_is(tmp_path: Path) -> None:
+    recipe = made_recipe(search=lambda trial, settings, case: settings)
+    runner.execute(recipe, runner.Options(seeds=1, out=tmp_path, trials=3))
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert record["searched"] == {} and len(record["rows"]) == 2
+
+
+def test_two_that_write_into_one_folder_lose_nothing(tmp_path: Path) -> None:
+    results = part("results")
+    first, second = (results.Results(tmp_path, made_recipe(), "smoke", Settings("smoke")) for _ in range(2))
+    second.add({"digest": "b", "case": "b", "seed": 1})
+    second.collect(["b"])
+    first.add({"digest": "a", "case": "a", "seed": 1})
+    assert {row["case"] for row in first.collect(["a", "b"])} == {"a", "b"}
 
 
 def test_results_of_other_settings_are_refused(tmp_path: Path) -> None:
@@ -275,6 +322,20 @@ def test_processes_share_batches_or_runs(tmp_path: Path, dealt: bool) -> None:
         assert (mine["case"], mine["seed"]) == (other["case"], other["seed"])
         if dealt:
             assert mine["validation"] == other["validation"]
+        # Halves of a batch and averaged gradients come to the same up to rounding.
+        assert other["weights"] == pytest.approx(mine["weights"], rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("dealt", [False, True])
+def test_processes_search_together(tmp_path: Path, dealt: bool) -> None:
+    script = tmp_path / "script.py"
+    text = TORCHRUN.format(folder=str(Path(__file__).parent), out=str(tmp_path / "out"), dealt=dealt)
+    script.write_text(textwrap.dedent(text.replace("seeds=2", "seeds=1, trials=3")))
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    subprocess.run([sys.executable, *command], check=True, capture_output=True, timeout=180)
+    record = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(record["rows"]) == 2
+    assert all(3 <= found["trials"] <= 4 for found in record["searched"].values())
 
 
 def test_data_are_checked_when_read(tmp_path: Path) -> None:
