@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -38,11 +39,22 @@ def test_no_other_choice_loses_less(seed: int, share: float) -> None:
     assert loss <= best * (1 + 2 * module.GAP) + 1e-9
 
 
-def test_the_step_by_step_choice_keeps_the_budget() -> None:
-    options = [[own[k] for k in module._undominated(own)] for own in drawn(3)]
-    least = sum(own[-1].cost for own in options)
-    for budget in (least, 0.5 * (least + 400), 400.0):
-        assert total(options, module._greedy(options, budget))[1] <= budget * (1 + 1e-9)
+@pytest.mark.parametrize("late", [None, "worst"])
+def test_what_a_price_found_is_kept_where_the_solver_runs_out_of_time(
+    monkeypatch: pytest.MonkeyPatch, late: str | None
+) -> None:
+    def solve(options: Sequence[Sequence[Option]], budget: float) -> list[int] | None:
+        cheapest = [min(range(len(own)), key=lambda k: own[k].cost) for own in options]
+        return None if late is None else cheapest
+
+    monkeypatch.setattr(module, "_solve", solve)
+    monkeypatch.setattr(module, "GAP", 0.0)  # the solver is asked
+    for seed in range(6):
+        options = [[own[k] for k in module._undominated(own)] for own in drawn(seed)]
+        budget = 0.5 * (sum(own[-1].cost for own in options) + sum(own[0].cost for own in options))
+        loss, cost = total(options, choose(options, budget))
+        assert cost <= budget * (1 + 1e-9)
+        assert loss <= module._priced(options, budget).loss * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -99,7 +99,7 @@ def test_threads_share_the_rows(isa: str) -> None:
         assert torch.equal(one, other)
 
 
-def test_long_sums_are_at_least_as_exact_as_those_of_torch(isa: str) -> None:
+def test_long_sums_are_at_most_twice_as_far_off_as_those_of_torch(isa: str) -> None:
     of = draw(3, 200_000, stepwise=True, dtype=torch.float32)
     of["content"].abs_(), of["grad"].abs_(), of["table"][1].abs_()
     wanted = expected(of)[2]
@@ -109,10 +109,10 @@ def test_long_sums_are_at_least_as_exact_as_those_of_torch(isa: str) -> None:
     assert error <= max(2 * float(torch_error), torch.finfo(torch.float32).eps * float(wanted.max()))
 
 
-def test_content_outside_of_whole_steps_is_not_read(isa: str) -> None:
+def test_what_is_no_number_shows_outside_of_a_box_as_well(isa: str) -> None:
     of = draw(4, 50, stepwise=True, dtype=torch.float64)
-    of["content"][0] = torch.nan  # of the empty box
-    assert torch.equal(call(isa, of)[0][0], torch.zeros(50, dtype=torch.float64))
+    of["content"][0] = torch.inf  # of the empty box: training that diverges must not look healthy
+    assert call(isa, of)[0][0].isnan().all()
 
 
 @pytest.mark.parametrize("side", ["first", "last"])

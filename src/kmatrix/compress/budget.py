@@ -70,11 +70,16 @@ def choose(options: Sequence[Sequence[Option]], budget: float, *, what: str = "b
     kept = [_undominated(layer) for layer in options]
     left = [[layer[k] for k in own] for layer, own in zip(options, kept, strict=True)]
     priced = _priced(left, budget)
+    by_price = [own[k] for own, k in zip(kept, priced.picked, strict=True)]
     if priced.gap <= GAP * abs(priced.loss):
-        return [own[k] for own, k in zip(kept, priced.picked, strict=True)]
+        return by_price
     kept = [[own[k] for k in hopeful] for own, hopeful in zip(kept, priced.hopeful, strict=True)]
-    picked = _solve([[layer[k] for k in own] for layer, own in zip(options, kept, strict=True)], budget)
-    return [own[k] for own, k in zip(kept, picked, strict=True)]
+    found = _solve([[layer[k] for k in own] for layer, own in zip(options, kept, strict=True)], budget)
+    if found is None:
+        return by_price
+    solved = [own[k] for own, k in zip(kept, found, strict=True)]
+    # What HiGHS has when its time is over may be the worse of the two.
+    return min(solved, by_price, key=lambda picked: _loss(options, picked))
 
 
 def _undominated(layer: Sequence[Option]) -> list[int]:
@@ -165,13 +170,17 @@ def _filled(options: Sequence[Sequence[Option]], picked: list[int], budget: floa
             return picked
 
 
-def _solve(options: Sequence[Sequence[Option]], budget: float) -> list[int]:
-    """Of HiGHS; step by step where it runs out of time. Its costs may exceed what it is given by its tolerance."""
+def _solve(options: Sequence[Sequence[Option]], budget: float) -> list[int] | None:
+    """Of HiGHS; None where it runs out of time with nothing. Its costs may exceed what it is given by its tolerance."""
     for allowed in (budget, budget * (1 - 2 * TOLERANCE)):
         picked = _solved(options, allowed)
         if picked is not None and _cost(options, picked) <= budget * (1 + 1e-12):
             return picked
-    return _greedy(options, budget)
+    return None
+
+
+def _loss(options: Sequence[Sequence[Option]], picked: Sequence[int]) -> float:
+    return sum(layer[k].loss for layer, k in zip(options, picked, strict=True))
 
 
 def _cost(options: Sequence[Sequence[Option]], picked: Sequence[int]) -> float:
@@ -207,18 +216,3 @@ def _solved(options: Sequence[Sequence[Option]], budget: float) -> list[int] | N
     if found.x is None:
         return None
     return [int(np.argmax(found.x[a:b])) for a, b in pairwise(starts)]
-
-
-def _greedy(options: Sequence[Sequence[Option]], budget: float) -> list[int]:
-    """From the dearest options down, always the step that loses least for what it saves."""
-    picked = [0] * len(options)
-    # Summed anew each time: in the end exactly the sum that was seen to be within the budget.
-    while _cost(options, picked) > budget * (1 + 1e-12):
-        steps = [
-            ((layer[j].loss - layer[k].loss) / (layer[k].cost - layer[j].cost), i, j)
-            for i, (layer, k) in enumerate(zip(options, picked, strict=True))
-            for j in range(k + 1, len(layer))
-        ]
-        _, i, j = min(steps)
-        picked[i] = j
-    return picked

@@ -28,44 +28,14 @@ template <class T> static void masked_row(const T *content, const T *first, cons
     for (; j < size; j++) out[j] = content[j] * (first[j] - last[j]);
 }
 
-// Whether the stairs only climb where a period ends: then masks are 0 nearly everywhere or whole numbers.
-template <class T> static bool climbs_between_periods(const km_windows *all) {
-    const T *stairs = (const T *)all->stairs;
-    if (all->length % all->size) return false;
-    for (int64_t start = 0; start < all->length; start += all->size) {
-        bool other = false;
-        for (int64_t j = 0; j < all->size; j++) other |= stairs[start + j] != stairs[start];
-        if (other) return false;
-    }
-    return true;
-}
-
-template <class T> static void constant_mask(const T *content, T mask, T *out, int64_t size) {
-    if (mask == 0) __builtin_memset(out, 0, size_t(size) * sizeof(T));
-    else if (mask == 1) __builtin_memcpy(out, content, size_t(size) * sizeof(T));
-    else for (int64_t j = 0; j < size; j++) out[j] = mask * content[j];
-}
-
-// The same where the mask is constant but for the two places at which a window goes from one period to the next.
-template <class T>
-static void stepwise_row(const T *content, const T *stairs, int64_t first, int64_t last, T *out, int64_t size) {
-    const int64_t a = size - first % size, b = size - last % size;
-    const int64_t ends[3] = {a < b ? a : b, a < b ? b : a, size};
-    for (int64_t start = 0, i = 0; i < 3; start = ends[i++])
-        if (start < ends[i])
-            constant_mask(content + start, stairs[first + start] - stairs[last + start], out + start, ends[i] - start);
-}
-
 template <class T> static void masked(const km_windows *all, T *out, int32_t threads) {
     const T *content = (const T *)all->content, *stairs = (const T *)all->stairs;
     const int64_t size = all->size;
-    const bool stepwise = climbs_between_periods<T>(all);
     threads = useful_threads(all, threads);
 #pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)
     for (int64_t k = 0; k < all->rows; k++) {
         const int64_t first = all->first[k], last = all->last[k], at = k * size;
-        if (stepwise) stepwise_row(content + at, stairs, first, last, out + at, size);
-        else masked_row(content + at, stairs + first, stairs + last, out + at, size);
+        masked_row(content + at, stairs + first, stairs + last, out + at, size);
     }
 }
 

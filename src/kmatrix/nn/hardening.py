@@ -57,8 +57,8 @@ def hardened_(model: nn.Module, budget: float) -> dict[str, GBLRMatrix]:
 def as_hardened(model: nn.Module, budget: float) -> Iterator[None]:
     """Put the cropped matrices into a model for the time of a block; those that learn come back unchanged."""
     before = {module: dict(module._modules) for module in model.modules()}
-    hardened_(model, budget)
     try:
+        hardened_(model, budget)
         yield
     finally:
         for module, parts in before.items():

@@ -228,3 +228,11 @@ def test_it_names_what_it_is_cropped_to() -> None:
     assert structure.hardened == km.GBLR(nblocks=3, budget=0.29)
     assert structure.hardened.num_params(10, 10) == structure.random(10, 10).harden().num_params == 29
     assert structure.random(10, 10).harden(budget=0.07).num_params == 7
+
+
+@pytest.mark.parametrize(("nblocks", "budget"), [(64, 0.01), (8, 0.3), (None, 0.5), (1, 1.0)])
+def test_fresh_boxes_cost_at_most_their_budget(nblocks: int | None, budget: float) -> None:
+    A = km.Gaudi(nblocks, budget).random(64, 48)
+    assert A.boxes.cost <= budget * 64 * 48
+    if nblocks == 64:
+        assert A.dead.any() and A.revive_() > 0 and not A.dead.any()

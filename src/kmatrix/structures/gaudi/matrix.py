@@ -177,18 +177,18 @@ class GaudiMatrix(StructuredMatrix):
         with torch.no_grad():
             matrix.left[:count] = to_pairs(left)
             matrix.right[:count] = to_pairs(right)
-        matrix._place_(boxes, generator)
+        matrix._place_(boxes)
+        matrix.revive_(generator)
         return matrix
 
     @torch.no_grad()
-    def _place_(self, boxes: Boxes, generator: torch.Generator | None) -> None:
-        """Take the places of boxes; those that are not given are empty, and can grow."""
+    def _place_(self, boxes: Boxes) -> None:
+        """Take the places of boxes; those that are not given are empty."""
         sizes = torch.tensor([[side] for side in self.shape], dtype=torch.float64, device=self.device)
         places = boxes.places.to(self.device)
         self.widths.zero_()
         self.widths[:, : len(boxes)] = (places[1::2] / sizes).to(self.widths.dtype)
         self.starts[:, : len(boxes)] = (places[::2] / sizes).to(self.starts.dtype)
-        self.revive_(generator)
 
     @property
     def sigma(self) -> float:
@@ -262,7 +262,8 @@ class GaudiMatrix(StructuredMatrix):
         """Draw boxes anywhere within the budget, as a fresh ``GBLR`` has them, and numbers at its scale.
 
         Boxes that begin like this learned better than those that begin with the cost of a dense matrix (``spread_``)
-        and are cut while the numbers learn (the recipe ``gblr``).
+        and are cut while the numbers learn (the recipe ``gblr``). Where the budget is too small for all boxes, some are
+        empty on both sides until ``revive_`` gives them a place.
         """
         (m, n), target = self.shape, self.structure.hardened
         count, totals = target.count(m, n), target.totals(m, n)
@@ -272,7 +273,7 @@ class GaudiMatrix(StructuredMatrix):
         if self.device.type != "meta":
             drawn = target.empty(m, n, dtype=torch.float32)
             drawn.reset_parameters(generator)
-            self._place_(drawn.boxes, generator)
+            self._place_(drawn.boxes)
         self._tabulate()
 
     @torch.no_grad()
