@@ -88,7 +88,7 @@ def _low_rank(budget: Callable[[int, int], km.Structure]) -> Callable[[int, int]
 
 def _block_circulant(m: int, n: int) -> km.Structure:
     share = m * n / butterfly(m, n).num_params(m, n)
-    return km.BlockCirculant(min(m, n, 2 ** math.ceil(math.log2(share))))
+    return km.BlockCirculant(min(m, n, 2 ** round(math.log2(share))))
 
 
 def _copies(of: km.Structure, m: int, n: int) -> int:

@@ -20,7 +20,7 @@ from .decoding import beam_search, greedy
 from .families import replace, structured_parameters
 from .model import EOS, PAD, Translator
 from .settings import Corpus, Settings
-from .text import Language, batch, batches, shorter
+from .text import Language, batch, batches, shorter, unseen
 
 Encoded = list[tuple[Tensor, Tensor]]
 
@@ -28,7 +28,8 @@ Encoded = list[tuple[Tensor, Tensor]]
 @lru_cache(maxsize=2)
 def corpus(folder: Path, which: Corpus) -> tuple[Pairs, Language, tuple[Encoded, Encoded, Encoded]]:
     """Sentences, what turns them into words, and the words; the same for all runs."""
-    pairs = shorter(translation(folder, which.source, which.target, which.name), which.longest)
+    given = translation(folder, which.source, which.target, which.name)
+    pairs = shorter(unseen(given), which.longest)
     language = Language(pairs.train, which.pieces)
     train_, validation, test = (language.encode(part) for part in pairs)
     return pairs, language, (train_, validation, test)
@@ -91,12 +92,15 @@ class Trainer:
         s = self.settings
         shaped = {id(p) for p in structured_parameters(model)}
         groups = [
-            {"params": [p for p in model.parameters() if (id(p) in shaped) == inside], "lr": s.lr * factor}
-            for inside, factor in ((False, 1.0), (True, s.structure_lr))
+            {
+                "params": [p for p in model.parameters() if (id(p) in shaped) == inside],
+                "lr": s.lr * factor,
+                "weight_decay": decay,
+            }
+            # The numbers of structured matrices do not decay, as in the code of the paper.
+            for inside, factor, decay in ((False, 1.0, s.weight_decay), (True, s.structure_lr, 0.0))
         ]
-        optimizer = torch.optim.Adam(
-            [g for g in groups if g["params"]], betas=(0.9, 0.98), weight_decay=s.weight_decay
-        )
+        optimizer = torch.optim.Adam([g for g in groups if g["params"]], betas=(0.9, 0.98))
 
         def keep(step: int) -> None:
             if not self.run.dry and self.run.rank == 0 and step in self._kept():

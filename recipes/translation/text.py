@@ -144,3 +144,14 @@ def shorter(pairs: Pairs, words: int) -> Pairs:
     """Without training sentences of more words on either side than that."""
     kept = [pair for pair in pairs.train if max(len(side.split()) for side in pair) <= words]
     return Pairs(kept, pairs.validation, pairs.test)
+
+
+def unseen(pairs: Pairs) -> Pairs:
+    """Without the training pairs either side of which is in the validation or the test part, too.
+
+    Parts that were divided by the sentences of one language share sentences of the other.
+    """
+    held = [pair for part in (pairs.validation, pairs.test) for pair in part]
+    sources, targets = ({pair[k] for pair in held} for k in (0, 1))
+    kept = [pair for pair in pairs.train if pair[0] not in sources and pair[1] not in targets]
+    return Pairs(kept, pairs.validation, pairs.test)
