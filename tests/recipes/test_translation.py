@@ -452,8 +452,7 @@ def test_plain_text_of_ones_own_is_trained_on(tmp_path: Path) -> None:
 
 
 def test_what_is_held_out_is_not_learned_from() -> None:
-    text = part("text")
-    pairs = importlib.import_module(f"{recipes().__name__}.common.data.translation").Pairs(
+    pairs = part("common.data.translation").Pairs(
         [("a", "A"), ("b", "B"), ("c", "C"), ("d", "D")], [("a", "A2")], [("e", "C")]
     )
-    assert text.unseen(pairs).train == [("b", "B"), ("d", "D")]
+    assert part("translation.text").unseen(pairs).train == [("b", "B"), ("d", "D")]
