@@ -1,4 +1,4 @@
-"""What every test starts from: one thread per process, fixed seeds, the same hypothesis examples; commands as a user runs them."""
+"""What every test starts from: one thread per process, fixed seeds, the same hypothesis examples; and commands."""
 
 from __future__ import annotations
 

@@ -53,7 +53,9 @@ def recipe_run(
     cases: Annotated[
         list[str] | None, typer.Option(help="Only cases of such names, as in 'dft*'; may be given again.")
     ] = None,
-    search: Annotated[int, typer.Option(help="Search settings for each case first, with so many trials.")] = 0,
+    search: Annotated[
+        int, typer.Option(help="Search settings for each case first, with so many trials.")
+    ] = 0,
     storage: Annotated[
         str | None, typer.Option(help="Where trials are kept, a URL for optuna; machines may share it.")
     ] = None,

@@ -124,3 +124,15 @@ def test_fit_finds_them_with_a_structure() -> None:
     fitted = km.fit(noisy, km.GBLR(3, boxes.cost / 32**2), batches=())
     assert fitted.relative_error <= NOISE
     assert sorted(fitted.matrix.boxes.to_lists()) == sorted(boxes.to_lists())  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 9, 11, 15, 22])
+def test_two_boxes_that_overlap_are_found_whatever_the_numbers_on_their_edges(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randn(size, generator=generator) for size in (20, 20, 35, 30)]
+    W = torch.zeros(64, 64)
+    W[10:30, 5:25] += torch.outer(rows[0], rows[1])
+    W[25:60, 20:50] += torch.outer(rows[2], rows[3])
+    found = fit_boxes(W, 2, 105)
+    assert sorted(found.boxes.to_lists()) == [[10, 20, 5, 20], [25, 35, 20, 30]]
+    assert found.relative_error < 1e-5

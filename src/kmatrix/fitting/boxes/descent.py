@@ -22,6 +22,10 @@ UNMIXED = 32
 """Boxes up to which all pairs are looked at."""
 LEFT_OVER = 8
 """Most boxes that the cost which is left over goes to."""
+DECADES = 8
+"""How far the price falls at the end, while cost is left: rows with a ten thousandth of the mean square still count."""
+LAST, LAST_GAIN = 400, 1e-3
+"""Most rounds of least squares for the result, if it has few boxes, and the share of the error at which they end."""
 SETTLED = 10
 """Rounds of least squares at the end."""
 
@@ -109,6 +113,21 @@ def settled(dense: Tensor, terms: Terms, limits: Limits) -> End:
     kept = trim(_fewer(terms, limits.nblocks), limits.cost, limits.left)
     kept = refit(dense, kept, SETTLED) if kept is not terms else kept
     return End(squared_error(dense, kept), kept)
+
+
+def widened(dense: Tensor, end: End, limits: Limits) -> End:
+    """What cost is left spent on edges: rows and columns that were not worth the price are, at prices that fall."""
+    price = marginal_price(end.terms)
+    for _ in range(DECADES):
+        price /= 10
+        if limits.late() or limits.spare(end.terms)[0] <= 0 or end.error == 0:
+            break
+        wider = descend(dense, end.terms, limits, price, 1)
+        end = wider if wider.error < end.error else end
+    # Vectors of boxes that overlap settle slowly.
+    rounds = 0 if limits.late() or len(end.terms) > UNMIXED else LAST
+    terms = refit(dense, end.terms, rounds, gain=LAST_GAIN)
+    return End(squared_error(dense, terms), terms)
 
 
 def filled(dense: Tensor, terms: Terms, limits: Limits) -> End:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from kmatrix.fitting.boxes.descent import End, Limits, descend, filled, marginal_price, settled
+from kmatrix.fitting.boxes.descent import End, Limits, descend, filled, marginal_price, settled, widened
 from kmatrix.fitting.boxes.pursuit import pursue
 from kmatrix.fitting.boxes.staircase import staircase, step_of
 from kmatrix.fitting.boxes.terms import Terms
@@ -72,6 +72,7 @@ def search(
             end, price, how = ends[k]
             ends[k] = (_nearer(end, descend(dense, end.terms, limits, price, turns)), price, how)
     end, _, how = ends[_order(ends)[0]]
+    end = widened(dense, end, limits)
     return filled(dense, end.terms.alive(), limits).terms, how
 
 
