@@ -6,9 +6,10 @@ Benes network) reach every permutation. The product of the expected factors is d
 
 ``sampled`` is the paper's way: total variation of images under drawn permutations, with a penalty on entropy.
 ``staged`` is ours: the expected total variation in closed form from a table of distances, first over wide
-neighbourhoods and then over narrow ones; round; take the result for the new identity, turn the ring by a random
-shift, learn again; of several chains the better half goes on. A product of permutations is a permutation, and a Benes
-network writes any, so one kaleidoscope holds the result of all stages. At the end single switches are flipped.
+neighbourhoods and then over narrow ones; round; take the result for the new identity, wire the ring to
+the network in another way (turned, folded), learn again; of several chains the better half goes on. A product of
+permutations is a permutation, and a Benes network writes any, so one kaleidoscope holds the result of all stages. At
+the end switches are flipped, which needs no gradients.
 """
 
 from __future__ import annotations
@@ -93,33 +94,54 @@ class Plan:
     restarts: int = 6
 
 
-def agreed(
-    tables: Tensor, places: Places, plan: Plan, seed: int, shown: Shown
-) -> tuple[Tensor, Tensor, list[int]]:
-    """Learn in stages, again and again, until two restarts agree on the least total variation of a table.
+@dataclass
+class Found:
+    """What ``agreed`` found, for each table of distances.
+
+    Attributes:
+        order: which thing stands at each position.
+        value: its total variation.
+        learned: the best order of the stages alone, before switches are flipped.
+        restarts: how many it took.
+    """
+
+    order: Tensor
+    value: Tensor
+    learned: Tensor
+    restarts: list[int]
+
+
+def agreed(tables: Tensor, places: Places, plan: Plan, seed: int, shown: Shown) -> Found:
+    """Learn in stages and settle, again and again, until two restarts agree on a table's least total variation.
 
     Chains of one restart end in the same arrangement, which may be a local minimum; two that do so on their own seldom
-    end in the same one.
-
-    Returns:
-        As of ``staged``, and how many restarts each table took.
+    end in the same one. Arrangements of all pixels are not settled.
     """
-    order, value = staged(tables, places, plan, seed, shown)
-    took = [1] * len(tables)
-    open_ = list(range(len(tables)))
-    for restart in range(1, plan.restarts):
-        if not open_:
+    least = torch.full((len(tables),), math.inf)
+    found = Found(
+        torch.zeros(len(tables), len(places), dtype=torch.long), least, torch.zeros(0), [0] * len(tables)
+    )
+    found.learned, before = found.order.clone(), least.clone()
+    left = list(range(len(tables)))
+    for restart in range(plan.restarts):
+        orders, values = staged(tables[left], places, plan, seed + 7_919 * restart, shown)
+        open_ = []
+        for k, learned, reached in zip(left, orders, values, strict=True):
+            found.restarts[k] += 1
+            if reached < before[k]:
+                found.learned[k], before[k] = learned, reached
+            order, value = learned, reached
+            if len(places.sizes) == 1:
+                order = settle(tables[k], learned, places)
+                value = places.value(tables[k : k + 1], order[None])[0]
+            if not math.isclose(float(value), float(least[k]), rel_tol=1e-5):
+                open_.append(k)
+            if value < least[k]:
+                found.order[k], least[k] = order, value
+        left = open_
+        if not left:
             break
-        again, found = staged(tables[open_], places, plan, seed + 7_919 * restart, shown)
-        left = []
-        for k, new, now in zip(open_, again, found, strict=True):
-            took[k] += 1
-            if float(now) > float(value[k]) * (1 + 1e-5) or float(now) < float(value[k]) * (1 - 1e-5):
-                left.append(k)
-            if now < value[k]:
-                order[k], value[k] = new, now
-        open_ = left
-    return order, value, took
+    return found
 
 
 def staged(tables: Tensor, places: Places, plan: Plan, seed: int, shown: Shown) -> tuple[Tensor, Tensor]:
@@ -144,12 +166,12 @@ def staged(tables: Tensor, places: Places, plan: Plan, seed: int, shown: Shown) 
     value = places.value(distances, order)
     best, kept = value.clone(), order.clone()
     for stage in range(plan.stages):
-        shift = places.shifts(chains, draw)
+        wiring = places.wirings(chains, draw)
         # Half of the stages look at nearest neighbours alone; wider looks lead out of their local minima.
         wide = float(torch.rand((), generator=draw)) * 2 - 1
         width = 0.3 + 0.1 * places.sizes[0] * wide if wide > 0 else 0.0
         new = _stage(
-            distances, order.gather(1, shift), places, plan, plan.steps, (plan.stay, width), draw, shift
+            distances, order.gather(1, wiring), places, plan, plan.steps, (plan.stay, width), draw, wiring
         )
         found = places.value(distances, new)
         heat = max(plan.heat * (1 - stage / plan.stages), 1e-9)
@@ -166,32 +188,48 @@ def staged(tables: Tensor, places: Places, plan: Plan, seed: int, shown: Shown) 
                 held[worse] = origin[source]
         shown(stage + 1, plan.stages, float(best.reshape(-1, plan.chains).amin(1).sum()))
     which = best.reshape(-1, plan.chains).argmin(1) + plan.chains * torch.arange(len(tables))
-    if len(places.sizes) > 1:
-        return kept[which], best[which]
-    settled = torch.stack([settle(table, kept[k], places) for table, k in zip(tables, which, strict=True)])
-    return settled, places.value(tables, settled)
+    return kept[which], best[which]
 
 
 def settle(table: Tensor, order: Tensor, places: Places) -> Tensor:
-    """Flip single switches of one more kaleidoscope, at any turn of the ring, while that lowers the total variation.
+    """Flip switches of one more kaleidoscope, in any wiring, while that lowers the total variation.
 
-    A switch at stride ``s`` alone swaps positions ``i`` and ``i + s``. It decides between neighbours that differ in a
-    few images, whose gradients drown in the noise of the choices.
+    A switch alone swaps two positions, which decides between neighbours that differ in a few images, whose gradients
+    drown in the noise of the choices. The first ``m`` switches at stride one of a ring folded at ``c`` swap mirror
+    images: together they reverse the segment of ``2 m`` around ``c``. Gradients do not see that: switch by switch it
+    first gets worse.
     """
     n = len(order)
-    here = torch.arange(n).repeat(n.bit_length() - 1)
-    there = (here + torch.tensor([1 << k for k in range(n.bit_length() - 1)]).repeat_interleave(n)) % n
-    trial = torch.arange(len(here))
-    exact = table.double().expand(len(here), n, n)
+    moves = torch.cat([_swaps(n), _reversals(n)])
+    exact = table.double().expand(len(moves), n, n)
     while True:
-        tried = order.repeat(len(here), 1)
-        tried[trial, here], tried[trial, there] = order[there], order[here]
+        tried = order[moves]
         values = places.value(exact, tried)
         now = float(places.value(exact[:1], order[None]))
         best = int(values.argmin())
         if float(values[best]) > now - 1e-9:
             return order
         order = tried[best]
+
+
+def _swaps(n: int) -> Tensor:
+    """All swaps of two positions, as index arrays."""
+    here, there = torch.triu_indices(n, n, 1)
+    found, trial = torch.arange(n).repeat(len(here), 1), torch.arange(len(here))
+    found[trial, here], found[trial, there] = there, here
+    return found
+
+
+def _reversals(n: int) -> Tensor:
+    """All reversals of at most half of a ring, as index arrays."""
+    found = []
+    for start in range(n):
+        for length in range(2, n // 2 + 1):
+            segment = (start + torch.arange(length)) % n
+            index = torch.arange(n)
+            index[segment] = segment.flip(0)
+            found.append(index)
+    return torch.stack(found) if found else torch.arange(n)[None]
 
 
 def _stage(
@@ -202,25 +240,25 @@ def _stage(
     steps: int,
     start: tuple[float, float],
     draw: torch.Generator,
-    shift: Tensor | None = None,
+    wiring: Tensor | None = None,
 ) -> Tensor:
-    """One kaleidoscope for each chain, learned and rounded, after ``order``; ``shift`` says where positions are."""
+    """One kaleidoscope for each chain, learned and rounded, after ``order``; ``wiring`` says where positions are."""
     stay, width = start
     chains, n = order.shape
     chain = torch.arange(chains)[:, None, None]
     there = distances[chain, order[:, :, None], order[:, None, :]]
-    back = None if shift is None else shift.argsort(1)
+    back = None if wiring is None else wiring.argsort(1)
     # Two positions that hold the same thing half each would else be the best of neighbours.
-    if shift is not None:
+    if wiring is not None:
         torch.diagonal(there, dim1=1, dim2=2).copy_((0.5 * there.amax((1, 2)))[:, None].expand(-1, n))
     both = torch.cat([torch.eye(n).expand(chains, n, n), there], 2)
     shape = (chains, len(strides(n)), n // 2)
     logits = (stay + plan.spread * torch.randn(shape, generator=draw)).requires_grad_()
-    optimizer = torch.optim.Adam([logits], plan.rate if shift is not None else 0.15, betas=(0.9, 0.95))
+    optimizer = torch.optim.Adam([logits], plan.rate if wiring is not None else 0.15, betas=(0.9, 0.95))
     for step in range(steps):
         done = step / steps
         drawn = logits
-        if shift is not None:
+        if wiring is not None:
             u = torch.rand(shape, generator=draw).clamp(1e-6, 1 - 1e-6)
             drawn = logits + 0.5 * (1 - done) * torch.log(u / (1 - u))
             now = width
@@ -235,7 +273,7 @@ def _stage(
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     found = order.gather(1, rounded(logits.detach()))
-    return found if shift is None else torch.empty_like(found).scatter_(1, shift, found)
+    return found if wiring is None else torch.empty_like(found).scatter_(1, wiring, found)
 
 
 def sampled(

@@ -37,10 +37,19 @@ def run(settings: Settings, case: Case, run: Run) -> Row:
         row |= turned(task.train.images)
     if method in LEARNERS:
         began = time.perf_counter()
-        order, row["restarts"] = arrange(method, settings, scrambled(task.train.images), scrambled.rank, run)
+        given = scrambled(task.train.images)
+        order, more = arrange(method, settings, given, scrambled.rank, run)
         row["learning_seconds"] = time.perf_counter() - began
         found = scrambled.index[order]
         row |= certify(found, task.train.images, scrambled.index, run.seed).row()
+        if more is not None:
+            # What the stages alone found, before switches are flipped.
+            learned = scrambled.index[opened(together(more.learned), given)]
+            alone = certify(learned, task.train.images, scrambled.index, run.seed).row()
+            row |= {
+                "restarts": more.restarts,
+                "stages": {k: alone[k] for k in ("exact", "wrapped", "objective")},
+            }
         row["choices"] = choices(method, scrambled.rank, task.side)
         row["example"] = _example(task, scrambled, found)
     if case.options["classified"]:
@@ -48,32 +57,40 @@ def run(settings: Settings, case: Case, run: Run) -> Row:
     return row
 
 
-def arrange(method: str, settings: Settings, images: Tensor, rank: int, run: Run) -> tuple[Tensor, list[int]]:
-    """The pixels of scrambled images ``(count, channels, side, side)`` in order, from the images; restarts it took."""
-    side, restarts = images.shape[-1], [1]
+def arrange(
+    method: str, settings: Settings, images: Tensor, rank: int, run: Run
+) -> tuple[Tensor, kaleidoscope.Found | None]:
+    """The pixels of scrambled images ``(count, channels, side, side)`` in order, from the images alone."""
+    side = images.shape[-1]
 
     def shown(done: int, total: int, value: float) -> None:
         run.progress("arranging", done, total, variation=value)
 
     if method == "sampled":
         way = vars(settings.sampled)
-        return kaleidoscope.sampled(images, rank, seed=run.seed, shown=shown, **way), restarts
+        return kaleidoscope.sampled(images, rank, seed=run.seed, shown=shown, **way), None
     if rank == 2:
         places, tables = Places((side,)), torch.stack([line_distances(images, axis) for axis in (0, 1)])
     else:
         places = Places((side, side))
         tables = pixel_distances(images[: settings.pixel_images])[None]
+    found = None
     if method == "kaleidoscope":
         plan = settings.lines if rank == 2 else settings.pixels
-        orders, _, restarts = kaleidoscope.agreed(tables, places, plan, run.seed, shown)
+        found = kaleidoscope.agreed(tables, places, plan, run.seed, shown)
+        orders = found.order
     elif method == "sinkhorn":
         trial = settings.sinkhorn_lines if rank == 2 else settings.sinkhorn_pixels
         orders, _ = sinkhorn.learned(tables, places, trial, run.seed, shown)
     else:
         way_of = seriation.ring if rank == 2 else (lambda table: seriation.plane(table, places))
         orders = torch.stack([way_of(table) for table in tables])
-    order = grid(*orders) if rank == 2 else orders[0]
-    return opened(order, images), restarts
+    return opened(together(orders), images), found
+
+
+def together(orders: Tensor) -> Tensor:
+    """One order of all pixels, from one of them or from two of rows and columns."""
+    return grid(*orders) if len(orders) == 2 else orders[0]
 
 
 def opened(order: Tensor, images: Tensor) -> Tensor:

@@ -78,7 +78,7 @@ def _accuracy(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
 
 def _recovery(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
     columns = [
-        "permutation", "method", "#recovered exactly", "#but for a turn of the torus", "#pixels in place %",
+        "permutation", "method", "#recovered exactly", "#before flips of switches", "#pixels in place %",
         "#neighbours kept %", "#objective / truth's", "#total variation / truth's", "#random / truth's", "#numbers",
         "#restarts", "#seconds", "what limits it",
     ]  # fmt: skip
@@ -94,7 +94,9 @@ def _recovery(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
                 KINDS[kind],
                 TITLES[method].removesuffix(" + CNN"),
                 f"{sum(row['exact'] for row in found)} of {len(found)}",
-                f"{sum(row['wrapped'] for row in found)} of {len(found)}",
+                f"{sum(row['stages']['exact'] for row in found)} of {len(found)}"
+                if method == "kaleidoscope"
+                else "",
                 mean_spread((row["right"] for row in found), 1, 100),
                 mean_spread((row["neighbours"] for row in found), 1, 100),
                 mean_spread((row["objective"] / row["objective_truth"] for row in found), 3),
@@ -110,7 +112,7 @@ def _recovery(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
         )
     notes = [
         "Recovered exactly: the true arrangement up to flips and transposition; pixels that are equal in all training "
-        "images count as the same. A turn of the torus leaves the objective as it is.",
+        "images count as the same. Before flips of switches: what the stages learned, by gradient alone.",
         "Every arrangement here is a permutation, written as one kaleidoscope of zeros and ones and checked."
         if all(row.get("hard", True) for row in rows)
         else "Some arrangement here is not a permutation.",

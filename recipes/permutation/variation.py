@@ -89,14 +89,24 @@ class Places:
         found = [distances[chain, grid, grid.roll(-1, a)] for a in range(1, 1 + len(self.sizes))]
         return torch.stack(found).flatten(2).sum((0, 2))
 
-    def shifts(self, count: int, draw: torch.Generator) -> Tensor:
-        """Random turns of the ring or torus, as index arrays ``(count, positions)``."""
+    def wirings(self, count: int, draw: torch.Generator) -> Tensor:
+        """Which position each input of a network is, ``(count, positions)``: random turns, half of them folded."""
         grid = torch.arange(len(self)).reshape(self.sizes)
         found = []
         for _ in range(count):
-            by = [int(torch.randint(size, (), generator=draw)) for size in self.sizes]
-            found.append(grid.roll(by, tuple(range(len(self.sizes)))).flatten())
+            wired = grid
+            for axis, size in enumerate(self.sizes):
+                wired = wired.roll(int(torch.randint(size, (), generator=draw)), axis)
+                if torch.rand((), generator=draw) < 0.5:
+                    wired = wired.index_select(axis, folded(size))
+            found.append(wired.flatten())
         return torch.stack(found)
+
+
+def folded(size: int) -> Tensor:
+    """A ring folded in the middle, 0, -1, 1, -2, ...: neighbours in it are mirror images."""
+    steps = torch.arange(size)
+    return torch.where(steps % 2 == 0, steps // 2, size - 1 - steps // 2)
 
 
 def cut(gaps: Tensor) -> int:

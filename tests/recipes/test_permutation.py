@@ -176,10 +176,30 @@ def test_restarts_end_when_two_agree(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(kaleidoscope, "staged", staged)
     plan = kaleidoscope.Plan(restarts=4)
-    found = kaleidoscope.agreed(torch.zeros(3, 4, 4), variation.Places((4,)), plan, 0, lambda *a: None)
-    order, value, took = found
-    assert asked == [3, 3, 2, 1] and took == [2, 3, 4]
-    assert value.tolist() == [3.0, 4.0, 6.0] and order[:, 0].tolist() == [3, 4, 6]
+    places = variation.Places((2, 2))  # no lines: values stay as told
+    found = kaleidoscope.agreed(torch.zeros(3, 4, 4), places, plan, 0, lambda *a: None)
+    assert asked == [3, 3, 2, 1] and found.restarts == [2, 3, 4]
+    assert found.value.tolist() == [3.0, 4.0, 6.0] and found.order[:, 0].tolist() == [3, 4, 6]
+    assert torch.equal(found.learned, found.order)
+
+
+def test_flips_of_switches_undo_a_reversal() -> None:
+    table, truth = ring_table(16, 3)
+    places = variation.Places((16,))
+    wrong = truth.clone()
+    wrong[3:10] = truth[3:10].flip(0)
+    found = kaleidoscope.settle(table, wrong, places)
+    torch.testing.assert_close(places.value(table[None], found[None]), places.value(table[None], truth[None]))
+
+
+def test_folded_rings_have_mirror_images_side_by_side() -> None:
+    wired = variation.folded(8)
+    assert sorted(wired.tolist()) == list(range(8))
+    assert ((wired[0::2] + wired[1::2]) % 8).tolist() == [7] * 4
+    draw = torch.Generator().manual_seed(0)
+    for sizes in ((8,), (4, 4)):
+        for wiring in variation.Places(sizes).wirings(6, draw):
+            assert sorted(wiring.tolist()) == list(range(len(wiring)))
 
 
 def test_single_switches_settle_a_swapped_pair() -> None:
