@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -134,36 +133,34 @@ def _listed(numbers: Iterable[float]) -> str:
 
 
 def pictures(settings: Settings, rows: Sequence[Row]) -> dict[str, Figure]:
-    """Accuracy against compression, ours and the paper's."""
+    """Accuracy of every method, ours and the paper's."""
     from matplotlib.figure import Figure
 
     rows = [row for row in rows if row["case"] != TIME]
     names = [name for name, _ in settings.data if any(r["data"] == name for r in rows)]
     if not names:
         return {}
-    figure = Figure(figsize=(4.2 * len(names), 4.2), layout="constrained")
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    figure = Figure(figsize=(2.0 + 3.2 * len(names), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(names), squeeze=False, sharey=True)[0]
     for ax, name in zip(axes, names, strict=True):
-        _scatter(ax, rows, name)
-    axes[0].set_ylabel("test accuracy, %")
+        _dots(ax, rows, name)
+    titles = [f"{what.title} ({what.compression(SIZE):.0f}x)" for what in METHODS.values()]
+    axes[0].set_yticks(range(len(METHODS)), titles, fontsize=8)
+    axes[0].invert_yaxis()
     axes[0].legend(frameon=False, fontsize=8)
     return {"accuracy": figure}
 
 
-def _scatter(ax: Axes, rows: Sequence[Row], name: str) -> None:
-    labels = {"ours": "ours", "paper": "paper"}
-    column = _COLUMN.get(CIFAR if name == SIGNS else name, 0)
-    for k, (method, what) in enumerate(METHODS.items()):
+def _dots(ax: Axes, rows: Sequence[Row], name: str) -> None:
+    """One data set: a filled point for each seed, a hollow one for the paper."""
+    ours, paper = "ours, every seed", "paper"
+    for y, method in enumerate(METHODS):
         found = [r["test"] for r in _of(rows, method, name)]
-        x = 1.0 if method == "dense" else what.compression(SIZE)
-        if found:
-            spread = statistics.stdev(found) if len(found) > 1 else 0.0
-            y = statistics.mean(found)
-            ax.errorbar(x, y, spread, fmt="o", color=f"C{k}", label=labels.pop("ours", None))
-            ax.annotate(method, (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
-        if method in PAPER:
-            ax.plot(x, PAPER[method][column], "o", mfc="none", color=f"C{k}", label=labels.pop("paper", None))
-    ax.set_xscale("log")
-    ax.set_xlabel("compression")
-    standing = f" (paper: {_TITLES[CIFAR]})" if name == SIGNS else ""
-    ax.set_title(f"{_TITLES[name]}{standing}", fontsize=10)
+        ax.plot(found, [y] * len(found), "o", color="C0", alpha=0.6, label=ours if y == 0 else None)
+        if method in PAPER and name in _COLUMN:
+            ax.plot(
+                PAPER[method][_COLUMN[name]], y, "D", mfc="none", color="C1", label=paper if y == 0 else None
+            )
+    ax.grid(axis="y", alpha=0.3)
+    ax.set_xlabel("test accuracy, %")
+    ax.set_title(_TITLES[name], fontsize=10)
