@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,11 @@ from .results import FILE, RUNS, SHARED, Results, digest
 from .versions import made_with
 
 COMMAND = "kmatrix recipe"
+NAMED = 12
+"""Cases that a complaint names."""
+SMOKE = (
+    "Preset smoke: synthetic data and a few steps. It shows that everything runs; the figures mean nothing."
+)
 SEARCH_SEED = 0
 """Searches have a seed of their own; runs that are reported have 1, 2, ..."""
 
@@ -200,6 +205,10 @@ class _Context:
     def show(self, results: Results, rows: Sequence[Row], settings: Any) -> list[Sheet]:
         """Write tables, pictures and the page, and give the tables."""
         found = list(self.recipe.sheets(settings, rows))
+        if results.searched:
+            found.append(_searched_sheet(results.searched))
+        if self.options.preset == "smoke":
+            found = [replace(sheet, notes=[*sheet.notes, SMOKE]) for sheet in found]
         drawn = {name: page.svg(figure) for name, figure in self.recipe.pictures(settings, rows).items()}
         for name, text in drawn.items():
             replace_text(results.folder / f"{name}.svg", text)
@@ -209,6 +218,25 @@ class _Context:
         replace_text(results.folder / "report.html", html)
         _close(drawn)
         return found
+
+
+def _searched_sheet(searched: Mapping[str, Mapping[str, Any]]) -> Sheet:
+    """What searches have found."""
+    rows = [
+        [
+            name,
+            ", ".join(
+                f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in entry["params"].items()
+            )
+            if entry["params"]
+            else "as in the preset",
+            f"{entry['value']:.4g}",
+            f"{entry['default']:.4g}",
+            str(entry["trials"]),
+        ]
+        for name, entry in searched.items()
+    ]
+    return Sheet("Searched", ["case", "best", "#its score", "#score of the preset", "#trials"], rows)
 
 
 def _everything(recipe: Recipe[Any], settings: Any, seeds: int, results: Results) -> list[str]:
@@ -237,10 +265,6 @@ def _checked(recipe: Recipe[Any], options: Options) -> tuple[Any, list[Case]]:
     for name, value, least in (("--seeds", options.seeds, 1), ("--search", options.trials, 0)):
         if value < least:
             raise RecipeError(complaint(COMMAND, name, value, "too few", f"pass at least {least}"))
-    if options.out is None and not options.dry:
-        raise RecipeError(complaint(COMMAND, "--out", None, "results go there", "pass --out FOLDER"))
-    if options.out is not None and options.out.exists() and not options.out.is_dir():
-        raise RecipeError(complaint(COMMAND, "--out", options.out, "not a folder", "pass another one"))
     settings = recipe.settings(options.preset)
     known = list(recipe.cases(settings))
     wanted = [
@@ -249,11 +273,16 @@ def _checked(recipe: Recipe[Any], options: Options) -> tuple[Any, list[Case]]:
         if not options.cases or any(fnmatchcase(case.name, pattern) for pattern in options.cases)
     ]
     if not wanted:
-        names = ", ".join(case.name for case in known)
+        names = ", ".join(case.name for case in known[:NAMED])
+        names += f" and {len(known) - NAMED} more" if len(known) > NAMED else ""
         reason = "no case of this recipe"
         raise RecipeError(
             complaint(COMMAND, "--cases", " ".join(options.cases), reason, f"there are {names}")
         )
+    if options.out is None and not options.dry:
+        raise RecipeError(complaint(COMMAND, "--out", None, "results go there", "pass --out FOLDER"))
+    if options.out is not None and options.out.exists() and not options.out.is_dir():
+        raise RecipeError(complaint(COMMAND, "--out", options.out, "not a folder", "pass another one"))
     return settings, wanted
 
 

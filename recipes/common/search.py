@@ -14,9 +14,11 @@ from .results import digest
 if TYPE_CHECKING:
     pass
 
-NOT_FINITE = "not finite"
+NOT_FINITE, DEFAULT = "not finite", "default"
 Found = dict[str, Any]
-"""What a search found for a case: ``params``, ``value`` and the number of ``trials``."""
+"""What a search found for a case: ``params``, None where those of the preset are the best, their ``value``, that of the
+``default`` ones, and the number of ``trials``.
+"""
 
 
 def searched(
@@ -42,7 +44,7 @@ def searched(
         among: the processes that run a trial together.
 
     Raises:
-        RecipeError: if optuna is missing, or no trial gave a finite score.
+        RecipeError: if optuna is missing.
     """
     optuna = _optuna()
     assert recipe.search is not None
@@ -57,6 +59,11 @@ def searched(
                 sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
             )  # fmt: skip
         among.wait()
+    default = alone.agree(study.user_attrs.get(DEFAULT) if study is not None else None)
+    if default is None and alone.agree(_searches(recipe, settings, case, study)):
+        default = float(run(settings)[recipe.objective[0]])
+        if study is not None:
+            study.set_user_attr(DEFAULT, default)
     while alone.agree(study is None or _scored(study) < trials):
         if not _try(recipe, settings, case, study, run, alone):
             break
@@ -96,6 +103,17 @@ def _try(
     return True
 
 
+def _searches(recipe: Recipe[Any], settings: Any, case: Case, study: Any) -> bool:
+    """Whether the case has anything to search."""
+    if study is None:
+        return False
+    assert recipe.search is not None
+    trial = study.ask()
+    recipe.search(trial, settings, case)
+    study.tell(trial, state=_optuna().trial.TrialState.FAIL)
+    return bool(trial.params)
+
+
 def _scored(study: Any) -> int:
     """Trials that ran to their end; those that were interrupted do not count."""
     from optuna.trial import TrialState
@@ -106,7 +124,7 @@ def _scored(study: Any) -> int:
 
 def with_params(recipe: Recipe[Any], settings: Any, case: Case, found: Found | None) -> Any:
     """The settings of a case, with what a search has found for it if there was one."""
-    if found is None or recipe.search is None:
+    if found is None or found["params"] is None or recipe.search is None:
         return settings
     return recipe.search(_optuna().trial.FixedTrial(found["params"]), settings, case)
 
@@ -114,12 +132,16 @@ def with_params(recipe: Recipe[Any], settings: Any, case: Case, found: Found | N
 def _best(study: Any, case: str) -> Found | None:
     if _scored(study) == 0:
         return None
+    default = study.user_attrs[DEFAULT]
+    found = {"default": default, "trials": _scored(study)}
     try:
         best = study.best_trial
-    except ValueError:
-        reason, way_out = "no trial gave a finite score", "search with more trials"
-        raise RecipeError(complaint("kmatrix recipe", "--search", case, reason, way_out)) from None
-    return {"params": best.params, "value": best.value, "trials": _scored(study)}
+    except ValueError:  # no trial gave a finite score
+        return {"params": None, "value": default, **found}
+    better = best.value < default if study.direction.name == "MINIMIZE" else best.value > default
+    if not better and math.isfinite(default):  # the settings of the preset stay
+        return {"params": None, "value": default, **found}
+    return {"params": best.params, "value": best.value, **found}
 
 
 def _optuna() -> Any:

@@ -42,7 +42,7 @@ def terminal(sheet: Sheet) -> Table:
     table.caption_justify = "left"
     for column in sheet.columns:
         numbers = column.startswith("#")
-        table.add_column(column.removeprefix("#"), justify="right" if numbers else "left")
+        table.add_column(column.removeprefix("#"), justify="right" if numbers else "left", overflow="fold")
     for row in sheet.rows:
         table.add_row(*row)
     return table

@@ -196,7 +196,10 @@ def test_a_search_is_kept_and_used(tmp_path: Path) -> None:
     record = json.loads((tmp_path / "results.json").read_text())
     found = record["searched"]
     assert {name: entry["trials"] for name, entry in found.items()} == {"a": 3, "b": 3}
-    settings = dataclasses.replace(Settings("smoke"), lr=found["a"]["params"]["lr"])
+    best = found["a"]["params"]  # None if that of the settings was better than all trials
+    settings = dataclasses.replace(Settings("smoke"), lr=best["lr"]) if best else Settings("smoke")
+    assert found["a"]["value"] <= found["a"]["default"]
+    assert "Searched" in (tmp_path / "tables.md").read_text()
     case = recipe.cases(settings)[0]
     assert record["rows"][0]["digest"] == part("results").digest(settings, case, 1)
     # Another call goes on with the same study, as another machine would.

@@ -200,6 +200,10 @@ class StructureLearning:
             if matrix.sigma != sigma:
                 matrix.sigma = sigma
 
+    def __repr__(self) -> str:
+        done = f"step {self.done} of {self.schedule.steps}"
+        return f"StructureLearning({len(self.matrices)} matrices, budget={self.budget:g}, cost={self.cost:.4f}, {done})"
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint has to keep to go on with, beside the model and the optimiser."""
         return {"done": self.done, "first": self._first, "revived": self.revived}
