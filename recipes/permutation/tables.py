@@ -95,7 +95,7 @@ def _recovery(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
                 TITLES[method].removesuffix(" + CNN"),
                 f"{sum(row['exact'] for row in found)} of {len(found)}",
                 f"{sum(row['stages']['exact'] for row in found)} of {len(found)}"
-                if method == "kaleidoscope"
+                if method == "kaleidoscope" and all("stages" in row for row in found)
                 else "",
                 mean_spread((row["right"] for row in found), 1, 100),
                 mean_spread((row["neighbours"] for row in found), 1, 100),
