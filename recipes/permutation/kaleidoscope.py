@@ -310,9 +310,7 @@ def sampled(
             y = torch.einsum("rij,bcjk,rlk->rbcil", matrices[:chains], x, matrices[chains:])
         else:
             y = torch.einsum("rij,bcj->rbci", matrices, x.flatten(2)).reshape(chains, *x.shape)
-        chance = torch.sigmoid(logits)
-        settled = torch.nn.functional.binary_cross_entropy(chance, chance, reduction="none").sum((1, 2))
-        loss = total_variation(y).sum() + entropy * math.sqrt(step / steps) * settled.sum()
+        loss = total_variation(y).sum() + entropy * math.sqrt(step / steps) * entropies(logits).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -323,6 +321,11 @@ def sampled(
     some = images[:256].float() / 255
     values = [total_variation(some.flatten(2)[..., o].reshape(some.shape)) for o in order]
     return order[int(torch.stack(values).argmin())]
+
+
+def entropies(logits: Tensor) -> Tensor:
+    """Of choices with the given logits, in nats; exact, with its gradient, where they are settled."""
+    return torch.nn.functional.softplus(logits) - logits * torch.sigmoid(logits)
 
 
 def network(order: Tensor) -> km.ChainMatrix:

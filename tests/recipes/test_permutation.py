@@ -147,6 +147,16 @@ def test_a_rounded_kaleidoscope_is_its_own_limit() -> None:
     assert torch.equal(sharp.argmax(2), kaleidoscope.rounded(logits))
 
 
+def test_entropies_and_their_gradients_stay_finite() -> None:
+    logits = torch.tensor([-300.0, -2.0, 0.0, 1.5, 300.0], dtype=torch.float64, requires_grad=True)
+    found = kaleidoscope.entropies(logits)
+    wanted = torch.distributions.Bernoulli(logits=logits.detach()).entropy()
+    torch.testing.assert_close(found.detach()[1:4], wanted[1:4], rtol=1e-12, atol=0)
+    assert found.detach()[[0, 4]].max() < 1e-100
+    found.sum().backward()
+    assert logits.grad.isfinite().all()
+
+
 def test_any_permutation_is_one_kaleidoscope_of_zeros_and_ones() -> None:
     order = torch.randperm(64)
     matrix = kaleidoscope.network(order)
