@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..common.data.translation import Pair, Pairs
+from ..common.errors import DataError, complaint
 from .model import EOS, PAD, UNK
 
 if TYPE_CHECKING:
@@ -154,4 +155,7 @@ def unseen(pairs: Pairs) -> Pairs:
     held = [pair for part in (pairs.validation, pairs.test) for pair in part]
     sources, targets = ({pair[k] for pair in held} for k in (0, 1))
     kept = [pair for pair in pairs.train if pair[0] not in sources and pair[1] not in targets]
+    if not kept:
+        reason = "every training sentence is in the validation or the test part, too"
+        raise DataError(complaint("kmatrix recipe", "--data", "", reason, "give parts that differ"))
     return Pairs(kept, pairs.validation, pairs.test)

@@ -436,9 +436,10 @@ def test_paper_runs_one_step_without_data(tmp_path: Path) -> None:
 
 
 def test_plain_text_of_ones_own_is_trained_on(tmp_path: Path) -> None:
-    for name in ("train", "valid", "test"):
-        (tmp_path / f"{name}.de").write_text("\n".join(source for source, _ in PAIRS) + "\n")
-        (tmp_path / f"{name}.en").write_text("\n".join(target for _, target in PAIRS) + "\n")
+    others = [(f"die Kuh {k}", f"the cow {k}") for k in range(6)]
+    for name, pairs in (("train", PAIRS), ("valid", others), ("test", others)):
+        (tmp_path / f"{name}.de").write_text("\n".join(source for source, _ in pairs) + "\n")
+        (tmp_path / f"{name}.en").write_text("\n".join(target for _, target in pairs) + "\n")
     chosen = dataclasses.replace(
         settings.settings("smoke"),
         corpora=(settings.Corpus("iwslt14", "de", "en", pieces=300),),
@@ -455,4 +456,7 @@ def test_what_is_held_out_is_not_learned_from() -> None:
     pairs = part("common.data.translation").Pairs(
         [("a", "A"), ("b", "B"), ("c", "C"), ("d", "D")], [("a", "A2")], [("e", "C")]
     )
-    assert part("translation.text").unseen(pairs).train == [("b", "B"), ("d", "D")]
+    unseen = part("translation.text").unseen
+    assert unseen(pairs).train == [("b", "B"), ("d", "D")]
+    with pytest.raises(km.ArgumentError, match="every training sentence"):
+        unseen(dataclasses.replace(pairs, train=pairs.train[:1]))
