@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common import Case, Row, Run
+from ..common.images import accuracy
 from ..common.training import History, train
 from .models import METHODS, Net
 from .sets import SIZE, Task, load
 from .settings import TIME, Settings
 
-_AT_ONCE = 5_000
 _WARM = 2  # the first steps of a model make its caches
 
 
@@ -40,7 +41,7 @@ def run(settings: Settings, case: Case, run: Run) -> Row:
         "steps": len(history.losses),
         "rates": racer.seen,
         "validation": history.best,
-        "test": accuracy(model, task.test, task.test_labels, run.device),
+        "test": accuracy(_on(run.device, model), task.test, task.test_labels),
         "parameters": METHODS[method].num_params(SIZE),
         "compression": METHODS[method].compression(SIZE),
     }
@@ -118,20 +119,16 @@ class _Racer:
         return self.fit[order[place * size : (place + 1) * size]]
 
     def _validate(self, model: nn.Module) -> float:
-        return accuracy(model, self.task.train[self.held], self.task.labels[self.held], self.run_.device)
+        return accuracy(_on(self.run_.device, model), self.task.train[self.held], self.task.labels[self.held])
 
 
 def _best(history: History) -> float:
     return history.best if history.best is not None else float("-inf")
 
 
-@torch.no_grad()
-def accuracy(model: nn.Module, images: Tensor, labels: Tensor, device: torch.device) -> float:
-    """Per cent of images that are classified as they should be."""
-    right = 0
-    for part, wanted in zip(torch.split(images, _AT_ONCE), torch.split(labels, _AT_ONCE), strict=True):
-        right += int((model(part.to(device)).argmax(1).cpu() == wanted).sum())
-    return 100 * right / len(labels)
+def _on(device: torch.device, model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """A model for what is still elsewhere."""
+    return lambda images: model(images.to(device))
 
 
 def step_times(settings: Settings, rounds: int, device: torch.device) -> Row:

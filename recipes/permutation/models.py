@@ -2,55 +2,7 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-
-
-class Block(nn.Module):
-    """Two 3 x 3 convolutions around which the input goes."""
-
-    def __init__(self, channels: int, out: int, stride: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(channels, out, 3, stride, 1, bias=False)
-        self.norm = nn.BatchNorm2d(out)
-        self.second = nn.Conv2d(out, out, 3, 1, 1, bias=False)
-        self.norm2 = nn.BatchNorm2d(out)
-        self.around: nn.Module = nn.Identity()
-        if stride != 1 or channels != out:
-            self.around = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.norm2(self.second(torch.relu(self.norm(self.first(x)))))
-        return torch.relu(y + self.around(x))
-
-
-class ResNet(nn.Module):
-    """The variant for small images: the first convolution has stride 1, and no pooling follows it.
-
-    Args:
-        channels: of the images.
-        classes: to tell apart.
-        widths: channels of each stage; every stage but the first halves the image. ResNet18 is (64, 128, 256, 512).
-        blocks: of each stage; ResNet18 has two.
-    """
-
-    def __init__(self, channels: int, classes: int, widths: tuple[int, ...], blocks: int) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
-        )
-        stages = []
-        into = widths[0]
-        for k, width in enumerate(widths):
-            for block in range(blocks):
-                stages.append(Block(into, width, 2 if k and not block else 1))
-                into = width
-        self.blocks = nn.Sequential(*stages)
-        self.last = nn.Linear(into, classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.last(self.blocks(self.stem(x)).mean((2, 3)))
-        return y
 
 
 class Arranged(nn.Module):

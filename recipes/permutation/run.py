@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from ..common import Case, Row, Run
 from ..common.data.images import Split
+from ..common.images import accuracy, jittered
+from ..common.resnet import ResNet
 from ..common.training import train, warmup_cosine
 from . import kaleidoscope, models, seriation, sinkhorn
 from .certificate import certify, turned
@@ -19,7 +21,6 @@ from .scrambles import CLASSES, Scramble, Task, grid, load, scramble
 from .settings import LEARNERS, Settings
 from .variation import Places, cut, line_distances, pixel_distances
 
-_AT_ONCE = 1_000
 Learner = Callable[[Tensor, Places], tuple[Tensor, Tensor]]
 
 
@@ -137,7 +138,8 @@ def classify(
         which = run.share(batches[step])
         images = task.train.images[which]
         if settings.augment:
-            images = augmented(images, torch.Generator().manual_seed(run.seed * 1_000_003 + step))
+            draw = torch.Generator().manual_seed(run.seed * 1_000_003 + step)
+            images = jittered(images.permute(0, 2, 3, 1), 4, draw).permute(0, 3, 1, 2)
         x = _floats(scrambled(images), run.device)
         return F.cross_entropy(net(x), task.train.labels[which].to(run.device))
 
@@ -147,11 +149,11 @@ def classify(
     history = train(
         model, optimizer, loss, run, steps, title="classifying", every=settings.every, better="max",
         schedule=fifths if settings.drop else warmup_cosine(steps),
-        validate=lambda net: accuracy(net, task.validation, scrambled, run.device),
+        validate=lambda net: _accuracy(net, task.validation, scrambled, run.device),
     )  # fmt: skip
     return {
         "validation": history.best,
-        "test": accuracy(model, task.test, scrambled, run.device),
+        "test": _accuracy(model, task.test, scrambled, run.device),
         "images": [count, len(task.validation), len(task.test)],
         "parameters": sum(p.numel() for p in model.parameters()),
     }
@@ -163,33 +165,14 @@ def _model(settings: Settings, task: Task, method: str, order: Tensor | None) ->
         return models.layers(task.channels * pixels, CLASSES, settings.hidden)
     if method == "gru":
         return models.Rows(task.channels, task.side, CLASSES, settings.hidden)
-    network = models.ResNet(task.channels, CLASSES, settings.widths, settings.blocks)
+    network = ResNet(task.channels, CLASSES, settings.widths, settings.blocks)
     if method == "dense":
         return models.Mixed(pixels, network)
     return network if order is None else models.Arranged(order, network)
 
 
-def augmented(images: Tensor, draw: torch.Generator) -> Tensor:
-    """Each image shifted by up to four pixels, and half of them mirrored."""
-    side = images.shape[-1]
-    padded = F.pad(images, (4, 4, 4, 4))
-    by = torch.randint(9, (2, len(images)), generator=draw)
-    rows, columns = (b[:, None] + torch.arange(side) for b in by)
-    mirrored = torch.rand(len(images), generator=draw) < 0.5
-    columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    which = torch.arange(len(images))[:, None, None]
-    return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-@torch.no_grad()
-def accuracy(model: nn.Module, split: Split, scrambled: Scramble, device: torch.device) -> float:
-    """Per cent of images that are classified as they should be."""
-    right = 0
-    for images, labels in zip(
-        torch.split(split.images, _AT_ONCE), torch.split(split.labels, _AT_ONCE), strict=True
-    ):
-        right += int((model(_floats(scrambled(images), device)).argmax(1).cpu() == labels).sum())
-    return 100 * right / len(split)
+def _accuracy(model: nn.Module, split: Split, scrambled: Scramble, device: torch.device) -> float:
+    return accuracy(lambda images: model(_floats(scrambled(images), device)), split.images, split.labels)
 
 
 def _floats(images: Tensor, device: torch.device) -> Tensor:

@@ -12,12 +12,12 @@ from torch.nn import functional as F
 import kmatrix as km
 
 from ..common import Case, Row, Run, data
+from ..common.images import accuracy, jittered
 from ..common.training import train
 from .models import EXTRAS, ResNet18
 from .settings import Settings
 
 SIDE = 32
-_AT_ONCE = 500
 _SYNTHETIC = 16  # images
 
 
@@ -43,7 +43,7 @@ def run(settings: Settings, case: Case, run: Run) -> Row:
     history = train(
         model, optimizer, loss, run, settings.steps, schedule=lambda step: settings.decay ** (step // period)
     )
-    features = model.classifier.in_features
+    features = model.last.in_features
     own = EXTRAS[extra].num_params(features)
     return {
         "extra": extra,
@@ -52,8 +52,8 @@ def run(settings: Settings, case: Case, run: Run) -> Row:
         "features": features,
         "steps": len(history.losses),
         "loss": history.losses[-1],
-        "validation": accuracy(model, images.validation, mean, spread, run.device),
-        "test": accuracy(model, images.test, mean, spread, run.device),
+        "validation": _accuracy(model, images.validation, mean, spread, run.device),
+        "test": _accuracy(model, images.test, mean, spread, run.device),
         "extra_parameters": own,
         "parameters": sum(p.numel() for p in model.parameters()),
     }
@@ -100,31 +100,11 @@ def batch(count: int, size: int, seed: int, step: int) -> Tensor:
     return order[place * size : (place + 1) * size]
 
 
-def jittered(images: Tensor, shift: int, generator: torch.Generator) -> Tensor:
-    """Each of the images ``(k, h, w, 3)`` moved by up to ``shift`` pixels, black from outside, and flipped or not."""
-    k, h, w, _ = images.shape
-    down, right = torch.randint(-shift, shift + 1, (2, k, 1), generator=generator)
-    flip = torch.rand(k, 1, generator=generator) < 0.5
-    rows, columns = torch.arange(h) + down, torch.arange(w) + right
-    columns = torch.where(flip, w - 1 - columns, columns)
-    inside = ((rows >= 0) & (rows < h))[:, :, None] & ((columns >= 0) & (columns < w))[:, None, :]
-    moved = images[
-        torch.arange(k)[:, None, None], rows.clamp(0, h - 1)[:, :, None], columns.clamp(0, w - 1)[:, None]
-    ]
-    kept: Tensor = moved * inside.unsqueeze(-1)
-    return kept
-
-
-@torch.no_grad()
-def accuracy(
+def _accuracy(
     model: nn.Module, split: data.Split, mean: Tensor, spread: Tensor, device: torch.device
 ) -> float:
-    """Per cent of images that are classified as they should be."""
-    model.eval()
-    right = 0
-    for images, labels in zip(
-        torch.split(split.images, _AT_ONCE), torch.split(split.labels, _AT_ONCE), strict=True
-    ):
-        scores = model(pixels(images, mean, spread).to(device))
-        right += int((scores.argmax(1).cpu() == labels).sum())
-    return 100 * right / len(split)
+    def scores(images: Tensor) -> Tensor:
+        found: Tensor = model(pixels(images, mean, spread).to(device))
+        return found
+
+    return accuracy(scores, split.images, split.labels)

@@ -254,7 +254,7 @@ def test_rates_are_dropped_and_the_best_is_kept(tmp_path: Path) -> None:
     rate, model, history = racer.race()
     assert rate == 0.05 and set(racer.seen) == {"1e-06", "0.05", "1e-05"}
     assert len(history.losses) == 40 - 8 and history.best == racer.seen["0.05"] > 90
-    assert running.accuracy(model, images, labels, torch.device("cpu")) > 90
+    assert running.accuracy(model, images, labels) > 90
     assert len(racer.held) == 18 and not set(racer.held.tolist()) & set(racer.fit.tolist())
     seen = torch.cat([racer._batch(step) for step in range(5)])
     assert sorted(seen.tolist()) == sorted(set(seen.tolist())) and set(seen.tolist()) <= set(

@@ -32,6 +32,7 @@ kaleidoscope, variation, scrambles, sinkhorn = map(
 )
 seriation, certificate, models, running = map(part, ("seriation", "certificate", "models", "run"))
 settings = part("settings")
+resnet = importlib.import_module(f"{package.__name__}.common.resnet")
 
 
 def ring_table(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -355,34 +356,12 @@ def test_what_is_no_permutation_is_seen() -> None:
 # Models and the command
 
 
-def test_resnet18_has_its_parameters() -> None:
-    """11,173,962 is the usual count of the variant for CIFAR-10."""
-    with torch.device("meta"):
-        model = models.ResNet(3, 10, (64, 128, 256, 512), 2)
-    assert sum(p.numel() for p in model.parameters()) == 11_173_962
-
-
 def test_an_arrangement_stands_in_front_of_the_network() -> None:
     index = scrambles.scramble("pixels", 8, 1)
-    network = models.ResNet(1, 10, (4,), 1).eval()
+    network = resnet.ResNet(1, 10, (4,), 1).eval()
     x = torch.randn(2, 1, 8, 8)
     arranged = models.Arranged(scrambles.inverse(index.index), network)
     torch.testing.assert_close(arranged(index(x)), network(x))
-
-
-def test_augmented_images_are_parts_of_padded_ones() -> None:
-    images = torch.randint(256, (20, 2, 8, 8), dtype=torch.uint8)
-    moved = running.augmented(images, torch.Generator().manual_seed(0))
-    padded = torch.nn.functional.pad(images, (4, 4, 4, 4))
-    seen = set()
-    for image, wide in zip(moved, padded, strict=True):
-        for down, right, flips in itertools.product(range(9), range(9), ((), (2,))):
-            if torch.equal(image, wide[:, down : down + 8, right : right + 8].flip(flips)):
-                seen.add((down, right, flips))
-                break
-        else:
-            pytest.fail("not a part of its padded image")
-    assert {flips for _, _, flips in seen} == {(), (2,)} and len(seen) > 10
 
 
 def test_the_command_runs_everything(kmatrix: Command, tmp_path: Path) -> None:

@@ -73,30 +73,6 @@ def test_butterflies_do_not_decay() -> None:
             assert group["weight_decay"] == (2e-4 if decays else 0.0)
 
 
-def test_images_are_moved_and_flipped() -> None:
-    """Every result is one of the shifts of the image or its mirror, black where it came from outside."""
-    images = torch.randint(1, 256, (40, 5, 5, 3)).byte()
-    found = running.jittered(images, 1, torch.Generator().manual_seed(1))
-    kinds = set()
-    for image, moved in zip(images, found, strict=True):
-        wide = torch.nn.functional.pad(image, (0, 0, 1, 1, 1, 1))
-        fits = [
-            (flip, top, left)
-            for top in range(3)
-            for left in range(3)
-            for flip in (False, True)
-            if torch.equal(_window(wide, top, left, flip), moved)
-        ]
-        assert len(fits) == 1
-        kinds.add(fits[0])
-    assert len(kinds) > 10
-
-
-def _window(wide: torch.Tensor, top: int, left: int, flip: bool) -> torch.Tensor:
-    wide = wide.flip(1) if flip else wide
-    return wide[top : top + 5, left : left + 5]
-
-
 def test_halved_images_are_means() -> None:
     pixels = torch.tensor([0, 10, 20, 30, 100, 100, 100, 102]).byte().reshape(1, 2, 4, 1).expand(1, 2, 4, 3)
     small = running.halved(data.Split(pixels, torch.zeros(1).long())).images
