@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 import kmatrix as km
 
+from ..common.toeplitz_like import ToeplitzLike
 from .starts import bpbp, kaleidoscope, linear
-from .toeplitz_like import ToeplitzLike
 
 CLASSES = 10
 

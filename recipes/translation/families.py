@@ -8,60 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import kmatrix as km
 
+from ..common.toeplitz_like import ToeplitzLike
 from .model import Translator
 
 REPLACED = ("conv.linear1", "conv.linear2", "ffn.fc1", "ffn.fc2")
 """The four layers of each decoder layer that the paper replaces."""
 PROJECTIONS = ("attention.q", "attention.k", "attention.v", "attention.out")
-
-
-class ToeplitzLike(nn.Module):
-    """``y = sum_i C(g_i) S(h_i) x + b``: circulant times skew-circulant matrices, rank ``r`` (arXiv 2012.14966).
-
-    ``C(g)`` and ``S(h)`` have first columns ``g`` and ``h``; above its diagonal ``S`` changes sign. They are of the
-    size of the input; more outputs are stacked, fewer are cropped.
-
-    Args:
-        inputs: size of each input vector.
-        outputs: size of each output vector.
-        rank: how many terms.
-
-    Example:
-        >>> ToeplitzLike(8, 12, 2)(torch.randn(3, 8)).shape
-        torch.Size([3, 12])
-    """
-
-    twist: Tensor
-
-    def __init__(self, inputs: int, outputs: int, rank: int) -> None:
-        super().__init__()
-        self.in_features, self.out_features, self.rank = inputs, outputs, rank
-        stacks = -(-outputs // inputs)
-        self.circulant = nn.Parameter(torch.randn(stacks, rank, inputs) / math.sqrt(inputs * rank))
-        self.skew = nn.Parameter(torch.randn(stacks, rank, inputs) / math.sqrt(inputs))
-        self.bias = nn.Parameter(torch.zeros(outputs))
-        angles = torch.arange(inputs, dtype=torch.float64) * (math.pi / inputs)
-        self.register_buffer("twist", torch.polar(torch.ones_like(angles), angles).to(torch.complex64), False)
-
-    def spectra(self) -> tuple[Tensor, Tensor]:
-        """The transforms of both sets of numbers."""
-        return torch.fft.rfft(self.circulant), torch.fft.fft(self.skew * self.twist)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.multiply(x, *self.spectra())
-
-    def multiply(self, x: Tensor, circulant: Tensor, skew: Tensor) -> Tensor:
-        """The product, given the transforms of the numbers."""
-        n = self.in_features
-        inner = torch.fft.ifft(torch.fft.fft(x * self.twist)[..., None, None, :] * skew)
-        middle = (inner * self.twist.conj()).real
-        summed = (torch.fft.rfft(middle) * circulant).sum(-2)
-        y: Tensor = torch.fft.irfft(summed, n).flatten(-2)[..., : self.out_features] + self.bias
-        return y
 
 
 def butterfly(m: int, n: int) -> km.Structure:
@@ -119,11 +75,9 @@ def _of(structure: Callable[[int, int], km.Structure]) -> Callable[[int, int], n
     return layer
 
 
-def _toeplitz_like(inputs: int, outputs: int) -> nn.Module:
-    held = 2 * inputs * -(-outputs // inputs)
-    return ToeplitzLike(
-        inputs, outputs, max(1, round(butterfly(outputs, inputs).num_params(outputs, inputs) / held))
-    )
+def _toeplitz_like(m: int, n: int) -> km.Structure:
+    budget = butterfly(m, n).num_params(m, n)
+    return ToeplitzLike(max(1, round(budget / ToeplitzLike(1).num_params(m, n))))
 
 
 def _fastfoods(inputs: int, outputs: int) -> nn.Module:
@@ -145,7 +99,7 @@ FAMILIES: dict[str, Family] = {
     "low-rank": Family("low rank, as many as B", _of(_low_rank(butterfly)), (34.20, 5.29)),
     "low-rank-k": Family("low rank, as many as K", _of(_low_rank(_kaleidoscope))),
     "circulant": Family("blocks of circulants", _of(_block_circulant), (34.19, 4.31)),
-    "toeplitz-like": Family("Toeplitz-like", _toeplitz_like, (34.46, 2.47)),
+    "toeplitz-like": Family("Toeplitz-like", _of(_toeplitz_like), (34.46, 2.47)),
     "fastfood": Family("sum of Fastfood", _fastfoods, (34.19, 3.19)),
     "acdc": Family("ACDC", _of(lambda m, n: km.ACDC(_copies(km.ACDC(), m, n))), (34.11, 2.15)),
 }
@@ -189,6 +143,4 @@ def structured_parameters(model: Translator) -> list[nn.Parameter]:
     for module in model.modules():
         if isinstance(module, km.StructuredMatrix):
             found += [p for p in module.parameters() if all(p is not q for q in found)]
-        elif isinstance(module, ToeplitzLike):
-            found += [module.circulant, module.skew]
     return found

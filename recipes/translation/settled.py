@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import kmatrix as km
 
-from .families import ToeplitzLike
+from ..common.toeplitz_like import ToeplitzLikeMatrix
 from .model import EOS, DecoderLayer, Translator, positions
 
 
@@ -40,11 +40,11 @@ def settle(layer: nn.Module, known: Known | None = None) -> Product:
         if layer.weight not in known:
             known[layer.weight] = _fastest(dense_forms(layer.weight.detach(), layer.bias), layer.in_features)
         return known[layer.weight]
-    if isinstance(layer, ToeplitzLike):
-        return _toeplitz_like(layer)
     if not isinstance(layer, km.nn.Linear):
         return _into(layer)
     matrix, bias = layer.matrix, layer.bias
+    if isinstance(matrix, ToeplitzLikeMatrix):
+        return _toeplitz_like(matrix, bias)
     if isinstance(matrix.structure, km.ACDC):
         return _acdc(matrix, bias)
     if isinstance(matrix.structure, km.BlockCirculant):
@@ -106,9 +106,11 @@ def _into(function: Callable[[Tensor], Tensor]) -> Product:
     return product
 
 
-def _toeplitz_like(layer: ToeplitzLike) -> Product:
-    spectra = [s.detach() for s in layer.spectra()]
-    return _into(lambda x: layer.multiply(x, *spectra))
+def _toeplitz_like(matrix: ToeplitzLikeMatrix, bias: Tensor | None) -> Product:
+    """Transforms of the numbers taken before."""
+    spectra = [spectrum.detach() for spectrum in matrix.spectra()]
+    b = torch.zeros(matrix.shape[0]) if bias is None else bias.detach().clone()
+    return _into(lambda x: matrix.multiply(x, *spectra) + b)
 
 
 def _block_circulant(matrix: Any, bias: Tensor | None) -> Product:

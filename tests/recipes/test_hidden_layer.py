@@ -12,13 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import scipy.linalg
 import torch
 from click.testing import Result
 
 import kmatrix as km
 from kmatrix.cli.recipe import recipes
-from kmatrix.testing import StructureConformance
 
 Command = Callable[..., Result]
 package = recipes()
@@ -31,53 +29,10 @@ def part(name: str) -> Any:
 
 models, settings, sets, running = (part(f"hidden_layer.{n}") for n in ("models", "settings", "sets", "run"))
 variations, tables, common = part("hidden_layer.variations"), part("hidden_layer.tables"), part("common")
-ToeplitzLike = part("hidden_layer.toeplitz_like").ToeplitzLike
 SMOKE = settings.settings("smoke")
 
 
-# The matrices
-
-
-class TestToeplitzLike(StructureConformance):
-    examples = ((ToeplitzLike(2), 6, 6), (ToeplitzLike(1), 7, 7), (ToeplitzLike(3), 1, 1))
-    dtypes = (torch.float64,)
-    half = False
-    test_file_round_trip = None
-
-
-def test_toeplitz_like_is_what_its_definition_says() -> None:
-    n, rank = 9, 3
-    A = ToeplitzLike(rank).random(n, n, dtype=torch.float64)
-    expected = np.zeros((n, n))
-    for g, h in A.numbers.detach().transpose(0, 1).numpy():
-        skew = scipy.linalg.circulant(h)
-        skew[np.triu_indices(n, 1)] *= -1
-        expected += scipy.linalg.circulant(g) @ skew
-    np.testing.assert_allclose(A.to_dense().detach().numpy(), expected, rtol=0, atol=1e-14)
-
-
-def test_toeplitz_like_has_small_displacement_rank() -> None:
-    n, rank = 12, 2
-    A = ToeplitzLike(rank).random(n, n, dtype=torch.float64).to_dense().detach().numpy()
-    up, down = scipy.linalg.circulant(np.eye(n)[1]), scipy.linalg.circulant(np.eye(n)[1])
-    down[0, -1] = -1
-    assert np.linalg.matrix_rank(up @ A - A @ down) == rank
-    assert np.linalg.matrix_rank(A) == n
-
-
-@pytest.mark.parametrize(
-    ("wrong", "error"), [({"rank": 0}, km.ArgumentError), ({"rank": 1.5}, km.ArgumentError)]
-)
-def test_toeplitz_like_refuses_ranks(wrong: dict[str, Any], error: type[Exception]) -> None:
-    with pytest.raises(error, match=r"ToeplitzLike: rank=.*: not a positive whole number; use 1, 2"):
-        ToeplitzLike(**wrong)
-
-
-def test_toeplitz_like_refuses_shapes_and_types() -> None:
-    with pytest.raises(km.ArgumentError, match=r"\(m, n\)=\(3, 4\): circulant matrices are square"):
-        ToeplitzLike(1).random(3, 4)
-    with pytest.raises(km.DtypeError, match="use float32 or float64"):
-        ToeplitzLike(1).random(3, 3, dtype=torch.complex64)
+# The methods
 
 
 def test_parameters_and_compression_are_as_printed() -> None:

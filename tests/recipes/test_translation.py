@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import scipy.linalg
 import torch
 from click.testing import Result
 from torch import Tensor, nn
@@ -128,24 +127,6 @@ def test_families_have_as_many_numbers_as_a_butterfly_as_far_as_they_can(outputs
         wanted = twice if name in ("k", "low-rank-k") else budget
         # Blocks of circulants halve their numbers from one size to the next.
         assert (0.85 if name == "circulant" else 0.975) * wanted <= held <= 1.02 * wanted, name
-
-
-@pytest.mark.parametrize(("inputs", "outputs"), [(6, 6), (6, 15), (8, 3)])
-def test_toeplitz_like_is_its_definition(inputs: int, outputs: int) -> None:
-    layer = families.ToeplitzLike(inputs, outputs, 2)
-    signs = torch.ones(inputs, inputs).tril() - torch.ones(inputs, inputs).triu(1)
-    circulants = [
-        [torch.tensor(scipy.linalg.circulant(c.detach().numpy())) for c in kept]
-        for kept in (*layer.circulant, *layer.skew)
-    ]
-    stacks = len(circulants) // 2
-    blocks = [
-        sum(c @ (s * signs) for c, s in zip(circulants[k], circulants[stacks + k], strict=True))
-        for k in range(stacks)
-    ]
-    x = torch.randn(4, inputs)
-    expected = x @ torch.cat(blocks)[:outputs].T + layer.bias
-    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_replacing_counts_and_leaves_the_rest() -> None:
