@@ -24,10 +24,10 @@ from torch import Tensor, nn
 
 import kmatrix as km
 
+from ..common.clock import race
 from ..common.files import replace
 from ..common.models import Transformer
 from ..common.versions import made_with
-from .clock import race
 from .tasks import load_task
 from .training import MODEL
 
@@ -102,22 +102,22 @@ def end_to_end(
         pairs = [(model.get_submodule(name), seen[name]) for name in names]
         return lambda: [layer(x) for layer, x in pairs]
 
-    found = race(
-        {
-            "dense": lambda: run(dense),
-            "small": lambda: run(small),
-            "dense layers": layers(dense),
-            "small layers": layers(small),
-        },
-        rounds,
-    )
-    low, speedup, high = found.ratios("dense", "small")
-    share = found.time("dense layers") / found.time("dense")
-    of_layers = found.ratios("dense layers", "small layers")[1]
+    contenders = {
+        "dense": lambda: run(dense),
+        "small": lambda: run(small),
+        "dense layers": layers(dense),
+        "small layers": layers(small),
+    }
+    with torch.inference_mode():
+        found = race(contenders, rounds)
+    speedup, low, high = found.ratio("dense", "small")
+    times = {name: found.time(name).median for name in contenders}
+    share = times["dense layers"] / times["dense"]
+    of_layers = found.ratio("dense layers", "small layers").median
     allowed = 1 / (1 - share + share / of_layers)
     return {
-        "dense_ms": 1e3 * found.time("dense"),
-        "small_ms": 1e3 * found.time("small"),
+        "dense_ms": 1e3 * times["dense"],
+        "small_ms": 1e3 * times["small"],
         "speedup": speedup,
         "speedup_low": low,
         "speedup_high": high,
@@ -238,7 +238,9 @@ def remeasured(
         endless = cycle([layer, *(copy.deepcopy(layer) for _ in range(copies - 1))])
         return lambda: next(endless)(x)
 
-    low, middle, high = race({"dense": turns(dense), "small": turns(small)}, rounds).ratios("dense", "small")
+    with torch.inference_mode():
+        found = race({"dense": turns(dense), "small": turns(small)}, rounds)
+    middle, low, high = found.ratio("dense", "small")
     shape = [dense.out_features, dense.in_features]
     what = str(getattr(small, "structure", type(small).__name__))
     return {"shape": shape, "batch": batch, "structure": what, "speedup": middle, "low": low, "high": high}

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..common import Case, Row, Run
+from ..common.clock import race
 from ..common.images import accuracy
 from ..common.training import History, train
 from .models import METHODS, Net
 from .sets import SIZE, Task, load
 from .settings import TIME, Settings
-
-_WARM = 2  # the first steps of a model make its caches
 
 
 def run(settings: Settings, case: Case, run: Run) -> Row:
@@ -141,21 +139,13 @@ def step_times(settings: Settings, rounds: int, device: torch.device) -> Row:
         name: torch.optim.SGD(model.parameters(), lr=0.01, momentum=settings.momentum)
         for name, model in models.items()
     }
-    seconds: dict[str, list[float]] = {name: [] for name in models}
-    for turn in range(rounds + _WARM):
-        for name, model in models.items():
-            _wait(device)
-            began = time.perf_counter()
-            optimizers[name].zero_grad()
-            F.cross_entropy(model(images), labels).backward()  # type: ignore[no-untyped-call]
-            optimizers[name].step()
-            _wait(device)
-            if turn >= _WARM:
-                seconds[name].append(time.perf_counter() - began)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    return {"step_seconds": medians, "rounds": rounds, "threads": torch.get_num_threads()}
 
+    def step(name: str) -> None:
+        optimizers[name].zero_grad()
+        F.cross_entropy(models[name](images), labels).backward()  # type: ignore[no-untyped-call]
+        optimizers[name].step()
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    threads = torch.get_num_threads()
+    found = race({name: partial(step, name) for name in models}, rounds, threads=threads, device=device)
+    medians = {name: found.time(name).median for name in models}
+    return {"step_seconds": medians, "rounds": rounds, "threads": threads}

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 import kmatrix as km
 
+from ..common.clock import race
 from .features import frames
 from .frontends import front_end
 from .settings import Geometry
 
 UTTERANCE_SECONDS = 3
-FEWEST_ROUNDS = 31
+FEWEST_ROUNDS = 5
 
 
 def against_mfsc(name: str, geometry: Geometry, seconds: float) -> dict[str, float]:
@@ -32,16 +32,14 @@ def against_mfsc(name: str, geometry: Geometry, seconds: float) -> dict[str, flo
     """
     draw = torch.Generator().manual_seed(0)
     audio = 1000 * torch.randn(UTTERANCE_SECONDS * geometry.rate, generator=draw)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode():
-            turns = _turns(_extractor(name, geometry), _extractor("mfsc", geometry), audio, seconds)
-    finally:
-        torch.set_num_threads(threads)
-    own, mfsc = (statistics.median(column) for column in zip(*turns, strict=True))
-    ratio = statistics.median(a / b for a, b in turns)
-    return {"own": own / UTTERANCE_SECONDS, "mfsc": mfsc / UTTERANCE_SECONDS, "ratio": ratio}
+    contenders = {
+        "own": partial(_extractor(name, geometry), audio),
+        "mfsc": partial(_extractor("mfsc", geometry), audio),
+    }
+    with torch.inference_mode():
+        found = race(contenders, FEWEST_ROUNDS, seconds=seconds)
+    factors = {key: found.time(key).median / UTTERANCE_SECONDS for key in contenders}
+    return {**factors, "ratio": found.ratio("own", "mfsc").median}
 
 
 def _extractor(name: str, geometry: Geometry) -> Callable[[Tensor], Tensor]:
@@ -57,21 +55,3 @@ def deployed(front: nn.Module) -> nn.Module:
         del front.transform
         front.transform = km.ops.prepare(matrix)  # type: ignore[assignment]  # no module, and has no parameters
     return front
-
-
-def _turns(
-    own: Callable[[Tensor], Tensor], mfsc: Callable[[Tensor], Tensor], audio: Tensor, seconds: float
-) -> list[tuple[float, float]]:
-    for warm in (own, mfsc, own, mfsc):
-        warm(audio)
-    turns: list[tuple[float, float]] = []
-    began = time.perf_counter()
-    while len(turns) < FEWEST_ROUNDS or time.perf_counter() - began < seconds:
-        turns.append((_timed(own, audio), _timed(mfsc, audio)))
-    return turns
-
-
-def _timed(extract: Callable[[Tensor], Tensor], audio: Tensor) -> float:
-    start = time.perf_counter()
-    extract(audio)
-    return time.perf_counter() - start

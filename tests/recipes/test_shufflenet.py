@@ -248,7 +248,7 @@ def test_every_class_of_sign_digits_is_learned_and_validated(tmp_path: Path) -> 
 
 
 def test_ratios_are_taken_round_by_round() -> None:
-    found = clock.summary({"shuffle": [1.0, 2.0, 4.0], "k": [2.0, 6.0, 8.0]})
+    found = clock.summary(clock.Race({"shuffle": [1.0, 2.0, 4.0], "k": [2.0, 6.0, 8.0]}))
     assert found == {"shuffle": {"ms": 2000.0, "ratio": 1.0}, "k": {"ms": 6000.0, "ratio": 2.0}}
 
 
