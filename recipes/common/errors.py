@@ -7,6 +7,10 @@ class RecipeError(km.ArgumentError):
     """A name, a number or a folder of results that a recipe cannot use."""
 
 
+class MismatchError(km.KMatrixError, RuntimeError):
+    """What should compute the same function does not, so that its time would mean nothing."""
+
+
 class DataError(RecipeError):
     """Data that are missing or not what they should be."""
 

@@ -75,6 +75,7 @@ class Run:
         rank: which process this is, of those that share the batches of this run.
         world: how many those are; 1 but under torchrun.
         dry: one optimisation step on synthetic tensors of the right shape, to see that everything fits together.
+        trial: of a search, which sees no row but the entry that is searched by: the test set can stay out of it.
         data_folder: where the data are.
         progress: shows how far the run is.
         shared_folder: of all runs, for what several of them need, such as a dense model to begin with.
@@ -89,6 +90,7 @@ class Run:
     data_folder: Path | None = None
     progress: Progress = silent
     shared_folder: Path | None = None
+    trial: bool = False
 
     def shared(self) -> Path:
         """A folder that all runs have, for what several of them need; the run's own where there is none."""

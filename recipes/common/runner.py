@@ -133,7 +133,7 @@ class _Context:
                 results.add(row)
                 self.forget(planned)
 
-    def one(self, planned: Planned, among: Processes | None, dry: bool = False) -> Row:
+    def one(self, planned: Planned, among: Processes | None, dry: bool = False, trial: bool = False) -> Row:
         """One run, with its time and versions."""
         among = among or Processes()
         with tempfile.TemporaryDirectory() as empty:
@@ -142,7 +142,7 @@ class _Context:
             shared.mkdir(parents=True, exist_ok=True)
             run = Run(
                 planned.seed, self.device, folder, among.rank, among.world, dry,
-                self.options.data, self.bars.step, shared,
+                self.options.data, self.bars.step, shared, trial,
             )  # fmt: skip
             torch.manual_seed(planned.seed)
             began = time.perf_counter()
@@ -187,7 +187,7 @@ class _Context:
 
     def _trial(self, case: Case, settings: Any) -> Row:
         planned = Planned(case, settings, SEARCH_SEED)
-        row = self.one(planned, None if self.recipe.dealt else self.among)
+        row = self.one(planned, None if self.recipe.dealt else self.among, trial=True)
         if self.recipe.dealt or self.among.first:
             self.forget(planned)
         return row

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal
 
 from .errors import RecipeError, complaint
 from .processes import Processes
 from .recipe import Case, Recipe, Row
 from .results import digest
 
-if TYPE_CHECKING:
-    pass
-
-NOT_FINITE, DEFAULT = "not finite", "default"
+NOT_FINITE, DEFAULT, SETTINGS = "not finite", "default", "settings"
+REPEATS = 50
+"""So many suggestions in a row that were tried before end a search: there is nothing left to try."""
 Found = dict[str, Any]
 """What a search found for a case: ``params``, None where those of the preset are the best, their ``value``, that of the
 ``default`` ones, and the number of ``trials``.
@@ -32,6 +31,8 @@ def searched(
     among: Processes,
 ) -> Found | None:
     """Make trials for a case until there are so many in the storage; the best, None where there is nothing to search.
+
+    Settings that were tried, those of the preset among them, are not tried again: of a grid every point is tried once.
 
     Args:
         recipe: with a ``search``.
@@ -64,17 +65,20 @@ def searched(
         default = float(run(settings)[recipe.objective[0]])
         if study is not None:
             study.set_user_attr(DEFAULT, default)
-    while alone.agree(study is None or _scored(study) < trials):
-        if not _try(recipe, settings, case, study, run, alone):
+    repeats = 0
+    while repeats < REPEATS and alone.agree(study is None or _scored(study) < trials):
+        outcome = _try(recipe, settings, case, study, run, alone)
+        if outcome == "nothing":
             break
+        repeats = repeats + 1 if outcome == "known" else 0
     among.wait()
     return among.agree(_best(study, case.name) if among.first else {})
 
 
 def _try(
     recipe: Recipe[Any], settings: Any, case: Case, study: Any, run: Callable[[Any], Row], among: Processes
-) -> bool:
-    """One trial; False where the case has nothing to search."""
+) -> Literal["new", "known", "nothing"]:
+    """One trial, unless its settings were tried before, or the case has nothing to search."""
     optuna = _optuna()
     assert recipe.search is not None
     trial = study.ask() if study is not None else None
@@ -84,10 +88,12 @@ def _try(
     if chosen is None:
         chosen = recipe.search(optuna.trial.FixedTrial(params), settings, case)
     failed = optuna.trial.TrialState.FAIL
-    if not params:
+    mark = digest(chosen, case, 0)
+    known = among.agree(mark == digest(settings, case, 0) or _tried(study, mark) if params else True)
+    if known:
         if study is not None:
             study.tell(trial, state=failed)
-        return False
+        return "known" if params else "nothing"
     try:
         score = float(run(chosen)[recipe.objective[0]])
     except BaseException:
@@ -95,12 +101,18 @@ def _try(
             study.tell(trial, state=failed)
         raise
     if study is not None and trial is not None:
+        trial.set_user_attr(SETTINGS, mark)
         if math.isfinite(score):
             study.tell(trial, score)
         else:
             trial.set_user_attr(NOT_FINITE, True)
             study.tell(trial, state=failed)
-    return True
+    return "new"
+
+
+def _tried(study: Any, mark: str) -> bool:
+    """Whether a trial with these settings has come to its end."""
+    return study is not None and any(t.user_attrs.get(SETTINGS) == mark for t in study.get_trials())
 
 
 def _searches(recipe: Recipe[Any], settings: Any, case: Case, study: Any) -> bool:

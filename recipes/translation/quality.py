@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from functools import lru_cache
@@ -48,7 +49,9 @@ def synthetic(settings: Settings, count: int, longest: int, generator: torch.Gen
 
 
 def quality(settings: Settings, which: Corpus, family: str, everywhere: bool, run: Run) -> Row:
-    """Train one model and score it."""
+    """Train one model and score it; a trial of a search is scored on the validation part alone."""
+    if run.trial and settings.search_steps is not None:
+        settings = dataclasses.replace(settings, steps=settings.search_steps)
     language: Language | None = None
     size = settings.size
     if settings.synthetic or run.dry:
@@ -65,9 +68,12 @@ def quality(settings: Settings, which: Corpus, family: str, everywhere: bool, ru
     counts = replace(model, family, everywhere)
     trainer = Trainer(settings, parts[0], run)
     trainer.train(model.to(run.device))
-    row: Row = {**counts, "steps": 1 if run.dry else settings.steps, "last_losses": trainer.losses[-20:]}
+    rate = settings.dense_lr if family == "dense" else settings.structure_lr
+    steps = 1 if run.dry else settings.steps
+    row: Row = {**counts, "steps": steps, "rate": rate, "last_losses": trainer.losses[-20:]}
     if not run.dry:
         row |= {"validation": loss_of(model, parts[1], settings, run.device)}
+    if not run.dry and not run.trial:
         row |= scored(model, parts[2], references, language, settings, run)
     return row
 
@@ -98,7 +104,7 @@ class Trainer:
                 "weight_decay": decay,
             }
             # The numbers of structured matrices do not decay, as in the code of the paper.
-            for inside, factor, decay in ((False, 1.0, s.weight_decay), (True, s.structure_lr, 0.0))
+            for inside, factor, decay in ((False, s.dense_lr, s.weight_decay), (True, s.structure_lr, 0.0))
         ]
         optimizer = torch.optim.Adam([g for g in groups if g["params"]], betas=(0.9, 0.98))
 

@@ -18,12 +18,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..common.errors import MismatchError, complaint
 from .families import FAMILIES, PROJECTIONS, REPLACED, replace
 from .model import EOS, Size, Translator
 from .settled import Known, Settled
 
 Sentence = tuple[Tensor, int]
 """A source, EOS at its end, and how many words its translation has."""
+AGREES = 1e-4
+"""Most that scores may differ from those of the model, relative to the largest: rounding of 32-bit numbers."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +76,16 @@ def compete(
         sentences: what is translated in each round.
         rounds: how often.
         progress: told what is going on.
+
+    Raises:
+        MismatchError: if the scores of a contender are not those of its model, over the longest of the sentences.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         decoders, counts = _decoders(contenders, size, max(words for _, words in sentences))
-        errors = {name: _error(decoder, sentences[0]) for name, decoder in decoders.items()}
+        longest = max(sentences, key=lambda sentence: sentence[1])
+        errors = {name: _checked(name, decoder, longest) for name, decoder in decoders.items()}
         times: dict[str, list[float]] = {name: [] for name in decoders}
         for decoder in decoders.values():
             decoder.translate(*sentences[0])
@@ -134,19 +141,29 @@ def _kept(model: Translator, everywhere: bool) -> list[nn.Parameter]:
     return [p for p in model.parameters() if id(p) not in replaced]
 
 
+def _checked(name: str, decoder: Settled, sentence: Sentence) -> float:
+    """How far the scores of all words are from those of the model itself, which must be less than ``AGREES``."""
+    error = _error(decoder, sentence)
+    if not error <= AGREES:  # nor may it be no number
+        reason = f"over {sentence[1]} words its scores differ from those of its model by {error:.1e} of the largest"
+        way_out = f"only what agrees to {AGREES:.0e} is timed; look for the layer whose settled form differs"
+        raise MismatchError(complaint("kmatrix recipe", "contender", name, reason, way_out))
+    return error
+
+
 def _error(decoder: Settled, sentence: Sentence) -> float:
-    """How far the scores of the next words are from those of the model itself, relative to the largest."""
+    """The largest difference of scores over a sentence, relative to the largest score of its word."""
     source, count = sentence
+    found, word = [], EOS
     with torch.inference_mode():
         state = decoder.model.start(source.unsqueeze(0))
         decoder.begin(source)
-        worst, word = 0.0, EOS
-        for position in range(min(count, 4)):
+        for position in range(count):
             expected = decoder.model.step(torch.tensor([word]), state)
             got = decoder.output(decoder.hidden(word, position))
-            worst = max(worst, float((got - expected).abs().max() / expected.abs().max()))
+            found.append((got - expected).abs().max() / expected.abs().max())
             word = int(expected.argmax())
-    return worst
+        return float(torch.stack(found).max())
 
 
 def _round(decoders: Mapping[str, Settled], sentences: Sequence[Sentence]) -> dict[str, float]:

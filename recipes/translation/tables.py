@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PAPER_PARAMETERS = {"dense": "39M", "b": "30M"}
 """arXiv 2012.14966, Table 4."""
+REPLACED, ALL = "#parameters of the replaced layers", "#all parameters"
 _CORPORA = {
     TATOEBA: "Tatoeba, German to English (stand-in)",
     PYDOCS: "Python documentation, English to French (stand-in)",
@@ -53,8 +54,9 @@ def _quality(settings: Settings, corpus: Corpus, number: int, rows: Sequence[Row
         lines.append(
             [
                 title(family),
-                f"{found[0]['numbers']:,}" if found else "",
+                f"{found[0]['layer_parameters']:,}" if found else "",
                 f"{found[0]['parameters'] / 1e6:.2f}M" if found else "",
+                f"{found[0]['rate']:g}" if found else "",
                 mean_spread((r["bleu"] for r in found if "bleu" in r), 1),
                 mean_spread((r["chrf"] for r in found if "chrf" in r), 1),
                 mean_spread((r["validation"] for r in found if "validation" in r), 3),
@@ -64,8 +66,9 @@ def _quality(settings: Settings, corpus: Corpus, number: int, rows: Sequence[Row
         )
     columns = [
         "decoder's linear layers",
-        "#numbers",
-        "#parameters",
+        REPLACED,
+        ALL,
+        "#rate, times",
         "#BLEU",
         "#chrF",
         "#loss",
@@ -78,14 +81,26 @@ def _quality(settings: Settings, corpus: Corpus, number: int, rows: Sequence[Row
         f"{len(settings.size.encoder)} encoder and {len(settings.size.decoder)} decoder layers; beam "
         f"{settings.beam}; the mean of the last {settings.average} states. Paper: IWSLT'14, 50,000 steps, width 512, "
         "7 and 6 layers.",
-        "Numbers: those of the four layers of all decoder layers (what else is replaced in the last row, too), "
-        "biases included; loss: validation, nats a word.",
+        "Parameters of the replaced layers: the four linear layers of every decoder layer (in the last row projections "
+        "and output layer, too), biases included. Loss: validation, nats a word.",
+        f"Rate, times: the rate of the structured matrices, that of the dense model in its row, times {settings.lr:g}. "
+        + _searched(settings),
     ]
     if settings.synthetic:
         notes = ["Random sentences and their reversals: these figures mean nothing."]
     elif signature:
         notes.append(f"sacrebleu: {signature}")
     return Sheet(f"Quality: {_CORPORA.get(corpus.title, corpus.title)}", columns, lines, notes)
+
+
+def _searched(settings: Settings) -> str:
+    """How rates are searched."""
+    if settings.search_steps is None:
+        return "The rate of everything else is that one."
+    return (
+        f"A search (in a table of its own) looks at the validation loss after {settings.search_steps:,} steps, "
+        "with a seed of its own. The rate of everything else is that one."
+    )
 
 
 def _contenders(found: Sequence[Row]) -> list[str]:
@@ -117,8 +132,8 @@ def _speed(found: Sequence[Row], what: str, group: str) -> Sheet:
         spent = statistics.median(c["milliseconds_per_sentence"] for c in ours)
         line = [
             contender(name),
+            f"{ours[0]['layer_parameters']:,}",
             f"{ours[0]['parameters'] / 1e6:.1f}M",
-            f"{ours[0]['numbers']:,}",
             f"{statistics.median(c['sentences_per_second'] for c in ours):.1f}",
             f"{statistics.median(c['words_per_second'] for c in ours):.0f}",
             f"{ratio:.2f} ({low:.2f} to {high:.2f})",
@@ -126,18 +141,21 @@ def _speed(found: Sequence[Row], what: str, group: str) -> Sheet:
         if folded is not None:
             line.append(f"{folded / spent:.2f}")
         else:
+            line.append(PAPER_PARAMETERS.get(name, ""))
             line += [f"{figure[1]:.2f}", f"{figure[1] / 3.60:.2f}"] if figure else ["", ""]
         lines.append(line)
     columns = [
         "decoder's linear layers",
-        "#parameters",
-        "#numbers",
+        REPLACED,
+        ALL,
         "#sentences/s",
         "#words/s",
         "#times dense",
     ]
     columns += (
-        ["#times dense, folded"] if folded is not None else ["#paper, sentences/s", "#paper, times dense"]
+        ["#times dense, folded"]
+        if folded is not None
+        else ["#paper, all parameters", "#paper, sentences/s", "#paper, times dense"]
     )
     first = found[0]
     notes = [

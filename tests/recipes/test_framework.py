@@ -217,6 +217,26 @@ def test_a_search_is_kept_and_used(tmp_path: Path) -> None:
     assert record["searched"]["a"]["trials"] == 1
 
 
+def test_a_grid_is_searched_once(tmp_path: Path) -> None:
+    """More trials than there are points end with all points; those of the settings themselves are not a trial."""
+    tried: list[tuple[str, float, bool]] = []
+
+    def run(settings: Any, case: Any, run: Any) -> dict[str, Any]:
+        tried.append((case.name, settings.lr, run.trial))
+        return {"validation": abs(settings.lr - 0.3)}
+
+    def search(trial: Any, settings: Settings, case: Any) -> Settings:
+        return dataclasses.replace(settings, lr=trial.suggest_categorical("lr", (settings.lr, 0.2, 0.4, 0.9)))
+
+    recipe = made_recipe(run=run, search=search, sheets=lambda settings, rows: [], pictures=lambda *args: {})
+    runner.execute(recipe, runner.Options(seeds=1, out=tmp_path, trials=9, cases=["a"]))
+    record = json.loads((tmp_path / "results.json").read_text())
+    assert sorted(lr for _, lr, trial in tried if trial) == sorted([Settings("smoke").lr, 0.2, 0.4, 0.9])
+    assert record["searched"]["a"]["trials"] == 3
+    assert record["searched"]["a"]["value"] == pytest.approx(0.1)
+    assert [lr for _, lr, trial in tried if not trial] == [record["searched"]["a"]["params"]["lr"]]
+
+
 def test_what_has_nothing_to_search_is_run_as_it_is(tmp_path: Path) -> None:
     recipe = made_recipe(search=lambda trial, settings, case: settings)
     runner.execute(recipe, runner.Options(seeds=1, out=tmp_path, trials=3))

@@ -133,7 +133,11 @@ def test_replacing_counts_and_leaves_the_rest() -> None:
     net = model.Translator(SMALL)
     rest = families.count(net)
     found = families.replace(net, "b")
-    assert found["parameters"] == families.count(net) == rest - found["replaced"] + found["numbers"]
+    assert (
+        found["parameters"]
+        == families.count(net)
+        == rest - found["dense_layer_parameters"] + found["layer_parameters"]
+    )
     assert all(isinstance(layer.attention.q, nn.Linear) for layer in net.decoder)
     assert all(isinstance(layer.ffn.fc1, nn.Linear) for layer in net.encoder)
     assert all(isinstance(layer.ffn.fc1, km.nn.Linear) for layer in net.decoder)
@@ -157,6 +161,16 @@ def test_every_family_learns(family: str) -> None:
         losses.append(loss.item())
     assert losses[-1] < losses[0]
     assert all(p.grad is not None for p in families.structured_parameters(net))
+
+
+@pytest.mark.parametrize("family", ["acdc", "fastfood", "toeplitz-like"])
+def test_many_vectors_give_what_few_give(family: str) -> None:
+    layer = families.FAMILIES[family].layer(16, 24).double()
+    x = torch.randn(3, 20, 16, dtype=torch.float64)
+    assert isinstance(layer, families.Expanded)
+    with torch.no_grad():
+        layer.bias.normal_()
+    torch.testing.assert_close(layer(x), torch.stack([layer(row) for row in x.flatten(0, 1)]).view(3, 20, 24))
 
 
 # The fast decoder
@@ -215,6 +229,28 @@ def test_contenders_share_what_is_not_replaced() -> None:
     assert found["contenders"]["dense"]["ratio"] == [1.0, 1.0, 1.0]
     assert all(c["error"] < 1e-4 for c in found["contenders"].values())
     assert counts["b"]["parameters"] == found["contenders"]["b"]["parameters"]
+
+
+def test_who_says_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even if only the last word of the longest sentence differs."""
+    chosen = speed.drawn(2, 3, 6, 40, torch.Generator().manual_seed(0))
+    longest = max(count for _, count in chosen)
+    hidden = settled.Settled.hidden
+
+    def wrong(self: Any, word: int, position: int) -> Tensor:
+        return hidden(self, word, position) * (1.01 if position == longest - 1 else 1.0)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(settled.Settled, "hidden", wrong)
+    with pytest.raises(part("common.errors").MismatchError, match=f"contender=dense: over {longest} words"):
+        speed.compete([speed.Contender()], SMALL, chosen, 1)
+
+
+def test_scores_that_are_no_numbers_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = settled.Settled.hidden
+    monkeypatch.setattr(settled.Settled, "hidden", lambda self, *args: hidden(self, *args) * torch.nan)
+    chosen = speed.drawn(1, 3, 6, 40, torch.Generator().manual_seed(0))
+    with pytest.raises(part("common.errors").MismatchError, match="nan"):
+        speed.compete([speed.Contender()], SMALL, chosen, 1)
 
 
 def test_sentences_are_spread_over_the_lengths() -> None:
@@ -385,6 +421,51 @@ def test_batches_depend_on_the_step_alone(tmp_path: Path) -> None:
     wanted = [first._batch(step).tolist() for step in range(9)]
     assert second._batch(8).tolist() == wanted[8]
     assert second._batch(2).tolist() == wanted[2]
+
+
+def test_a_trial_is_shorter_and_sees_no_test_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = dataclasses.replace(settings.settings("smoke"), steps=4, search_steps=3)
+    monkeypatch.setattr(quality, "scored", lambda *args: {"bleu": 1.0})
+    which = chosen.corpora[0]
+    trial = quality.quality(chosen, which, "b", False, made_run(tmp_path / "trial", trial=True))
+    full = quality.quality(chosen, which, "b", False, made_run(tmp_path / "full"))
+    assert (trial["steps"], len(trial["last_losses"]), "bleu" in trial) == (3, 3, False)
+    assert (full["steps"], len(full["last_losses"]), "bleu" in full) == (4, 4, True)
+    assert trial["validation"] != full["validation"]
+
+
+def test_what_is_searched_is_a_rate_of_the_grid() -> None:
+    class Trial:
+        def suggest_categorical(self, name: str, values: tuple[float, ...]) -> float:
+            assert values == (0.25, 0.5, 1.0, 2.0, 4.0)  # arXiv 2012.14966: the rates of structured matrices
+            return 4.0
+
+    chosen = settings.settings("small")
+    for case in settings.cases(chosen):
+        found = settings.search(Trial(), chosen, case)
+        rates = (found.dense_lr, found.structure_lr)
+        if case.options["part"] == "speed":
+            assert found == chosen
+        else:
+            assert rates == ((4.0, 1.0) if case.options["family"] == "dense" else (1.0, 4.0))
+
+
+def test_rates_reach_the_parameters_they_are_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[dict[float, int]] = []
+
+    def train(model: Any, optimizer: Any, *args: Any, **options: Any) -> Any:
+        seen.append({g["lr"]: sum(p.numel() for p in g["params"]) for g in optimizer.param_groups})
+        return part("common.training").History()
+
+    monkeypatch.setattr(quality, "train", train)
+    chosen = dataclasses.replace(settings.settings("smoke"), lr=1.0, dense_lr=0.5, structure_lr=4.0)
+    for family in ("dense", "b"):
+        net = made(family, size=chosen.size)
+        quality.Trainer(chosen, [], made_run(tmp_path)).train(net)
+        held = sum(p.numel() for p in families.structured_parameters(net))
+        assert seen.pop() == {0.5: families.count(net) - held, **({4.0: held} if held else {})}
 
 
 # The command
