@@ -1,6 +1,6 @@
-"""Gather the tables of all recipes on one page of the documentation.
+"""Put the tables of all recipes where they are read: on one page of the documentation, and in their READMEs.
 
-python -m recipes.gather          # in the repository; writes docs/recipes.md
+python -m recipes.gather          # in the repository; writes docs/recipes.md and recipes/*/README.md
 """
 
 from __future__ import annotations
@@ -13,15 +13,26 @@ from .common.files import replace_text
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "recipes.md"
 RESULTS = Path("results") / "small" / "tables.md"
-BEGIN, END = "<!-- recipes: begin -->", "<!-- recipes: end -->"
+BEGIN, END = "<!-- {what}: begin -->", "<!-- {what}: end -->"
 
 
-def page() -> str:
-    """The page with its tables as the results have them now."""
-    text = PAGE.read_text(encoding="utf-8")
-    head, rest = text.split(BEGIN)
-    tail = rest.split(END)[1]
-    return "\n".join([f"{head}{BEGIN}", *map(_section, FOLDERS), f"{END}{tail}"])
+def pages() -> dict[Path, str]:
+    """All pages with their tables as the results have them now, by their files."""
+    sections = "\n".join(map(_section, FOLDERS))
+    found = {PAGE: _between(PAGE.read_text(encoding="utf-8"), "recipes", sections)}
+    for folder in FOLDERS:
+        readme, tables = ROOT / "recipes" / folder / "README.md", ROOT / "recipes" / folder / RESULTS
+        text = readme.read_text(encoding="utf-8")
+        if tables.is_file() and BEGIN.format(what="tables") in text:
+            found[readme] = _between(text, "tables", "\n" + tables.read_text(encoding="utf-8"))
+    return found
+
+
+def _between(text: str, what: str, new: str) -> str:
+    """A text with something else between its two marks."""
+    begin, end = BEGIN.format(what=what), END.format(what=what)
+    head, rest = text.split(begin)
+    return f"{head}{begin}\n{new}\n{end}{rest.split(end)[1]}"
 
 
 def _section(folder: str) -> str:
@@ -39,4 +50,5 @@ def _section(folder: str) -> str:
 
 
 if __name__ == "__main__":
-    replace_text(PAGE, page())
+    for path, text in pages().items():
+        replace_text(path, text)

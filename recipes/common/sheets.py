@@ -21,6 +21,12 @@ def mean_spread(values: Iterable[float], digits: int = 2, scale: float = 1.0) ->
     return mean if len(found) == 1 else f"{mean} ± {statistics.stdev(found):.{digits}f}"
 
 
+def seeds(*counts: int) -> str:
+    """How many seeds the figures of a line have: ``"3"``, ``"1 to 3"``."""
+    low, high = min(counts), max(counts)
+    return f"{high}" if low == high else f"{low} to {high}"
+
+
 def of_case(rows: Sequence[Row], name: str) -> list[Row]:
     """The rows of a case, by seed."""
     return sorted((row for row in rows if row["case"] == name), key=lambda row: int(row["seed"]))

@@ -20,7 +20,7 @@ def _ldr_sd(size: int) -> km.Structure:
     """Operators ``A = D Z D^-1`` and ``B = E^-1 Z' E`` with learned diagonals D and E.
 
     Those are the learned sub-diagonal operators of LDR-SD up to two fixed products, so the matrices are ``D T E``
-    with ``T`` Toeplitz-like; three products and two diagonals are the 8 n numbers of the others.
+    with ``T`` Toeplitz-like; three products and two diagonals are the 8 n parameters of the others.
     """
     return km.Product((km.Diagonal(), ToeplitzLike(3), km.Diagonal()), (size, size))
 
@@ -40,7 +40,7 @@ class Method:
     low: bool = False
 
     def num_params(self, size: int) -> int:
-        """Numbers in the hidden matrix; a complex number counts as two."""
+        """Parameters of the hidden matrix; a complex one counts as two."""
         return size * size if self.structure is None else self.structure(size).num_params(size, size)
 
     def compression(self, size: int) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..common import Row, Sheet
-from ..common.sheets import mean_spread
+from ..common.sheets import mean_spread, seeds
 from .models import METHODS
 from .sets import SIZE
 from .settings import BG_ROT, CIFAR, NOISE, SIGNS, TIME, Settings
@@ -51,7 +51,7 @@ def _printed(method: str, data: str) -> str:
 
 def _accuracy(settings: Settings, rows: Sequence[Row]) -> Sheet:
     names = [name for name, _ in settings.data]
-    columns = ["method", *(f"#{_TITLES[name]}{part}" for name in names for part in ("", ", paper"))]
+    columns = ["method", *(f"#{_TITLES[name]}{part}" for name in names for part in ("", ", paper")), "#seeds"]
     # The stand-in of CIFAR-10 has the paper's figures of CIFAR-10 beside it.
     columns = [c.replace(f"{_TITLES[SIGNS]}, paper", f"{_TITLES[CIFAR]}, paper") for c in columns]
     lines = []
@@ -60,10 +60,9 @@ def _accuracy(settings: Settings, rows: Sequence[Row]) -> Sheet:
         for name in names:
             line.append(mean_spread(r["test"] for r in _of(rows, method, name)))
             line.append(_printed(method, CIFAR if name == SIGNS else name))
-        lines.append(line)
-    lines.append(
-        ["LDR-TD", *(t for n in names for t in ("", _printed("ldr-td", CIFAR if n == SIGNS else n)))]
-    )
+        lines.append([*line, seeds(*(len(_of(rows, method, name)) for name in names))])
+    printed = [_printed("ldr-td", CIFAR if name == SIGNS else name) for name in names]
+    lines.append(["LDR-TD", *(cell for figure in printed for cell in ("", figure)), ""])
     return Sheet("Test accuracy, %", columns, lines, _notes(settings, rows))
 
 
@@ -92,7 +91,7 @@ def _notes(settings: Settings, rows: Sequence[Row]) -> list[str]:
 
 
 def _cost(settings: Settings, rows: Sequence[Row]) -> Sheet:
-    columns = ["method", "#weights", "#compression", "#paper", "#ms a step", "#times dense"]
+    columns = ["method", "#parameters", "#compression", "#paper", "#ms a step", "#times dense", "#seeds"]
     timed = [r for r in rows if r["case"] == TIME]
     lines = []
     for method, what in METHODS.items():
@@ -101,7 +100,8 @@ def _cost(settings: Settings, rows: Sequence[Row]) -> Sheet:
         times = mean_spread(s[method] / s["dense"] for s in steps)
         printed = f"{PAPER[method][3]:.1f}" if method in PAPER else ""
         compression = 1.0 if method == "dense" else what.compression(SIZE)
-        lines.append([what.title, f"{what.num_params(SIZE):,}", f"{compression:.1f}", printed, step, times])
+        count = f"{what.num_params(SIZE):,}"
+        lines.append([what.title, count, f"{compression:.1f}", printed, step, times, f"{len(timed)}"])
     notes = [
         "Compression as in the paper: the dense hidden matrix over the hidden matrix and the softmax layer together."
     ]
@@ -110,7 +110,7 @@ def _cost(settings: Settings, rows: Sequence[Row]) -> Sheet:
             f"A step: batch {settings.batch}, forward, backward, SGD, on {timed[0]['made_with']['processor']}, "
             f"threads: {timed[0]['threads']}; medians of {timed[0]['rounds']} rounds in which the methods take turns."
         )
-    return Sheet(f"Weights of the {SIZE} x {SIZE} hidden layer, and time", columns, lines, notes)
+    return Sheet(f"Parameters of the {SIZE} x {SIZE} hidden layer, and time", columns, lines, notes)
 
 
 def _rates(settings: Settings, rows: Sequence[Row]) -> Sheet:

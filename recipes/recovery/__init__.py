@@ -1,4 +1,4 @@
-"""Paper A, Table 7: how near K-matrices, sparse and low-rank ones come to structured targets, with equal numbers."""
+"""Paper A, Table 7: how near K-matrices, sparse and low-rank ones come to structured targets, with equal counts."""
 
 from ..common import Recipe
 from .run import run
@@ -7,7 +7,7 @@ from .tables import pictures, sheets
 
 RECIPE: Recipe[Settings] = Recipe(
     name="recovery",
-    title="Recovering structured matrices with as many numbers as they need",
+    title="Recovering structured matrices with as many parameters as they need",
     source="arXiv 2012.14966, Table 7",
     settings=settings,
     cases=cases,

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 LOW_RANK, SPARSE, CONSTRUCTION, FIT, GRADIENT = "low-rank", "sparse", "construction", "fit", "gradient"
 TERMS = {"k": 1, "low-rank": 1, "sparse": 4, "convolution": 2, "fastfood": 2, "random": 1}
-"""Numbers allowed, in multiples of those of one term of OBB."""
+"""Parameters allowed, in multiples of those of one term of OBB."""
 
 
 def budget(target: str, n: int) -> int:
-    """Numbers of ``(OBB)^c``: with these the paper's two baselines come out digit for digit."""
+    """Parameters of ``(OBB)^c``: with these the paper's two baselines come out digit for digit."""
     return TERMS[target] * n * (int(math.log2(n)) + 1)
 
 
@@ -32,7 +32,7 @@ CLASSES = {
     "fastfood": ("(OBB)^2", "D (OBB)^2 D"),
     "random": ("OBB", "(OBB)^2"),
 }
-"""K-matrices that are fitted and trained; the last of two holds more numbers than the budget."""
+"""K-matrices that are fitted and trained; the last of two holds more parameters than the budget."""
 
 
 def structure(name: str, n: int) -> km.Structure:

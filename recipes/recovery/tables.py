@@ -10,6 +10,7 @@ from ..common import Row, Sheet
 from ..common.sheets import mean_spread
 from . import paper
 from .settings import CONSTRUCTION, FIT, GRADIENT, LOW_RANK, SPARSE, Settings
+from .settings import settings as of_preset
 from .targets import NAMES
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ METHODS = {
 }
 _NOTES = (
     "Frobenius errors of targets of norm {norm:.0f}, ours with the paper's in brackets; it has no fit. By gradient:"
-    " mean and standard deviation over seeds.",
+    " mean and standard deviation over seeds, each the best of {trials} random starts{theirs}.",
     "Every method may hold the budget below, with which the paper's baselines come out; * marks what holds more."
     " Constructions show what is expressible and are not held to a budget.",
 )
@@ -35,7 +36,9 @@ _NOTES = (
 def sheets(settings: Settings, rows: Sequence[Row]) -> list[Sheet]:
     """The table, and what every K-matrix holds and where it comes from."""
     known = [row for row in rows if row.get("error") is not None]
-    notes = [note.format(norm=settings.n**0.5) for note in _NOTES]
+    most = of_preset("paper").trials
+    theirs = "" if settings.trials >= most else f" (preset paper: {most})"
+    notes = [note.format(norm=settings.n**0.5, trials=settings.trials, theirs=theirs) for note in _NOTES]
     main = [
         [title, *(_cell(_of(known, target, method), target, method, settings.n) for target in NAMES)]
         for method, title in METHODS.items()
@@ -51,7 +54,7 @@ def sheets(settings: Settings, rows: Sequence[Row]) -> list[Sheet]:
         Sheet(f"Recovering structured matrices, n = {settings.n}", columns, main, notes),
         Sheet(
             "The K-matrices",
-            ("target", "by", "class", "#error", "#lowest", "#numbers", "#budget", "how"),
+            ("target", "by", "class", "#error", "#lowest", "#parameters", "#budget", "#seeds", "how"),
             details,
         ),
     ]
@@ -100,7 +103,8 @@ def _detail(target: str, method: str, rows: Sequence[Row]) -> list[str]:
     lowest = min(row["error"] for row in rows)
     return [
         TITLES[target], METHODS[method], name, _errors(rows), _errors([{"error": lowest}]),
-        f"{first['num_params']:,}{_star(rows, method)}", f"{first['budget']:,}", first["how"],
+        f"{first['num_params']:,}{_star(rows, method)}", f"{first['budget']:,}",
+        str(len(rows)) if method == GRADIENT else "–", first["how"],
     ]  # fmt: skip
 
 

@@ -28,7 +28,7 @@ class Extra:
     layer: Callable[[int], nn.Module] | None
 
     def num_params(self, features: int) -> int:
-        """Numbers in the matrix of the layer; a complex number counts as two."""
+        """Parameters of the matrix of the layer; a complex one counts as two."""
         if self.layer is None:
             return 0
         layer = self.layer(features)

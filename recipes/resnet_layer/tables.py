@@ -28,14 +28,15 @@ _CHANNELS = 8
 
 
 def sheets(settings: Settings, rows: Sequence[Row]) -> list[Sheet]:
-    """Accuracy and numbers of each extra layer."""
+    """Accuracy and parameters of each extra layer."""
     columns = [
         "extra layer",
-        "#numbers",
+        "#parameters",
         "#of all",
         "#test accuracy, %",
         "#validation, %",
         "#paper, CIFAR-10",
+        "#seeds",
     ]
     features = _CHANNELS * settings.width
     lines = []
@@ -46,7 +47,7 @@ def sheets(settings: Settings, rows: Sequence[Row]) -> list[Sheet]:
         printed = f"{PAPER[name][0]:.2f} ± {PAPER[name][1]:.2f}" if name in PAPER else ""
         lines.append(
             [what.title, f"{own:,}", share, mean_spread(r["test"] for r in found),
-             mean_spread(r["validation"] for r in found), printed]
+             mean_spread(r["validation"] for r in found), printed, f"{len(found)}"]
         )  # fmt: skip
     return [
         Sheet("ResNet18 with an extra layer before the classifier", columns, lines, _notes(settings, rows))

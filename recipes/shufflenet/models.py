@@ -106,5 +106,5 @@ def rounded(channels: float) -> int:
 
 
 def parameters(model: nn.Module) -> int:
-    """How many numbers are learned."""
+    """How many parameters are learned."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -43,6 +43,7 @@ def _accuracy(settings: Settings, rows: Sequence[Row], width: float) -> Sheet:
     columns += ["#top-5 %"] if fives else []
     if paper:
         columns += ["#paper: parameters", "#paper: top-1 %", "#paper: against shuffle", "#paper: top-5 %"]
+    columns.append("#seeds")
     reference = {row["seed"]: row["top1"] for row in of_case(rows, f"shuffle/width-{width:g}")}
     table = []
     for name in settings.mixings:
@@ -59,9 +60,8 @@ def _accuracy(settings: Settings, rows: Sequence[Row], width: float) -> Sheet:
             gain = "" if known is None or name == "shuffle" else f"{known[0] - paper['shuffle'][0]:+.1f}"
             gain = PAPER_GAINS[width] if name == "k" else gain
             cells += ["", "", "", ""] if known is None else [known[2], f"{known[0]}", gain, f"{known[1]}"]
-        table.append(cells)
-    seeds = max((len(of_case(rows, f"{name}/width-{width:g}")) for name in settings.mixings), default=0)
-    notes = [f"Ours: {settings.data}, {seeds} seeds; mean and standard deviation, differences seed by seed."]
+        table.append([*cells, f"{len(found)}"])
+    notes = [f"Ours: {settings.data}; mean and standard deviation over seeds, differences seed by seed."]
     notes += [_PAPER_NOTE] if paper else []
     return Sheet(f"Top-1 at width {width:g}", columns, table, notes)
 
@@ -79,6 +79,7 @@ def _times(settings: Settings, rows: Sequence[Row]) -> Sheet:
     heads += [f"inference, batch 1, {size}²" for size in settings.timed_sizes]
     columns = ["width", "channels mixed by"]
     columns += [f"#{head}{unit}" for head in heads for unit in (": ms", ": times shuffle")]
+    columns.append("#seeds")
     table = []
     for width in settings.timed:
         found = of_case(rows, f"time/width-{width:g}")
@@ -87,7 +88,7 @@ def _times(settings: Settings, rows: Sequence[Row]) -> Sheet:
             for kind in kinds:
                 measured = [row[kind][name] for row in found if name in row[kind]]
                 cells += _middle(measured)
-            table.append(cells)
+            table.append([*cells, f"{len(found)}"])
     notes = [
         f"One thread, {settings.rounds} rounds in turns in each run; ratios are taken round by round.",
         "“K, prepared”: the factors computed once from the angles, by km.ops.prepare, as one would deploy it.",

@@ -107,7 +107,7 @@ def nearest(n: int, structure: km.Structure) -> nn.Module:
 
 
 def rank_like_kaleidoscope(n: int) -> int:
-    """Rank at which two factors have no more numbers than the K-matrix: ``2 n r <= 8 n log2 n``."""
+    """Rank at which two factors have no more parameters than the K-matrix: ``2 n r <= 8 n log2 n``."""
     return km.Kaleidoscope(width=2).num_params(n, n) // (2 * n)
 
 

@@ -67,8 +67,9 @@ def _signed(values: Sequence[float]) -> str:
 
 def _errors(settings: Settings, rows: Sequence[Row]) -> Sheet:
     columns = [
-        "front end", "#test", "#less MFSC", "#validation", "#front end's numbers", "#all numbers", "#its rate",
-        "#paper", "#less MFSC, paper", "#all numbers, paper",
+        "front end", "#test", "#less MFSC", "#validation", "#front end's parameters", "#all parameters",
+        "#its rate",
+        "#paper", "#less MFSC, paper", "#all parameters, paper", "#seeds",
     ]  # fmt: skip
     lines = []
     for name in FRONT_ENDS:
@@ -85,10 +86,11 @@ def _errors(settings: Settings, rows: Sequence[Row]) -> Sheet:
             f"{error:.1f} ± {spread:.1f}",
             "" if name == "mfsc" else f"{error - PAPER['mfsc'][0]:+.1f}",
             f"{millions:.1f} M",
+            f"{len(own)}",
         ])  # fmt: skip
     notes = [
         NOTES[settings.corpus],
-        "Mean and standard deviation over seeds; a complex number counts as two.",
+        "Mean and standard deviation over seeds; a complex parameter counts as two.",
     ]
     return Sheet(TITLE[settings.corpus], columns, lines, notes)
 
@@ -98,14 +100,15 @@ def _times(settings: Settings, rows: Sequence[Row]) -> Sheet:
     columns = ["front end"]
     for rate in rates:
         columns += [f"#real-time factor, {rate // 1000} kHz", f"#times MFSC, {rate // 1000} kHz"]
+    columns.append("#seeds")
     lines = []
     for name in FRONT_ENDS:
-        line = [TITLES[name]]
+        line, own = [TITLES[name]], of_case(rows, name)
         for rate in rates:
-            found = [row["times"][str(rate)] for row in of_case(rows, name) if str(rate) in row["times"]]
+            found = [row["times"][str(rate)] for row in own if str(rate) in row["times"]]
             line.append(f"{statistics.median(t['own'] for t in found):.2e}" if found else "")
             line.append(f"{statistics.median(t['ratio'] for t in found):.2f}" if found else "")
-        lines.append(line)
+        lines.append([*line, f"{len(own)}"])
     notes = [
         f"Seconds of work for a second of audio, from waveform to features: one thread, one utterance of 3 s, frames "
         f"of 25 ms every {settings.hop_ms} ms; medians of turns taken with MFSC, and the median of their ratios.",

@@ -1,4 +1,4 @@
-"""Approximations with as many numbers as a fast transform has: sparse, low rank, and the sum of both."""
+"""Approximations with as many parameters as a fast transform has: sparse, low rank, and the sum of both."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from .targets import rmse
 
 
 def budget(n: int) -> int:
-    """Numbers of a butterfly, ``2 n log2 n``, complex ones where the target is complex: what the paper allows."""
+    """Parameters of a butterfly, ``2 n log2 n``, complex ones where the target is complex: what the paper allows."""
     return 2 * n * int(math.log2(n))
 
 
-def sparse(target: Tensor, numbers: int) -> float:
+def sparse(target: Tensor, parameters: int) -> float:
     """RMSE that the largest entries leave; where they are does not count."""
-    return _rmse(km.fit(target, km.Sparse(numbers), batches=()), target)
+    return _rmse(km.fit(target, km.Sparse(parameters), batches=()), target)
 
 
-def low_rank(target: Tensor, numbers: int) -> float:
+def low_rank(target: Tensor, parameters: int) -> float:
     """RMSE that the truncated singular value decomposition leaves."""
-    return _rmse(km.fit(target, km.LowRank(numbers // sum(target.shape)), batches=()), target)
+    return _rmse(km.fit(target, km.LowRank(parameters // sum(target.shape)), batches=()), target)
 
 
 def _rmse(found: km.Fit, target: Tensor) -> float:
     return found.relative_error * rmse(target, torch.zeros_like(target))
 
 
-def sparse_plus_low_rank(target: Tensor, numbers: int, alternations: int) -> tuple[float, int]:
+def sparse_plus_low_rank(target: Tensor, parameters: int, alternations: int) -> tuple[float, int]:
     """RMSE of the best sum of a sparse and a low-rank part, and its rank.
 
     Robust PCA at a fixed size, by turns: the singular subspace of what the sparse part leaves, then the largest entries
@@ -40,12 +40,12 @@ def sparse_plus_low_rank(target: Tensor, numbers: int, alternations: int) -> tup
     """
     best = math.inf, 0
     side = sum(target.shape)
-    for rank in range(numbers // side + 1):
-        entries = numbers - rank * side
+    for rank in range(parameters // side + 1):
+        entries = parameters - rank * side
         if rank == 0:
-            error = sparse(target, numbers)
+            error = sparse(target, parameters)
         elif entries == 0:
-            error = low_rank(target, numbers)
+            error = low_rank(target, parameters)
         else:
             error = _alternated(target, rank, entries, alternations)
         best = min(best, (error, rank))

@@ -14,12 +14,11 @@ from ..common import Case, Row, Run
 from ..common.trials import polish, race
 from . import baselines
 from .models import Init, hardened, name_of, random_member
-from .settings import BASELINES, GRADIENT, SUCCESS, Settings
+from .settings import BASELINES, GRADIENT, SUCCESS, WIDE, Settings
 from .targets import rmse, target
 
 _ENTRIES = 1 << 21  # of all trials that run side by side
 _SMALL = 64  # what has no optimisation steps is tried at this size in a dry run
-_WIDE = 2  # times the budget from which a fit is not called fast
 
 
 def run(settings: Settings, case: Case, run: Run) -> Row:
@@ -95,7 +94,7 @@ def finished(
 
 
 def fitted(dense: Tensor, settings: Settings) -> Row:
-    """``km.fit``; where it finds nothing fast, the best family with as many numbers as the budget, too."""
+    """``km.fit``; where it finds nothing fast, the best family with as many parameters as the budget, too."""
     found = km.fit(dense, tol=settings.tol, batches=())
     scale = rmse(dense, torch.zeros_like(dense))
     allowed = baselines.budget(len(dense))
@@ -104,7 +103,7 @@ def fitted(dense: Tensor, settings: Settings) -> Row:
         "num_params": found.matrix.num_params,
         "budget": allowed,
         "family": found.method.split(":")[0],
-        "fast": found.matrix.num_params <= _WIDE * allowed and found.method != "dense",
+        "fast": found.matrix.num_params <= WIDE * allowed and found.method != "dense",
     }
     if not row["fast"]:
         tried = km.compare(dense, budgets=(allowed / dense.numel(),))

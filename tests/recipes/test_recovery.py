@@ -121,3 +121,6 @@ def test_the_paper_stands_in_brackets_and_what_is_over_the_budget_has_a_star() -
     found = {row[0]: row[5] for row in table.rows}
     assert found["K, by fit"] == "9.60 2e-14*" and found["sparse (largest entries)"] == "7.11 (7.1)"
     assert found["K, by gradient"] == "(5.1)"
+    assert "best of 4 random starts (preset paper: 20)" in table.notes[0]
+    (full, _) = tables.sheets(settings.settings("paper"), rows)
+    assert "best of 20 random starts." in full.notes[0]

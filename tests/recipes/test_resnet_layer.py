@@ -130,6 +130,6 @@ def test_the_paper_stands_beside_what_was_found() -> None:
     (sheet,) = tables.sheets(settings.settings("small"), rows)
     found = {row[0]: row[1:] for row in sheet.rows}
     assert found["BPBP complex, fixed P"] == [
-        "1,008", "5.04 %", "92.00 ± 1.41", "90.00 ± 0.00", "94.01 ± 0.09",
+        "1,008", "5.04 %", "92.00 ± 1.41", "90.00 ± 0.00", "94.01 ± 0.09", "2",
     ]  # fmt: skip
-    assert found["K, one BB*"][2:] == ["", "", ""] and any("stand-in" in note for note in sheet.notes)
+    assert found["K, one BB*"][2:] == ["", "", "", "0"] and any("stand-in" in note for note in sheet.notes)

@@ -374,5 +374,5 @@ def test_the_paper_stands_beside_what_was_found() -> None:
     ]  # fmt: skip
     sheet = tables.sheets(chosen, rows)[0]
     by_name = {row[0]: row for row in sheet.rows}
-    assert by_name["K"][1:] == ["5", "75.0 ± 21.2", "+15.0 ± 7.1", "0.51M", "49.2", "+5.0", "73.4"]
-    assert by_name["none"][2:] == [""] * 6
+    assert by_name["K"][1:] == ["5", "75.0 ± 21.2", "+15.0 ± 7.1", "0.51M", "49.2", "+5.0", "73.4", "2"]
+    assert by_name["none"][2:] == [""] * 6 + ["0"]

@@ -112,12 +112,12 @@ def start(name: str, rate: int = 8_000) -> Any:
     return frontends.front_end(name, settings.Geometry(rate))
 
 
-@pytest.mark.parametrize(("rate", "numbers"), [(8_000, 32_768), (16_000, 73_728)])
-def test_k_begins_as_the_fourier_transform(rate: int, numbers: int) -> None:
-    """73,728 numbers, of which the paper says about 75K."""
+@pytest.mark.parametrize(("rate", "count"), [(8_000, 32_768), (16_000, 73_728)])
+def test_k_begins_as_the_fourier_transform(rate: int, count: int) -> None:
+    """73,728 parameters, of which the paper says about 75K."""
     front = start("kaleidoscope", rate)
     assert front.transform.structure == km.Kaleidoscope(width=2)
-    assert sum(p.numel() for p in front.parameters()) == numbers
+    assert sum(p.numel() for p in front.parameters()) == count
     x = 1000 * torch.randn(4, settings.Geometry(rate).width)
     expected = np.log(np.abs(np.fft.fft(x.double().numpy(), front.n)) ** 2 + 1)
     np.testing.assert_allclose(front(x).detach().numpy(), expected, rtol=1e-3)
@@ -137,7 +137,7 @@ def test_structures_begin_nearest_to_the_fourier_transform() -> None:
     np.testing.assert_allclose(circulant.to_dense().detach().numpy()[:, 0], means, rtol=0, atol=1e-6)
 
 
-def test_low_rank_has_as_many_numbers_as_k() -> None:
+def test_low_rank_has_as_many_parameters_as_k() -> None:
     for n in (256, 512):
         rank = frontends.rank_like_kaleidoscope(n)
         k = km.Kaleidoscope(width=2).num_params(n, n)
@@ -190,7 +190,7 @@ def test_both_directions_have_the_same_weights() -> None:
 
 
 def test_sizes_of_the_paper() -> None:
-    """The wider input and the K-matrix cost 1.1M numbers more than MFSC, as Table 5 has it."""
+    """The wider input and the K-matrix cost 1.1M parameters more than MFSC, as Table 5 has it."""
     with torch.device("meta"):
         lstm = [models.BothWays(w, 550) for w in (512, 23, 1100, 1100, 1100)]
     count = [sum(p.numel() for p in layer.parameters()) for layer in lstm]

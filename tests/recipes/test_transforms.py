@@ -223,3 +223,24 @@ def test_the_table_tells_success_from_failure() -> None:
     (sheet,) = tables.sheets(settings.settings("small"), rows)
     (line,) = sheet.rows
     assert line[:6] == ["DCT", "16", "2.0e-06 to 0.1", "1 of 2", "40", "1.1e-05"] and line[6:] == [""] * 5
+
+
+def test_the_table_marks_fits_over_the_budget() -> None:
+    def fitted(n: int, held: int, **more: object) -> dict[str, object]:
+        options = {"target": "dct", "n": n, "method": "fit"}
+        known = {"num_params": held, "budget": 2 * n * (n.bit_length() - 1), "family": "butterfly"}
+        return {"case": f"dct/{n}/fit", "options": options, "seed": 1, "rmse": 1e-16, **known, **more}
+
+    near = {"rmse": 0.01, "num_params": 640, "family": "sparse"}
+    rows = [
+        fitted(8, 48, fast=True),
+        fitted(16, 160, fast=True),
+        fitted(64, 2176, fast=False, within=near),
+    ]
+    (sheet,) = tables.sheets(settings.settings("small"), rows)
+    assert [line[7] for line in sheet.rows] == [
+        "butterfly, 48 parameters",
+        "butterfly, 160 parameters (1.2 x the budget)",
+        "sparse within the budget; to 1e-10: butterfly, 2,176 parameters (2.8 x the budget)",
+    ]
+    assert any("Up to 2 times a fit counts as fast" in note for note in sheet.notes)
