@@ -111,7 +111,7 @@ def test_a_request_that_cannot_be_honoured_raises(mixed, install) -> None:
     chain_matmul(*arguments(mixed))
 
 
-@pytest.mark.parametrize("name", ["native", "portable", "reference"])
+@pytest.mark.parametrize("name", ["native", "triton", "portable", "reference"])
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_empty_batches_run_whoever_is_asked_for(mixed, name: str, requires_grad: bool) -> None:
     x, weights, patterns = arguments(mixed, requires_grad)
@@ -142,7 +142,7 @@ def test_a_request_stays_in_its_thread(mixed) -> None:
 
 
 def test_unknown_names_are_refused_at_once() -> None:
-    with pytest.raises(ArgumentError, match="use one of native, portable, reference"), use_backend("fastest"):
+    with pytest.raises(ArgumentError, match="use one of native, triton, portable, reference"), use_backend("fastest"):
         pass
 
 
@@ -163,7 +163,7 @@ def test_explanation(mixed, install) -> None:
     told = explain_dispatch(*arguments(mixed))
     assert told.backend == best
     assert told.reasons["counting"] == "will not count today"
-    assert list(told.reasons) == ["counting", "native", "portable", "reference"]
+    assert list(told.reasons) == ["counting", "native", "triton", "portable", "reference"]
     assert str(told).splitlines()[0].startswith(f"{best} (")
     with use_backend("counting"):
         told = explain_dispatch(*arguments(mixed))

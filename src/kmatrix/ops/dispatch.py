@@ -23,6 +23,7 @@ from kmatrix.ops.gradients import chain_gradients
 from kmatrix.ops.native import Native
 from kmatrix.ops.portable import portable_chain_gradients, portable_chain_matmul
 from kmatrix.ops.routing import Route
+from kmatrix.ops.triton.backend import Triton
 from kmatrix.ops.verdict import Verdict as Verdict
 
 _log = logging.getLogger(__name__)
@@ -95,7 +96,8 @@ class Reference:
 
 
 NATIVE = Native()
-BACKENDS: tuple[Backend, ...] = (NATIVE, Portable(), Reference())
+TRITON = Triton()
+BACKENDS: tuple[Backend, ...] = (NATIVE, TRITON, Portable(), Reference())
 
 
 def requested() -> str | None:
@@ -120,7 +122,7 @@ def use_backend(name: str) -> Iterator[None]:
     obey the request in force when they run. Products of empty tensors have nothing to compute and always run.
 
     Args:
-        name: "native", "portable" or "reference".
+        name: "native", "triton", "portable" or "reference".
 
     Raises:
         ArgumentError: if there is no backend of that name.

@@ -195,7 +195,9 @@ def _refusal(
     """Whether a backend can run all products, and the first reason why not or why."""
     reason = "there is no chain to multiply by"
     for one in sums:
-        like = next(b for b in segments_dispatch.BACKENDS if b.name == backend.name)
+        like = next((b for b in segments_dispatch.BACKENDS if b.name == backend.name), None)
+        if like is None:
+            return False, "no kernels for sums of boxes"
         ok, reason = like.can_run(one.x, one.left, one.right, one.places, one.rows)
         if not ok:
             return False, reason

@@ -1,0 +1,88 @@
+"""What ``ops.dispatch`` calls: whether the kernels take a product, and the product."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from kmatrix.ops.definition import Patterns
+from kmatrix.ops.triton.available import interpreted, triton_is_here
+from kmatrix.ops.triton.plan import Plan, plan
+from kmatrix.ops.verdict import Verdict
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
+_WIDEST = 1 << 16  # numbers in a block: beyond, products of whole matrices are what stock torch does best
+
+
+class Triton:
+    """Fused kernels on NVIDIA GPUs; on the CPU only in Triton's interpreter, and only if asked for by name."""
+
+    name = "triton"
+
+    def can_run(self, x: Tensor, weights: Sequence[Tensor], patterns: Patterns) -> Verdict:
+        """Everything on a GPU in the number types of the kernels that is not empty and whose blocks are not wide."""
+        ok, reason = triton_is_here()
+        if not ok:
+            return Verdict(False, reason)
+        if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreted() and _asked_for()):
+            return Verdict(False, f"x is on {x.device}, the Triton kernels compute on CUDA devices")
+        if x.dtype not in DTYPES:
+            return Verdict(False, f"no Triton kernel for {x.dtype}")
+        if not x.numel() or not all(map(all, patterns)):
+            return Verdict(False, "empty tensors need no speed")
+        widest = max(p.b * p.c for p in patterns)
+        if widest > _WIDEST:
+            return Verdict(
+                False, f"a block of {widest} numbers is a matrix product that stock torch makes best"
+            )
+        return Verdict(True, f"{reason}, {in_words(plan_of(x, weights, patterns))}")
+
+    def run(self, x: Tensor, weights: Sequence[Tensor], patterns: Patterns) -> Tensor:
+        """The product, in one launch."""
+        from kmatrix.ops.triton.launch import forward
+
+        with _device_of(x):
+            return forward(x, weights, patterns, plan_of(x, weights, patterns))
+
+    def run_backward(
+        self, grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, need_x: bool
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """Gradients, a launch for each factor as multiplied out."""
+        from kmatrix.ops.triton.launch import gradients
+
+        with _device_of(x):
+            return gradients(grad, x, weights, patterns, plan_of(x, weights, patterns, backward=True), need_x)
+
+
+def _device_of(x: Tensor) -> AbstractContextManager[object]:
+    """Where Triton is to launch: on the current device, which need not be that of the tensors."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def plan_of(x: Tensor, weights: Sequence[Tensor], patterns: Patterns, *, backward: bool = False) -> Plan:
+    """The plan for these arguments, which are not empty."""
+    batch = x.numel() // x.shape[-1]
+    shapes = tuple([tuple(w.shape) for w in weights])
+    return _plan(tuple(patterns), shapes, 1 << (batch - 1).bit_length(), x.dtype, backward)
+
+
+@lru_cache(maxsize=1024)
+def _plan(
+    patterns: Patterns, shapes: tuple[tuple[int, ...], ...], batch: int, dtype: torch.dtype, backward: bool
+) -> Plan:
+    return plan(patterns, shapes, batch, dtype, backward=backward)
+
+
+def in_words(found: Plan) -> str:
+    """The factors as multiplied out."""
+    return "factors " + ", ".join("x".join(map(str, step.factor.pattern)) for step in found.steps)
+
+
+def _asked_for() -> bool:
+    from kmatrix.ops.dispatch import requested  # which imports this module
+
+    return requested() == Triton.name

@@ -1,0 +1,194 @@
+"""Running the kernels: arguments, grids and buffers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kmatrix.ops.definition import Patterns
+from kmatrix.ops.triton.available import precision
+from kmatrix.ops.triton.plan import Plan, Step
+
+SHORTEST_CHAIN = 2  # factors that are worth a ring between them
+
+Constants = tuple[int, ...]
+
+
+def constants(
+    step: Step, rows: int, pairs: int, place: int, first_tile: int, *, turned: bool = False
+) -> Constants:
+    """What the kernels call ``F``: pattern, tying, tile, strides of the weight, number of tiles and its first one.
+
+    ``turned`` multiplies by the transpose of the same weights.
+    """
+    (a, b, c, d), tied_a, tied_d = step.factor
+    tile = step.tile
+    inputs, outputs = c * pairs, b * pairs
+    held_a, held_d = 1 if tied_a else a, 1 if tied_d else d
+    strides = (0 if tied_a else held_d * inputs * outputs, 0 if tied_d else inputs * outputs)
+    tiles = -(-rows // (tile.vectors * tile.steps)) * a * -(-d // tile.diagonals)
+    if turned:
+        tiles *= -(-inputs // tile.inputs)
+        shape = (a, c, b, d, held_a, held_d, tile.vectors, tile.diagonals, tile.inputs, tile.outputs)
+        return *shape, tile.steps, *strides, 1, outputs, first_tile, tiles, place
+    tiles *= -(-outputs // tile.outputs)
+    shape = (a, b, c, d, held_a, held_d, tile.vectors, tile.diagonals, tile.outputs, tile.inputs)
+    return *shape, tile.steps, *strides, outputs, 1, first_tile, tiles, place
+
+
+def multiply(
+    x: Tensor,
+    plan: Plan,
+    weights: Tensor,
+    places: Sequence[int],
+    *,
+    n_out: int,
+    gather: Tensor | None = None,
+    bias: Tensor | None = None,
+    activation: str = "",
+) -> Tensor:
+    """Rows of real numbers or pairs times a packed chain."""
+    from kmatrix.ops.triton.kernels import factor as kernels
+
+    pairs = 2 if x.is_complex() else 1
+    x, y = _real(x), x.new_empty(x.shape[0], n_out)
+    real_y = _real(y)
+    batch, steps = x.shape[0], plan.steps
+    common: dict[str, Any] = {
+        "gather": gather, "bias": bias, "n_in": x.shape[1], "n_out": n_out * pairs, "Q": pairs,
+        "GATHERED": gather is not None, "PADDED": x.shape[1] < steps[0].factor.pattern.cols * pairs,
+        "BIASED": bias is not None, "ACTIVATION": activation, "PRECISION": precision(),
+    }  # fmt: skip
+    warps = max(step.tile.warps for step in steps)
+    if len(steps) < SHORTEST_CHAIN:
+        f = constants(steps[0], batch, pairs, places[0], 0)
+        kernels.factor_kernel[(f[16],)](
+            x,
+            x.stride(0),
+            real_y,
+            real_y.stride(0),
+            weights,
+            rows=batch,
+            F=f,
+            LAST=True,
+            num_warps=warps,
+            **common,
+        )
+        return y
+    factors: list[Constants] = []
+    for step, place in zip(steps, places, strict=True):
+        factors.append(constants(step, plan.chunk, pairs, place, sum(f[16] for f in factors)))
+    tiles, chunks = sum(f[16] for f in factors), -(-batch // plan.chunk)
+    width = max(step.factor.pattern.rows for step in steps[:-1]) * pairs
+    ring = x.new_empty(2 * (len(steps) - 1) * plan.chunk * width)
+    counters = torch.zeros(1 + chunks * len(steps), dtype=torch.int32, device=x.device)
+    kernels.chain_kernel[(tiles * (chunks + len(steps) - 1),)](
+        x, x.stride(0), real_y, real_y.stride(0), ring, weights, counters=counters, rows=batch, chunks=chunks,
+        FACTORS=tuple(factors), CHUNK=plan.chunk, WIDTH=width, TILES=tiles, num_warps=warps, **common,
+    )  # fmt: skip
+    return y
+
+
+def _real(rows: Tensor) -> Tensor:
+    """Rows of complex numbers as rows of pairs."""
+    return torch.view_as_real(rows).flatten(1) if rows.is_complex() else rows
+
+
+def rows_of(x: Tensor) -> Tensor:
+    """Vectors as rows whose numbers lie side by side."""
+    rows = x.reshape(-1, x.shape[-1])
+    return rows if rows.stride(1) == 1 else rows.contiguous()
+
+
+def factor_product(
+    x: Tensor, step: Step, weights: Tensor, place: int, pairs: int, *, turned: bool = False
+) -> Tensor:
+    """Rows of real numbers times one packed factor or its transpose."""
+    from kmatrix.ops.triton.kernels import factor as kernels
+
+    f = constants(step, x.shape[0], pairs, place, 0, turned=turned)
+    n_out = f[0] * f[1] * f[3] * pairs
+    y = x.new_empty(x.shape[0], n_out)
+    kernels.factor_kernel[(f[16],)](
+        x, x.stride(0), y, y.stride(0), weights[place:], None, None, x.shape[0], x.shape[1], n_out,
+        F=f, Q=pairs, GATHERED=False, PADDED=False, LAST=False, BIASED=False, ACTIVATION="", PRECISION=precision(),
+        num_warps=step.tile.warps,
+    )  # fmt: skip
+    return y
+
+
+def forward(x: Tensor, weights: Sequence[Tensor], patterns: Patterns, plan: Plan) -> Tensor:
+    """The chain product."""
+    from kmatrix.ops.triton.packing import packed
+
+    buffer, places = packed(weights, patterns, plan.steps)
+    y = multiply(rows_of(x), plan, buffer, places, n_out=patterns[-1].rows)
+    return y.view(*x.shape[:-1], patterns[-1].rows)
+
+
+PARTS = 528  # programs that share the vectors in a backward pass: some for each processor of a large GPU
+
+
+def factor_gradients(
+    grad: Tensor, x: Tensor, step: Step, weights: Tensor, place: int, pairs: int, need_x: bool
+) -> tuple[Tensor | None, Tensor]:
+    """Gradients of the rows and of the packed factor, for rows of real numbers; that of the factor in float32."""
+    from kmatrix.ops.triton.kernels import gradient as kernels
+
+    batch, tile = x.shape[0], step.tile
+    f = constants(step, batch, pairs, place, 0)
+    a, b, c, d, held_a, held_d = f[:6]
+    b, c = b * pairs, c * pairs
+    whole = b <= tile.outputs and c <= tile.inputs
+    stacked = held_d > 1 and tile.diagonals > 1
+    d_tiles = -(-d // tile.diagonals)
+    places = a * d_tiles * -(-b // tile.outputs) * -(-c // tile.inputs)
+    steps = _power_below(batch * places // (PARTS * tile.vectors))
+    parts = -(-batch // (steps * tile.vectors))
+    sums = x.new_empty((parts, a, d if stacked else d_tiles, c, b), dtype=torch.float32)
+    fused = need_x and whole
+    grad_x = torch.empty_like(x) if fused else None
+    target = x if grad_x is None else grad_x
+    kernels.gradient_kernel[(parts * places,)](
+        grad, grad.stride(0), x, x.stride(0), target, target.stride(0), weights[place:], sums, batch,
+        F=f, Q=pairs, STEPS=steps, NEED_X=fused, PRECISION=precision(), num_warps=tile.warps,
+    )  # fmt: skip
+    if need_x and not whole:
+        grad_x = factor_product(grad, step, weights, place, pairs, turned=True)
+    tied = [0] + [1] * (held_a == 1) + [2] * (held_d == 1)
+    return grad_x, sums.sum(tied).view(held_a, held_d, c, b)
+
+
+def _power_below(size: int) -> int:
+    """The largest power of two up to ``size``, so that few kernels are compiled; at least one."""
+    return 1 << max(size.bit_length() - 1, 0)
+
+
+def gradients(
+    grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, plan: Plan, need_x: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    """Gradients of ``x`` (if needed) and of every weight; the vectors between factors are computed again."""
+    from kmatrix.ops.triton.packing import packed, unpacked_gradients
+
+    pairs = 2 if x.is_complex() else 1
+    buffer, places = packed(weights, patterns, plan.steps)
+    inputs = [_real(rows_of(x))]
+    for step, place in zip(plan.steps[:-1], places, strict=False):
+        inputs.append(factor_product(inputs[-1], step, buffer, place, pairs))
+    upstream: Tensor | None = _real(rows_of(grad))
+    found: list[Tensor] = []
+    for i in reversed(range(len(plan.steps))):
+        assert upstream is not None
+        wanted = need_x or i > 0
+        upstream, gradient = factor_gradients(
+            upstream, inputs.pop(), plan.steps[i], buffer, places[i], pairs, wanted
+        )
+        found.append(gradient)
+    grad_weights = unpacked_gradients(found[::-1], weights, patterns, plan.steps)
+    if upstream is None:
+        return None, grad_weights
+    rows = torch.view_as_complex(upstream.view(len(upstream), -1, 2)) if pairs == 2 else upstream
+    return rows.reshape(x.shape), grad_weights

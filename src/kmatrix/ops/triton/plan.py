@@ -1,0 +1,142 @@
+"""Which factors are multiplied out for the GPU, and in which tiles the results meet the vectors.
+
+A pass over the vectors costs memory traffic, wide blocks cost arithmetic, and narrow ones do not fill the matrix
+instructions; few vectors cannot pay for weights that are multiplied out. ``plan`` weighs these with rates of an H200,
+of which only ratios matter. It looks at patterns, tying, number of vectors, number type and direction, never at values.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+
+from kmatrix.ops.definition import Patterns
+from kmatrix.ops.merging import product_pattern, split
+from kmatrix.ops.schedule import Factor, Shapes
+
+SECTOR = 32  # bytes that memory delivers at least
+LEAST = 16  # rows and columns of a matrix instruction
+# Widest blocks that narrow factors are multiplied out to. Those of float32 have no matrix instructions of their own,
+# and a sum of 64 products is rounded twice as often as six sums of two.
+_WIDEST = {2: 128, 4: 32, 8: 32}
+_BYTES_PER_SECOND = 5.5e12  # of the second cache
+_HALF_RATE, _SINGLE_RATE = 2e14, 1.5e13  # multiply-adds a second
+_LATENCY = 2e-6  # seconds until a pass has begun and ended
+_STACKED = 1 << 16  # numbers of weights of one program
+_SUMS = 1 << 13  # the same where their gradients are summed in registers
+_RING_BYTES = 24 * 2**20  # of vectors between factors, to stay in the second cache
+
+
+class Tile(NamedTuple):
+    """What one program multiplies: ``steps`` times so many vectors, diagonals, outputs and inputs of a group."""
+
+    vectors: int
+    diagonals: int
+    outputs: int
+    inputs: int
+    steps: int
+    warps: int
+
+
+class Step(NamedTuple):
+    """Factors ``start .. stop-1`` as one factor, and its tiles."""
+
+    start: int
+    stop: int
+    factor: Factor
+    tile: Tile
+
+
+class Plan(NamedTuple):
+    """The steps, and how many vectors go from one to the next at a time."""
+
+    steps: tuple[Step, ...]
+    chunk: int
+
+
+@lru_cache(maxsize=1024)
+def plan(
+    patterns: Patterns, shapes: Shapes, batch: int, dtype: torch.dtype, *, backward: bool = False
+) -> Plan:
+    """The cheapest steps for about ``batch`` vectors.
+
+    Example:
+        >>> from kmatrix.ops.definition import Pattern
+        >>> butterfly = tuple(Pattern(2048 // 2**k, 2, 2, 2**k) for k in range(12))
+        >>> found = plan(butterfly, butterfly, 2**15, torch.bfloat16)
+        >>> [tuple(step.factor.pattern) for step in found.steps]
+        [(64, 64, 64, 1), (1, 64, 64, 64)]
+    """
+    factors = tuple(Factor(p, s[0] == 1, s[3] == 1) for p, s in zip(patterns, shapes, strict=True))
+    best: list[tuple[float, tuple[Step, ...]]] = [(0.0, ()), *[(float("inf"), ())] * len(factors)]
+    for start in range(len(factors)):
+        for stop, factor in _groups(factors, start, _WIDEST[dtype.itemsize]):
+            tile = _tile(factor, batch, dtype, backward)
+            cost = best[start][0] + _cost(factor, tile, batch, dtype, stop - start > 1)
+            if cost < best[stop][0]:
+                best[stop] = cost, (*best[start][1], Step(start, stop, factor, tile))
+    steps = best[-1][1]
+    return Plan(steps, _chunk(steps, batch, dtype))
+
+
+def _groups(factors: tuple[Factor, ...], start: int, widest: int) -> list[tuple[int, Factor]]:
+    """Runs of factors from ``start`` on that are one factor, not too wide: where each stops, and what it is."""
+    product = factors[start]
+    found = [(start + 1, product)]
+    for stop, (pattern, tied_a, tied_d) in enumerate(factors[start + 1 :], start + 2):
+        if split(product.pattern, pattern) is None:
+            break
+        merged = product_pattern(product.pattern, pattern)
+        if max(merged.b, merged.c) > widest:
+            break
+        tied = (merged.a == 1 or (product.tied_a and tied_a), merged.d == 1 or (product.tied_d and tied_d))
+        product = Factor(merged, *tied)
+        found.append((stop, product))
+    return found
+
+
+def _tile(factor: Factor, batch: int, dtype: torch.dtype, backward: bool) -> Tile:
+    (_, b, c, d), _, tied_d = factor
+    pairs = 2 if dtype.is_complex else 1
+    itemsize = dtype.itemsize // pairs
+    outputs, inputs = _power(b * pairs, 128), _power(c * pairs, 128)
+    if d == 1 or tied_d:
+        diagonals = 1 if d == 1 else min(_power(d, 16, 1), 16)
+        vectors = max(_power(min(batch, 128), 128) // diagonals, 1)
+        wide = outputs * inputs > 64 * 64 or itemsize == 4
+        warps = 8 if wide and vectors * diagonals >= 64 else 4
+    else:
+        room = (_SUMS if backward else _STACKED) * (2 if itemsize == 2 else 1) // 2
+        diagonals = max(min(SECTOR // (itemsize * pairs), _power(d, 64, 1), room // (outputs * inputs)), 1)
+        vectors = _power(min(batch, 32), 16 if diagonals * outputs * inputs > room // 2 else 32)
+        warps = 8 if diagonals * outputs * inputs >= 1 << 13 else 4
+    steps = max(min(256, batch) // max(vectors, 1), 1)
+    return Tile(vectors, diagonals, outputs, inputs, steps, warps)
+
+
+def _cost(factor: Factor, tile: Tile, batch: int, dtype: torch.dtype, merged: bool) -> float:
+    """Seconds for one vector."""
+    _, _, c, d = factor.pattern
+    strided = not (d == 1 or factor.tied_d)
+    waste = max(SECTOR / (tile.diagonals * dtype.itemsize), 1.0) if strided else 1.0
+    repeats = -(-factor.pattern.b * (2 if dtype.is_complex else 1) // tile.outputs)
+    traffic = (factor.pattern.cols * repeats * waste + factor.pattern.rows * waste) * dtype.itemsize
+    weights = factor.numel * dtype.itemsize * (1 / min(256, batch) + 3 * merged / batch)
+    rate = _HALF_RATE if dtype.itemsize == 2 else _SINGLE_RATE / (4 if dtype.is_complex else 1)
+    arithmetic = factor.pattern.rows * max(c, LEAST) / rate
+    return (traffic + weights) / _BYTES_PER_SECOND + arithmetic + _LATENCY / batch
+
+
+def _chunk(steps: tuple[Step, ...], batch: int, dtype: torch.dtype) -> int:
+    """As many vectors as let two of them lie between any two factors at a time, in whole tiles."""
+    between = sum(step.factor.pattern.rows for step in steps[:-1])
+    rows = _RING_BYTES // max(2 * between * dtype.itemsize, 1)
+    tall = max(step.tile.vectors * step.tile.steps for step in steps)
+    return max(min(rows, batch) // tall, 1) * tall
+
+
+def _power(size: int, most: int, least: int = LEAST) -> int:
+    """The power of two from ``size`` on, within bounds."""
+    return min(max(1 << (size - 1).bit_length(), least), most)
