@@ -305,11 +305,14 @@ def sampled(
         x = images[torch.randint(len(images), (batch,), generator=draw)].float() / 255
         u = torch.rand(shape, generator=draw).clamp(1e-6, 1 - 1e-6)
         drawn = torch.sigmoid((logits + torch.log(u / (1 - u))) / temperature)
-        matrices = times(drawn, torch.eye(n).expand(len(drawn), n, n))
         if rank == 2:
+            matrices = times(drawn, torch.eye(n).expand(len(drawn), n, n))
             y = torch.einsum("rij,bcjk,rlk->rbcil", matrices[:chains], x, matrices[chains:])
         else:
-            y = torch.einsum("rij,bcj->rbci", matrices, x.flatten(2)).reshape(chains, *x.shape)
+            pixels = (
+                x.flatten(2).flatten(0, 1).T
+            )  # few columns: the matrix itself, of all pixels, is not needed
+            y = times(drawn, pixels.expand(chains, *pixels.shape)).mT.reshape(chains, *x.shape)
         loss = total_variation(y).sum() + entropy * math.sqrt(step / steps) * entropies(logits).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ from ..common.images import accuracy, jittered
 from ..common.resnet import ResNet
 from ..common.training import train, warmup_cosine
 from . import kaleidoscope, models, seriation, sinkhorn
-from .certificate import certify, turned
+from .certificate import Objective, certify, turned
 from .scrambles import CLASSES, Scramble, Task, grid, load, scramble
 from .settings import LEARNERS, Settings
 from .variation import Places, cut, line_distances, pixel_distances
@@ -37,21 +37,26 @@ def run(settings: Settings, case: Case, run: Run) -> Row:
     if method == "unpermuted":
         row |= turned(task.train.images)
     if method in LEARNERS:
-        began = time.perf_counter()
+        began, busy = time.perf_counter(), time.process_time()
         given = scrambled(task.train.images)
         order, more = arrange(method, settings, given, scrambled.rank, run)
         row["learning_seconds"] = time.perf_counter() - began
+        row["learning_cpu_seconds"] = time.process_time() - busy
         found = scrambled.index[order]
-        row |= certify(found, task.train.images, scrambled.index, run.seed).row()
+        seen = task.train.images[
+            : settings.pixel_images if scrambled.rank == 1 and method != "sampled" else None
+        ]
+        goal = Objective(seen, torus=method != "sampled")
+        row |= certify(found, task.train.images, scrambled.index, goal, run.seed).row()
         if more is not None:
             # What the stages alone found, before switches are flipped.
             learned = scrambled.index[opened(together(more.learned), given)]
-            alone = certify(learned, task.train.images, scrambled.index, run.seed).row()
+            alone = certify(learned, task.train.images, scrambled.index, goal, run.seed).row()
             row |= {
-                "restarts": more.restarts,
                 "stages": {k: alone[k] for k in ("exact", "wrapped", "objective")},
             }
         row["choices"] = choices(method, scrambled.rank, task.side)
+        row["starts"] = starts(method, settings, scrambled.rank, more)
         row["example"] = _example(task, scrambled, found)
     if case.options["classified"]:
         row |= classify(settings, dict(settings.data)[task.name], task, scrambled, method, order, run)
@@ -68,7 +73,7 @@ def arrange(
         run.progress("arranging", done, total, variation=value)
 
     if method == "sampled":
-        way = vars(settings.sampled)
+        way = vars(settings.sampled_lines if rank == 2 else settings.sampled_pixels)
         return kaleidoscope.sampled(images, rank, seed=run.seed, shown=shown, **way), None
     if rank == 2:
         places, tables = Places((side,)), torch.stack([line_distances(images, axis) for axis in (0, 1)])
@@ -111,6 +116,19 @@ def choices(method: str, rank: int, side: int) -> int:
     n, times = (side, 2) if rank == 2 else (side * side, 1)
     switches = len(kaleidoscope.strides(n)) * n // 2
     return times * {"kaleidoscope": switches, "sampled": switches, "sinkhorn": n * n, "seriation": 0}[method]
+
+
+def starts(method: str, settings: Settings, rank: int, more: kaleidoscope.Found | None) -> list[int]:
+    """How often it began anew, for each table of distances."""
+    lines = rank == 2
+    if more is not None:
+        chains = (settings.lines if lines else settings.pixels).chains
+        return [chains * restarts for restarts in more.restarts]
+    if method == "sampled":
+        return [(settings.sampled_lines if lines else settings.sampled_pixels).chains]
+    if method == "sinkhorn":
+        return [(settings.sinkhorn_lines if lines else settings.sinkhorn_pixels).chains]
+    return [1]
 
 
 def classify(
@@ -196,7 +214,8 @@ def _one_step(settings: Settings) -> Settings:
         settings,
         lines=lines,
         pixels=pixels,
-        sampled=replace(settings.sampled, steps=1, chains=1),
+        sampled_lines=replace(settings.sampled_lines, steps=1, chains=1),
+        sampled_pixels=replace(settings.sampled_pixels, steps=1, chains=1),
         sinkhorn_lines=replace(settings.sinkhorn_lines, chains=1, steps=1),
         sinkhorn_pixels=replace(settings.sinkhorn_pixels, chains=1, steps=1),
     )

@@ -33,9 +33,10 @@ KINDS = {
     "rows-columns": "random rows, columns",
     "pixels": "random pixels",
 }
+NONE = "–"
 LIMITS = {
     "nothing": "",
-    "cut": "where to open the torus",
+    "cut": "turned: the objective is the same",
     "search": "search: it ended above the truth",
     "loss": "loss: less than the truth's",
 }
@@ -55,6 +56,7 @@ def _accuracy(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
     columns = [
         "permutation",
         "method",
+        "#seeds",
         "#test accuracy %",
         "#against unpermuted, points",
         "#paper: CIFAR-10 %",
@@ -67,20 +69,19 @@ def _accuracy(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
             continue
         found = of_case(rows, case.name)
         gaps = [row["test"] - reference[row["seed"]] for row in found if row["seed"] in reference]
-        gap = "" if method == "unpermuted" else mean_spread(gaps, 1)
-        printed = f"{PAPER[method]}" if method in PAPER and kind in ("none", "bit-reversal") else ""
+        gap = NONE if method == "unpermuted" else mean_spread(gaps, 1)
+        printed = f"{PAPER[method]}" if method in PAPER and kind in ("none", "bit-reversal") else NONE
         accuracy = mean_spread((row["test"] for row in found), 1)
-        table.append([KINDS.get(kind, "none"), TITLES[method], accuracy, gap, printed])
-    seeds = len(reference)
-    note = f"{data}, {seeds} seeds: mean and standard deviation; differences seed by seed."
+        table.append([KINDS.get(kind, "none"), TITLES[method], str(len(found)), accuracy, gap, printed])
+    note = f"{data}: mean and standard deviation over seeds; differences seed by seed."
     return Sheet(f"Accuracy, {data}", columns, table, [note])
 
 
 def _recovery(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
     columns = [
-        "permutation", "method", "#recovered exactly", "#before flips of switches", "#pixels in place %",
-        "#neighbours kept %", "#objective / truth's", "#total variation / truth's", "#random / truth's", "#numbers",
-        "#restarts", "#seconds", "what limits it",
+        "permutation", "method", "#seeds", "#recovered exactly", "#before flips of switches", "#pixels in place %",
+        "#neighbours kept %", "#objective / truth's", "#total variation / truth's", "#random / truth's", "#parameters",
+        "#starts", "#CPU seconds", "what limits it",
     ]  # fmt: skip
     table = []
     for case in cases(settings):
@@ -93,21 +94,20 @@ def _recovery(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
             [
                 KINDS[kind],
                 TITLES[method].removesuffix(" + CNN"),
+                str(len(found)),
                 f"{sum(row['exact'] for row in found)} of {len(found)}",
                 f"{sum(row['stages']['exact'] for row in found)} of {len(found)}"
-                if method == "kaleidoscope" and all("stages" in row for row in found)
-                else "",
+                if method == "kaleidoscope"
+                else NONE,
                 mean_spread((row["right"] for row in found), 1, 100),
                 mean_spread((row["neighbours"] for row in found), 1, 100),
                 mean_spread((row["objective"] / row["objective_truth"] for row in found), 3),
                 mean_spread((row["variation"] / row["truth"] for row in found), 3),
                 mean_spread((row["random"] / row["truth"] for row in found), 2),
                 f"{found[0]['choices']:,}",
-                _between([count for row in found for count in row["restarts"]])
-                if method == "kaleidoscope"
-                else "",
-                f"{statistics.median(row['learning_seconds'] for row in found):.0f}",
-                "; ".join(limits),
+                _between([count for row in found for count in row["starts"]]),
+                f"{statistics.median(row['learning_cpu_seconds'] for row in found):.0f}",
+                "; ".join(limits) or NONE,
             ]
         )
     notes = [
@@ -116,7 +116,12 @@ def _recovery(settings: Settings, rows: Sequence[Row], data: str) -> Sheet:
         "Every arrangement here is a permutation, written as one kaleidoscope of zeros and ones and checked."
         if all(row.get("hard", True) for row in rows)
         else "Some arrangement here is not a permutation.",
-        "Objective: sum of absolute differences of neighbours on the torus. Total variation: the paper's, open edges.",
+        "Objective: what the method itself minimised, on the images that it learned from. K as in the paper: its "
+        "total variation, open edges, all training images; the truth's is the least over its flips. The others: "
+        "sums of absolute differences of neighbours on the torus, of all training images (rows and columns) or of the "
+        f"first {settings.pixel_images:,} (pixels).",
+        "Total variation: the paper's, on 1,000 training images; a flip alone changes it. Parameters: numbers that are "
+        "learned for one start. Starts: of rows and of columns each. CPU seconds: to learn it, median; one thread.",
     ]
     for row in of_case(rows, f"unpermuted/none/{data}")[:1]:
         least = {axis: row["turned"][axis]["least"] for axis in ("rows", "columns")}

@@ -222,6 +222,18 @@ def test_single_switches_settle_a_swapped_pair() -> None:
     assert torch.equal(found, truth)
 
 
+@pytest.mark.parametrize("kind", ["rows-columns", "pixels"])
+def test_sampled_kaleidoscopes_lower_the_variation(kind: str) -> None:
+    images = scrambles.blobs(64, 8, 1, 1).images
+    mixed = scrambles.scramble(kind, 8, 2)
+    way = {"steps": 200, "chains": 2, "batch": 8, "rate": 0.2, "entropy": 0.3, "temperature": 0.5, "seed": 3}
+    order = kaleidoscope.sampled(mixed(images), mixed.rank, shown=lambda *a: None, **way)
+    assert sorted(order.tolist()) == list(range(64))
+    variation_of = certificate.Objective(images, torus=False)
+    others = [scrambles.scramble(kind, 8, seed).index for seed in range(5)]
+    assert variation_of(mixed.index[order]) < min(map(variation_of, others))
+
+
 # The others
 
 
@@ -321,7 +333,7 @@ def test_certificates_know_the_symmetries(turned: bool) -> None:
     grid = torch.arange(64).reshape(8, 8).T.flip(0)
     found = (grid.roll(3, 1) if turned else grid).flatten()
     given = scrambles.scramble("pixels", 8, 0).index
-    proof = certificate.certify(found, images, given, 0)
+    proof = certificate.certify(found, images, given, certificate.Objective(images, torus=True), 0)
     assert proof.hard and proof.wrapped and proof.exact != turned
     assert proof.right == 1 and proof.neighbours == 1
     assert proof.objective == pytest.approx(proof.objective_truth, rel=1e-12)
@@ -333,11 +345,39 @@ def test_a_wrong_arrangement_has_no_certificate() -> None:
     images = torch.randint(256, (6, 1, 8, 8), dtype=torch.uint8)
     found = torch.arange(64)
     found[[10, 40]] = found[[40, 10]]
-    proof = certificate.certify(found, images, torch.arange(64), 0)
+    goal = certificate.Objective(images, torus=True)
+    proof = certificate.certify(found, images, torch.arange(64), goal, 0)
     assert proof.hard and not proof.wrapped and not proof.exact
     assert proof.right == 62 / 64 and proof.neighbours < 1
     images[:, :, 1, 2] = images[:, :, 5, 0]  # pixels 10 and 40 are the same in every image now
-    assert certificate.certify(found, images, torch.arange(64), 0).exact
+    assert certificate.certify(found, images, torch.arange(64), goal, 0).exact
+
+
+def test_the_objective_is_the_learners_own() -> None:
+    """On the torus a difference of 1 / 255 is itself; the paper's total variation is over all of its images."""
+    images = torch.randint(256, (150, 2, 8, 8), dtype=torch.uint8)
+    order = torch.randperm(64)
+    seen = images.flatten(2)[..., order].reshape(images.shape).double() / 255
+    wanted = sum((seen.roll(-1, axis) - seen).abs().sum() for axis in (-2, -1)) / len(images)
+    assert certificate.Objective(images, torus=True)(order) == pytest.approx(float(wanted), rel=1e-12)
+    paper = certificate.Objective(images, torus=False)
+    assert paper(order) == pytest.approx(float(variation.total_variation(seen)), rel=1e-12)
+    flipped = [images.flip(axes) for axes in ((), (-2,), (-1,), (-2, -1))]
+    least = min(float(variation.total_variation(x.double() / 255)) for x in flipped)
+    assert paper.truth() == pytest.approx(least, rel=1e-12)
+
+
+@pytest.mark.parametrize(("torus", "limit"), [(True, "cut"), (False, "loss")])
+def test_what_limits_depends_on_the_objective(torus: bool, limit: str) -> None:
+    """A bright bar in the middle, turned to the edge: open edges count one of its two sides less, the torus both."""
+    images = torch.randint(20, (4, 1, 8, 8), dtype=torch.uint8)
+    images[..., 2:5] += 200
+    found = torch.arange(64).reshape(8, 8).roll(-2, 1).flatten()
+    goal = certificate.Objective(images, torus=torus)
+    proof = certificate.certify(found, images, torch.arange(64), goal, 0)
+    assert proof.wrapped and not proof.exact and proof.limit == limit
+    worse = certificate.certify(torch.randperm(64), images, torch.arange(64), goal, 0)
+    assert worse.limit == "search"
 
 
 def test_turns_that_save_the_costliest_place_are_seen() -> None:
