@@ -140,6 +140,8 @@ class Recipe(Generic[S]):
         search: settings with what a trial of optuna suggests.
         objective: the entry of the row that a search looks at, and ``"minimize"`` or ``"maximize"``.
         dealt: whether several processes share the runs among them rather than the batches of each run.
+        takes: roughly how long each preset takes, with three seeds on one idle core if it does not say otherwise.
+        wants: which data the presets want; those that are not named want none.
     """
 
     name: str
@@ -154,3 +156,5 @@ class Recipe(Generic[S]):
     search: Callable[[optuna.trial.BaseTrial, S, Case], S] | None = None
     objective: tuple[str, str] = ("validation", "minimize")
     dealt: bool = False
+    takes: Mapping[str, str] = field(default_factory=dict)
+    wants: Mapping[str, str] = field(default_factory=dict)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -22,6 +23,9 @@ from .processes import Processes, processes
 from .progress import Bars
 from .recipe import PRESETS, Case, Recipe, Row, Run, Sheet
 from .results import FILE, RUNS, SHARED, Results, digest
+from .stops import StoppedError as StoppedError
+from .stops import Stops
+from .terminal import terminal
 from .versions import made_with
 
 COMMAND = "kmatrix recipe"
@@ -83,31 +87,33 @@ def execute(recipe: Recipe[Any], options: Options) -> list[Sheet]:
 
     Raises:
         RecipeError: if an option cannot be used, or data are missing.
+        StoppedError: after Ctrl-C or SIGTERM, once what there is has been written.
     """
     settings, cases = _checked(recipe, options)
     device = _device(options.device)
-    with processes(device) as among, Bars(among.first) as bars:
-        context = _Context(recipe, options, device, among, bars)
+    with processes(device) as among, Stops(among.first) as stops, Bars(among.first) as bars:
+        context = _Context(recipe, options, device, among, bars, stops)
         if options.dry:
             return context.dry(settings, cases)
         assert options.out is not None
         results = Results(options.out, recipe, options.preset, settings)
-        if options.trials:
-            context.search(results, settings, cases)
-        plan = [
-            Planned(case, search.with_params(recipe, settings, case, results.searched.get(case.name)), seed)
-            for seed in range(1, options.seeds + 1)
-            for case in cases
-        ]
         try:
-            context.make(results, plan)
+            if options.trials:
+                context.search(results, settings, cases)
+            context.make(results, context.plan(results, settings, cases))
+        except KeyboardInterrupt:
+            if not among.first:
+                raise
+            context.finish(results, settings)
+            plan = context.plan(results, settings, cases)
+            kept = sum(planned.digest in results.rows for planned in plan)
+            raise StoppedError(stops.number or signal.SIGINT, kept, len(plan)) from None
         except BaseException:
             if among.first:
                 results.collect(_everything(recipe, settings, options.seeds, results))
             raise
         among.wait()
-        rows = results.collect(_everything(recipe, settings, options.seeds, results)) if among.first else []
-        return context.show(results, rows, settings) if among.first else []
+        return context.finish(results, settings) if among.first else []
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,22 @@ class _Context:
     device: torch.device
     among: Processes
     bars: Bars
+    stops: Stops
+
+    def plan(self, results: Results, settings: Any, cases: Sequence[Case]) -> list[Planned]:
+        """All runs that were asked for, with what searches have found."""
+        return [
+            Planned(
+                case, search.with_params(self.recipe, settings, case, results.searched.get(case.name)), seed
+            )
+            for seed in range(1, self.options.seeds + 1)
+            for case in cases
+        ]
+
+    def finish(self, results: Results, settings: Any) -> list[Sheet]:
+        """Write what there is; the tables."""
+        rows = results.collect(_everything(self.recipe, settings, self.options.seeds, results))
+        return self.show(results, rows, settings)
 
     def make(self, results: Results, plan: Sequence[Planned]) -> None:
         """Make the runs that are not there yet, all together or each process some of them."""
@@ -129,6 +151,7 @@ class _Context:
             planned = plan[k]
             self.bars.run(planned.title, done, len(own))
             row = self.one(planned, None if dealt else self.among)
+            self.stops.check()
             if dealt or self.among.first:
                 results.add(row)
                 self.forget(planned)
@@ -188,6 +211,7 @@ class _Context:
     def _trial(self, case: Case, settings: Any) -> Row:
         planned = Planned(case, settings, SEARCH_SEED)
         row = self.one(planned, None if self.recipe.dealt else self.among, trial=True)
+        self.stops.check()
         if self.recipe.dealt or self.among.first:
             self.forget(planned)
         return row
@@ -299,6 +323,6 @@ def _device(name: str) -> torch.device:
 def print_sheets(found: Sequence[Sheet], out: Path | None, console: Console) -> None:
     """The tables on a terminal, and where everything is."""
     for sheet in found:
-        console.print(sheets.terminal(sheet))
+        console.print(terminal(sheet, console.width))
     if out is not None and found:
         console.print(f"\n{out / FILE}, tables.md, report.html", highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""Tables as Markdown, on the terminal and in HTML, and the numbers in them."""
+"""Tables as Markdown and in HTML, and the figures in them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from html import escape
-
-from rich.table import Table
 
 from .recipe import Row, Sheet
 
@@ -39,19 +37,6 @@ def markdown(sheet: Sheet) -> str:
     cells = [heads, rule, *([cell.replace("|", "\\|") for cell in row] for row in sheet.rows)]
     lines = ["| " + " | ".join(row) + " |" for row in cells]
     return "\n".join([f"**{sheet.title}**", "", *lines, *(f"\n{note}" for note in sheet.notes)]) + "\n"
-
-
-def terminal(sheet: Sheet) -> Table:
-    """The table for a terminal."""
-    caption = "\n".join(sheet.notes) or None
-    table = Table(title=sheet.title, title_justify="left", title_style="bold", box=None, caption=caption)
-    table.caption_justify = "left"
-    for column in sheet.columns:
-        numbers = column.startswith("#")
-        table.add_column(column.removeprefix("#"), justify="right" if numbers else "left", overflow="fold")
-    for row in sheet.rows:
-        table.add_row(*row)
-    return table
 
 
 def html(sheet: Sheet) -> str:

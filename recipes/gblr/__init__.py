@@ -18,4 +18,6 @@ RECIPE = Recipe(
     objective=("validation", "minimize"),
     stand_in="MNIST and a small vision transformer stand in for ImageNet and ViT-B, "
     "the characters of Shakespeare and a small transformer for WikiText-103 and GPT-2.",
+    takes={"small": "1 to 2 h", "paper": "GPUs, not run"},
+    wants={"small": "MNIST, Tiny Shakespeare", "paper": "ImageNet, WikiText-103"},
 )

@@ -17,4 +17,6 @@ RECIPE: Recipe[Settings] = Recipe(
     stand_in=STAND_IN,
     search=search,
     objective=("validation", "maximize"),
+    takes={"small": "15 min", "paper": "8 h (estimate)"},
+    wants={"small": "MNIST, sign digits", "paper": "MNIST, grey CIFAR-10"},
 )

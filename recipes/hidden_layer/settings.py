@@ -85,7 +85,9 @@ def cases(settings: Settings) -> list[Case]:
 
 
 def search(trial: optuna.trial.BaseTrial, settings: Settings, case: Case) -> Settings:
-    """One learning rate instead of those to choose from in every run."""
-    low = case.name != TIME and METHODS[case.options["method"]].low
+    """One learning rate instead of those to choose from in every run; for times there is nothing to search."""
+    if case.name == TIME:
+        return settings
+    low = METHODS[case.options["method"]].low
     rate = trial.suggest_categorical("rate", Settings.low_rates if low else Settings.rates)
     return replace(settings, rates=(rate,), low_rates=(rate,), rounds=())

@@ -17,4 +17,5 @@ RECIPE: Recipe[Settings] = Recipe(
     search=search,
     objective=("error", "minimize"),
     dealt=True,
+    takes={"small": "25 min", "paper": "not run"},
 )

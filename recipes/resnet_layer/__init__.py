@@ -17,4 +17,6 @@ RECIPE: Recipe[Settings] = Recipe(
     stand_in=STAND_IN,
     search=search,
     objective=("validation", "maximize"),
+    takes={"small": "10 min", "paper": "GPU, not run"},
+    wants={"small": "sign digits", "paper": "CIFAR-10"},
 )

@@ -15,4 +15,6 @@ RECIPE: Recipe[settings.Settings] = Recipe(
     stand_in="Sign digits (1,450 training images of hand signs, 64 x 64, ten classes) stand in for ImageNet.",
     search=settings.search,
     objective=("validation", "maximize"),
+    takes={"small": "15 min", "paper": "GPUs, not run"},
+    wants={"small": "sign digits", "paper": "ImageNet"},
 )

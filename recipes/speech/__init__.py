@@ -16,4 +16,6 @@ RECIPE = Recipe(
     pictures=pictures,
     stand_in="Connected spoken digits made of FSDD, with a held-out speaker and CTC, stand in for TIMIT's phones.",
     search=search,
+    takes={"small": "20 min", "paper": "GPU, not run"},
+    wants={"small": "spoken digits (FSDD)", "paper": "TIMIT"},
 )

@@ -18,15 +18,15 @@ TITLES = {"dft": "DFT", "dct": "DCT", "dst": "DST", "hadamard": "Hadamard", "har
           "convolution": "convolution", "legendre": "Legendre", "random": "random"}  # fmt: skip
 _COLUMNS = (
     "target", "#N", "#by gradient", "#recovered", "#trials", "#paper, by gradient", "#by fit", "found as",
-    "#sparse (paper)", "#low rank (paper)", "#sparse + low rank",
+    "#parameters", "#times the budget", "#sparse (paper)", "#low rank (paper)", "#sparse + low rank",
 )  # fmt: skip
 _NOTES = (
     "Errors are RMSE over the entries. By gradient: lowest to highest over seeds, each the best of its trials;"
     " recovered: seeds below 1e-4, where the paper counts success; trials: the mean number used until then.",
     "By fit: km.fit at a relative error of 1e-10. Parameters are complex where the target is complex."
-    " What holds more than the budget says how many times as much. Up to {wide} times a fit counts as fast, which the"
-    " paper and the baselines do not have; beyond it the best family of km.compare within the budget stands here.",
-    "Sparse, low rank and sparse + low rank have the budget, 2 N log2 N parameters as in the paper; positions of"
+    " * marks what holds more than the budget, 2 N log2 N: up to {wide} times it counts as fast here, which the paper"
+    " and the baselines are not allowed; beyond that the best family of km.compare within the budget stands here.",
+    "Sparse, low rank and sparse + low rank have the budget, as in the paper; positions of"
     " entries are free. The paper's figures are those of the authors' stored results; sparse + low rank is in its"
     " figure only.",
 )
@@ -85,7 +85,7 @@ def _line(found: _Found, target: str, n: int) -> list[str]:
     cells = [TITLES[target], str(n), *_learned(found.of(target, n, GRADIENT))]
     cells.append(short(paper.printed(paper.LEARNED, target, n)))
     fits = found.of(target, n, FIT)
-    cells += _fit(fits[0]) if fits else ["", ""]
+    cells += _fit(fits[0]) if fits else ["", "", "", ""]
     approximated = found.of(target, n, BASELINES)
     if not approximated:
         return [*cells, "", "", ""]
@@ -107,13 +107,18 @@ def _learned(rows: Sequence[Row]) -> list[str]:
 
 
 def _fit(row: Row) -> list[str]:
-    exact = f"{row['family']}, {row['num_params']:,} parameters"
-    if row["num_params"] > row["budget"]:
-        exact += f" ({row['num_params'] / row['budget']:.1f} x the budget)"
+    """Error, what it was found as, parameters, and how many times the budget they are."""
     if row["fast"]:
-        return [short(row["rmse"]), exact]
+        return [short(row["rmse"]), row["family"], *_size(row, row["budget"])]
     near = row["within"]
-    return [short(near["rmse"]), f"{near['family']} within the budget; to 1e-10: {exact}"]
+    times = f"{row['num_params'] / row['budget']:.1f}"
+    exact = f"{near['family']}; to 1e-10: {row['family']}, {times} times the budget"
+    return [short(near["rmse"]), exact, *_size(near, row["budget"])]
+
+
+def _size(row: Row, budget: int) -> list[str]:
+    times = row["num_params"] / budget
+    return [f"{row['num_params']:,}", f"{times:.2f}" + ("*" if times > 1 else "")]
 
 
 def pictures(settings: Settings, rows: Sequence[Row]) -> Mapping[str, Figure]:

@@ -16,4 +16,6 @@ RECIPE: Recipe[Settings] = Recipe(
     pictures=pictures,
     stand_in=STAND_IN,
     search=search,
+    takes={"small": "1 h", "paper": "GPU, not run"},
+    wants={"small": "Tatoeba, Python documentation", "paper": "IWSLT'14"},
 )

@@ -285,6 +285,8 @@ def test_the_command_lists_and_refuses(kmatrix: Command, tmp_path: Path) -> None
     assert listed.exit_code == 0
     for folder in package.FOLDERS:
         assert folder.replace("_", "-") in listed.stdout
+        assert package.load(folder).takes["small"] in listed.stdout
+    assert max(map(len, listed.stdout.splitlines())) <= 80 and "MNIST, sign digits" in listed.stdout
     refused = kmatrix("recipe", "run", "nonsense", "--out", str(tmp_path))
     assert refused.exit_code == 2 and "no such recipe; there are transforms, " in refused.stderr
 
@@ -300,6 +302,7 @@ def test_every_recipe_is_complete(folder: str) -> None:
         assert names and len(set(names)) == len(names)
         json.dumps([part("results").as_json(settings), [dict(case.options) for case in cases]])
         recipe.sheets(settings, [])  # of what is not there yet
+    assert set(recipe.takes) == {"small", "paper"} and set(recipe.wants) in (set(), {"small", "paper"})
     text = (ROOT / "recipes" / folder / "README.md").read_text()
     assert f"kmatrix recipe run {recipe.name} --preset small" in text
     for word in ("**Claim.**", "**Figure.**"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from click.testing import Result
@@ -231,6 +232,13 @@ def test_the_command_on_synthetic_images(kmatrix: Command, tmp_path: Path) -> No
     }
     assert all(row["source"] == "synthetic" for row in rest)
     assert "56.9" in (tmp_path / "tables.md").read_text() and (tmp_path / "accuracy.svg").is_file()
+
+
+def test_a_search_leaves_out_what_is_timed() -> None:
+    trial = optuna.trial.FixedTrial({"rate": 0.02})
+    found = settings.search(trial, SMOKE, common.Case("dense/mnist-noise", {"method": "dense"}))
+    assert found.rates == (0.02,) and found.rounds == ()
+    assert settings.search(optuna.trial.FixedTrial({}), SMOKE, common.Case("time", {"method": None})) is SMOKE
 
 
 def test_the_setting_of_the_paper_goes_through_a_step(kmatrix: Command) -> None:

@@ -222,7 +222,7 @@ def test_the_table_tells_success_from_failure() -> None:
     ]
     (sheet,) = tables.sheets(settings.settings("small"), rows)
     (line,) = sheet.rows
-    assert line[:6] == ["DCT", "16", "2.0e-06 to 0.1", "1 of 2", "40", "1.1e-05"] and line[6:] == [""] * 5
+    assert line[:6] == ["DCT", "16", "2.0e-06 to 0.1", "1 of 2", "40", "1.1e-05"] and line[6:] == [""] * 7
 
 
 def test_the_table_marks_fits_over_the_budget() -> None:
@@ -238,9 +238,9 @@ def test_the_table_marks_fits_over_the_budget() -> None:
         fitted(64, 2176, fast=False, within=near),
     ]
     (sheet,) = tables.sheets(settings.settings("small"), rows)
-    assert [line[7] for line in sheet.rows] == [
-        "butterfly, 48 parameters",
-        "butterfly, 160 parameters (1.2 x the budget)",
-        "sparse within the budget; to 1e-10: butterfly, 2,176 parameters (2.8 x the budget)",
+    assert [line[6:10] for line in sheet.rows] == [
+        ["1.0e-16", "butterfly", "48", "1.00"],
+        ["1.0e-16", "butterfly", "160", "1.25*"],
+        ["0.01", "sparse; to 1e-10: butterfly, 2.8 times the budget", "640", "0.83"],
     ]
-    assert any("Up to 2 times a fit counts as fast" in note for note in sheet.notes)
+    assert any("up to 2 times it counts as fast here" in note for note in sheet.notes)

@@ -23,17 +23,20 @@ FOLDER_VARIABLE = "KMATRIX_DATA"
 def recipe_list() -> None:
     """List the recipes."""
     package = recipes()
-    table = plain_table("recipes", "name", "what it shows")
+    shown = plain_table("recipes", "name", "what it shows")
+    needed = plain_table("what the presets take, and the data they want", "name", "small", "paper", "data")
     for folder in package.FOLDERS:
         recipe = package.load(folder)
-        table.add_row(recipe.name, escape(f"{recipe.title} ({recipe.source})"))
+        shown.add_row(recipe.name, escape(f"{recipe.title} ({recipe.source})"))
+        data = f"{recipe.wants['small']}; paper: {recipe.wants['paper']}" if recipe.wants else "none"
+        needed.add_row(recipe.name, recipe.takes["small"], recipe.takes["paper"], escape(data))
     console = output()
-    console.print(table)
+    console.print(shown, "", needed, sep="\n")
     console.print(
-        "\nkmatrix recipe run NAME --out FOLDER runs one on synthetic data in seconds; "
-        "--preset small --data FOLDER on real data.",
+        "\nRoughly, with 3 seeds, on one idle core where no GPU is named. The READMEs say where the data are from.\n"
+        "kmatrix recipe run NAME --out FOLDER      synthetic data, seconds to a minute\n"
+        "    --preset small --data FOLDER          real data",
         highlight=False,
-        soft_wrap=True,
     )
 
 
@@ -66,8 +69,8 @@ def recipe_run(
 ) -> None:
     """Run a recipe: every case with every seed, tables, pictures and a page.
 
-    Interrupted, the same command goes on. Under torchrun (`torchrun --nproc-per-node 2 -m kmatrix recipe run ...`)
-    the processes share the work.
+    Ctrl-C and SIGTERM leave the tables of what is finished (exit codes 130 and 143), and the same command goes on.
+    Under torchrun (`torchrun --nproc-per-node 2 -m kmatrix recipe run ...`) the processes share the work.
     """
     package = recipes()
     recipe = _load(package, name)
@@ -75,8 +78,12 @@ def recipe_run(
     options = runner.Options(preset, seeds, out, data, tuple(cases or ()), device, dry_run, search, storage)
     try:
         found = runner.execute(recipe, options)
+    except runner.StoppedError as stop:
+        kept = f"{stop.kept} of {stop.planned} runs are kept in {out}, with their tables"
+        typer.echo(f"stopped: {kept}; the same command goes on from there", err=True)
+        raise typer.Exit(128 + stop.number) from None
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
+        typer.echo("stopped", err=True)
         raise typer.Exit(130) from None
     if os.environ.get("RANK", "0") == "0":
         runner.print_sheets(found, None if dry_run else out, output())
