@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ class Objective:
             total += mean * len(some)
         return total / len(self.images)
 
+    @cached_property
     def truth(self) -> float:
         """Of the images as they were; the least over flips, which the paper's total variation tells apart."""
         side = self.images.shape[-1]
@@ -134,7 +136,7 @@ def certify(found: Tensor, images: Tensor, given: Tensor, objective: Objective, 
         scrambled=float(total_variation(seen(given))),
         random=sum(randoms) / len(randoms),
         objective=objective(found),
-        objective_truth=objective.truth(),
+        objective_truth=objective.truth,
     )
 
 

@@ -364,7 +364,7 @@ def test_the_objective_is_the_learners_own() -> None:
     assert paper(order) == pytest.approx(float(variation.total_variation(seen)), rel=1e-12)
     flipped = [images.flip(axes) for axes in ((), (-2,), (-1,), (-2, -1))]
     least = min(float(variation.total_variation(x.double() / 255)) for x in flipped)
-    assert paper.truth() == pytest.approx(least, rel=1e-12)
+    assert paper.truth == pytest.approx(least, rel=1e-12)
 
 
 @pytest.mark.parametrize(("torus", "limit"), [(True, "cut"), (False, "loss")])
