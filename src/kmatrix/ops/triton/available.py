@@ -31,8 +31,8 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
-def precision() -> str:
-    """How products of float32 are made: exactly, or in TF32 where torch is allowed that, too."""
+def precision(*, exact: bool = False) -> str:
+    """How products of float32 are made: exactly, or in TF32 where torch is allowed that, too, and it is not weights."""
     if interpreted():
         return "wide"
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "ieee" if exact or torch.get_float32_matmul_precision() == "highest" else "tf32"

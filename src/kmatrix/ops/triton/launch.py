@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.triton.available import precision
+from kmatrix.ops.triton.packing import pack, unpacked_gradients
 from kmatrix.ops.triton.plan import Plan, Step
 
 SHORTEST_CHAIN = 2  # factors that are worth a ring between them
@@ -122,10 +123,8 @@ def factor_product(
 
 def forward(x: Tensor, weights: Sequence[Tensor], patterns: Patterns, plan: Plan) -> Tensor:
     """The chain product."""
-    from kmatrix.ops.triton.packing import packed
-
-    buffer, places = packed(weights, patterns, plan.steps)
-    y = multiply(rows_of(x), plan, buffer, places, n_out=patterns[-1].rows)
+    packed = pack(weights, patterns, plan.steps)
+    y = multiply(rows_of(x), plan, packed.buffer, packed.places, n_out=patterns[-1].rows)
     return y.view(*x.shape[:-1], patterns[-1].rows)
 
 
@@ -171,10 +170,9 @@ def gradients(
     grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, plan: Plan, need_x: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
     """Gradients of ``x`` (if needed) and of every weight; the vectors between factors are computed again."""
-    from kmatrix.ops.triton.packing import packed, unpacked_gradients
-
     pairs = 2 if x.is_complex() else 1
-    buffer, places = packed(weights, patterns, plan.steps)
+    packed = pack(weights, patterns, plan.steps)
+    buffer, places = packed.buffer, packed.places
     inputs = [_real(rows_of(x))]
     for step, place in zip(plan.steps[:-1], places, strict=False):
         inputs.append(factor_product(inputs[-1], step, buffer, place, pairs))
@@ -187,7 +185,7 @@ def gradients(
             upstream, inputs.pop(), plan.steps[i], buffer, places[i], pairs, wanted
         )
         found.append(gradient)
-    grad_weights = unpacked_gradients(found[::-1], weights, patterns, plan.steps)
+    grad_weights = unpacked_gradients(found[::-1], packed, weights, patterns, plan.steps)
     if upstream is None:
         return None, grad_weights
     rows = torch.view_as_complex(upstream.view(len(upstream), -1, 2)) if pairs == 2 else upstream

@@ -1,32 +1,96 @@
-"""Weights as the kernels read them: factors multiplied out, inputs before outputs, complex numbers as real blocks."""
+"""Weights as the kernels read them: factors multiplied out, inputs before outputs, complex numbers as real blocks.
+
+Runs, which butterflies are made of, and pairs of runs go through kernels of their own; what else can be multiplied out
+goes through stock torch. Products are made in float32 and rounded once.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.merging import merge_group, merge_group_gradients
-from kmatrix.ops.triton.plan import Step
+from kmatrix.ops.triton.available import precision
+from kmatrix.ops.triton.plan import LEAST, Step, power_of_two
+from kmatrix.ops.triton.runs import Path, Run, path_constants, runs_of
 
 _HALF = (torch.bfloat16, torch.float16)
 _APART = 64  # numbers that the place of a factor is a multiple of, for wide loads
 
 
-def packed(weights: Sequence[Tensor], patterns: Patterns, steps: Sequence[Step]) -> tuple[Tensor, list[int]]:
-    """All factors of a plan in one buffer of real numbers, and where each begins."""
-    blocks = [_block(weights[s.start : s.stop], patterns[s.start : s.stop]) for s in steps]
+class Packed(NamedTuple):
+    """All factors of a plan in one buffer of real numbers, where each begins, and the weights they were made from."""
+
+    buffer: Tensor
+    places: tuple[int, ...]
+    source: Tensor
+    sources: tuple[int, ...]
+
+
+def pack(weights: Sequence[Tensor], patterns: Patterns, steps: Sequence[Step]) -> Packed:
+    """Multiply out and pack."""
+    pairs = 2 if weights[0].is_complex() else 1
+    source, sources = _flat(weights)
+    sizes = [step.factor.numel * pairs * pairs for step in steps]
     places, total = [], 0
-    for block in blocks:
+    for size in sizes:
         places.append(total)
-        total += -(-block.numel() // _APART) * _APART
-    real = blocks[0].dtype
-    buffer = torch.empty(total, dtype=real, device=weights[0].device)
-    for block, place in zip(blocks, places, strict=True):
-        buffer[place : place + block.numel()].view(block.shape).copy_(block)
-    return buffer, places
+        total += -(-size // _APART) * _APART
+    buffer = torch.empty(total, dtype=source.dtype, device=source.device)
+    for step, place, size in zip(steps, places, sizes, strict=True):
+        target = buffer[place : place + size]
+        runs = runs_of(patterns, step.start, step.stop)
+        if runs is None:
+            block = _block(weights[step.start : step.stop], patterns[step.start : step.stop])
+            target.view(block.shape).copy_(block)
+        else:
+            _multiply_out(source, sources, target, step, runs, weights, patterns, pairs)
+    return Packed(buffer, tuple(places), source, sources)
+
+
+def _flat(weights: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
+    """The numbers of all weights one after the other, as real ones, and where those of each begin, in entries."""
+    flat = torch.cat([w.reshape(-1) for w in weights])
+    sources, total = [], 0
+    for w in weights:
+        sources.append(total)
+        total += w.numel()
+    return (torch.view_as_real(flat).flatten() if flat.is_complex() else flat), tuple(sources)
+
+
+def _paths(
+    runs: Sequence[Run], weights: Sequence[Tensor], patterns: Patterns, sources: Sequence[int]
+) -> list[Path]:
+    shapes = [tuple(w.shape) for w in weights]
+    return [path_constants(patterns, shapes, run, sources) for run in runs]
+
+
+def _multiply_out(
+    source: Tensor,
+    sources: Sequence[int],
+    target: Tensor,
+    step: Step,
+    runs: Sequence[Run],
+    weights: Sequence[Tensor],
+    patterns: Patterns,
+    pairs: int,
+) -> None:
+    from kmatrix.ops.triton.kernels import paths as kernels
+
+    (a, b, c, d), tied_a, tied_d = step.factor
+    held_a, held_d = 1 if tied_a else a, 1 if tied_d else d
+    between = patterns[runs[0].stop - 1].rows // (runs[0].a * runs[0].d)
+    paths = _paths(runs, weights, patterns, sources)
+    block_b, block_c = power_of_two(b, 64), power_of_two(c, 64)
+    kernels.product_kernel[(held_a * held_d, -(-c // block_c), -(-b // block_b))](
+        source, target, FIRST=paths[0], SECOND=paths[1] if len(paths) > 1 else (),
+        GROWS_FIRST=runs[0].growing, GROWS_SECOND=runs[-1].growing, B=b, R=between, C=c, HELD_D=held_d,
+        LANES=held_d, Q=pairs, BB=block_b, BR=power_of_two(between, 32), BC=block_c, PRECISION=precision(exact=True),
+    )  # fmt: skip
 
 
 def _block(weights: Sequence[Tensor], patterns: Patterns) -> Tensor:
@@ -45,17 +109,51 @@ def _block(weights: Sequence[Tensor], patterns: Patterns) -> Tensor:
 
 
 def unpacked_gradients(
-    gradients: Sequence[Tensor], weights: Sequence[Tensor], patterns: Patterns, steps: Sequence[Step]
+    gradients: Sequence[Tensor],
+    packed: Packed,
+    weights: Sequence[Tensor],
+    patterns: Patterns,
+    steps: Sequence[Step],
 ) -> list[Tensor]:
-    """Gradients of the weights from those of the packed factors, which are real and of the kernels' shapes."""
+    """Gradients of the weights from those of the packed factors, which are real, float32 and of the kernels' shapes."""
     found: list[Tensor] = []
     for gradient, step in zip(gradients, steps, strict=True):
+        runs = runs_of(patterns, step.start, step.stop)
+        if runs is not None and len(runs) == 1 and step.stop - step.start > 1:
+            found += _run_gradients(gradient, packed, step, runs[0], weights, patterns)
+            continue
         group = slice(step.start, step.stop)
         turned = _complex_gradient(gradient) if weights[0].dtype.is_complex else gradient
         wide = [w.float() if w.dtype in _HALF else w for w in weights[group]]
-        merged = turned.permute(0, 3, 2, 1)
-        found += merge_group_gradients(merged, wide, patterns[group])
+        found += merge_group_gradients(turned.permute(0, 3, 2, 1), wide, patterns[group])
     return [g.to(w.dtype).contiguous() for g, w in zip(found, weights, strict=True)]
+
+
+def _run_gradients(
+    gradient: Tensor, packed: Packed, step: Step, run: Run, weights: Sequence[Tensor], patterns: Patterns
+) -> list[Tensor]:
+    from kmatrix.ops.triton.kernels import paths as kernels
+
+    pairs = 2 if weights[0].is_complex() else 1
+    (_, b, c, _), _, _ = step.factor
+    held_a, held_d = gradient.shape[:2]
+    path = _paths([run], weights, patterns, packed.sources)[0]
+    found = []
+    for i, w in enumerate(weights[run.start : run.stop]):
+        _, p_b, p_c, p_d, p_a, *_ = path[i]
+        edges = p_a * p_b * p_c * p_d
+        free = b * c // edges
+        shape = (held_a * p_a, p_b, p_c, p_d * held_d)
+        numbers = gradient.new_empty((*shape, pairs) if pairs == 2 else shape)
+        block = power_of_two(free, 64, 1)
+        rows = max(power_of_two(edges, 2048 // block), LEAST)
+        kernels.gradient_kernel[(held_a * held_d, -(-edges // rows))](
+            packed.source, gradient, numbers, PATH=path, i=i, GROWING=run.growing, B=b, C=c, HELD_D=held_d,
+            LANES=held_d, Q=pairs, EDGES=edges, FREE=free, BE=rows, BF=block,
+        )  # fmt: skip
+        whole = torch.view_as_complex(numbers) if pairs == 2 else numbers
+        found.append(whole if whole.shape == w.shape else whole.sum_to_size(w.shape))
+    return found
 
 
 def _complex_gradient(gradient: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import torch
 
-from kmatrix.ops.definition import Patterns
+from kmatrix.ops.definition import Pattern, Patterns
 from kmatrix.ops.merging import product_pattern, split
 from kmatrix.ops.schedule import Factor, Shapes
 
@@ -20,12 +20,15 @@ SECTOR = 32  # bytes that memory delivers at least
 LEAST = 16  # rows and columns of a matrix instruction
 # Widest blocks that narrow factors are multiplied out to. Those of float32 have no matrix instructions of their own,
 # and a sum of 64 products is rounded twice as often as six sums of two.
-_WIDEST = {2: 128, 4: 32, 8: 32}
+_WIDEST = {2: 128, 4: 32, 8: 16}
 _BYTES_PER_SECOND = 5.5e12  # of the second cache
 _HALF_RATE, _SINGLE_RATE = 2e14, 1.5e13  # multiply-adds a second
 _LATENCY = 2e-6  # seconds until a pass has begun and ended
 _STACKED = 1 << 16  # numbers of weights of one program
 _SUMS = 1 << 13  # the same where their gradients are summed in registers
+_TALL = 512  # vectors that meet the same weights one after the other
+_PROCESSORS = 132
+_FEW, _MOST = 128, 230  # registers of a thread: with four warps, with eight
 _RING_BYTES = 24 * 2**20  # of vectors between factors, to stay in the second cache
 
 
@@ -63,7 +66,6 @@ def plan(
     """The cheapest steps for about ``batch`` vectors.
 
     Example:
-        >>> from kmatrix.ops.definition import Pattern
         >>> butterfly = tuple(Pattern(2048 // 2**k, 2, 2, 2**k) for k in range(12))
         >>> found = plan(butterfly, butterfly, 2**15, torch.bfloat16)
         >>> [tuple(step.factor.pattern) for step in found.steps]
@@ -76,7 +78,8 @@ def plan(
             tile = _tile(factor, batch, dtype, backward)
             cost = best[start][0] + _cost(factor, tile, batch, dtype, stop - start > 1)
             if cost < best[stop][0]:
-                best[stop] = cost, (*best[start][1], Step(start, stop, factor, tile))
+                spread = tile if backward else _spread(tile, factor.pattern, batch, 1 + dtype.is_complex)
+                best[stop] = cost, (*best[start][1], Step(start, stop, factor, spread))
     steps = best[-1][1]
     return Plan(steps, _chunk(steps, batch, dtype))
 
@@ -98,22 +101,54 @@ def _groups(factors: tuple[Factor, ...], start: int, widest: int) -> list[tuple[
 
 
 def _tile(factor: Factor, batch: int, dtype: torch.dtype, backward: bool) -> Tile:
+    """As many vectors as registers have room for, as many diagonals as fill a sector of memory."""
     (_, b, c, d), _, tied_d = factor
     pairs = 2 if dtype.is_complex else 1
     itemsize = dtype.itemsize // pairs
-    outputs, inputs = _power(b * pairs, 128), _power(c * pairs, 128)
-    if d == 1 or tied_d:
-        diagonals = 1 if d == 1 else min(_power(d, 16, 1), 16)
-        vectors = max(_power(min(batch, 128), 128) // diagonals, 1)
-        wide = outputs * inputs > 64 * 64 or itemsize == 4
-        warps = 8 if wide and vectors * diagonals >= 64 else 4
+    outputs, inputs = power_of_two(b * pairs, 128), power_of_two(c * pairs, 128)
+    shared = d == 1 or tied_d
+    if shared:
+        diagonals = 1 if d == 1 else power_of_two(d, 16, 1)
+        vectors, least = max(power_of_two(batch, 128) // diagonals, 1), max(LEAST // diagonals, 1)
     else:
-        room = (_SUMS if backward else _STACKED) * (2 if itemsize == 2 else 1) // 2
-        diagonals = max(min(SECTOR // (itemsize * pairs), _power(d, 64, 1), room // (outputs * inputs)), 1)
-        vectors = _power(min(batch, 32), 16 if diagonals * outputs * inputs > room // 2 else 32)
-        warps = 8 if diagonals * outputs * inputs >= 1 << 13 else 4
-    steps = max(min(256, batch) // max(vectors, 1), 1)
-    return Tile(vectors, diagonals, outputs, inputs, steps, warps)
+        room = (_SUMS if backward else _STACKED) * 2 // itemsize
+        diagonals = max(min(SECTOR // dtype.itemsize, power_of_two(d, 64, 1), room // (outputs * inputs)), 1)
+        vectors, least = power_of_two(batch, 32), LEAST
+    half = itemsize == 2
+    many, few = (_MOST, _FEW) if half else (_MOST // 2, _FEW * 3 // 4)
+    tile = Tile(vectors, diagonals, outputs, inputs, 1, 8)
+    while tile.vectors > least and _registers(tile, shared, itemsize, backward) > many * 256:
+        tile = tile._replace(vectors=tile.vectors // 2)
+    tile = tile._replace(steps=max(min(_TALL, batch) // tile.vectors, 1))
+    return tile._replace(warps=4) if _registers(tile, shared, itemsize, backward) <= few * 128 else tile
+
+
+def _spread(tile: Tile, pattern: Pattern, batch: int, pairs: int) -> Tile:
+    """Smaller tiles where there are so few vectors that larger ones would leave processors idle."""
+    a, b, _, d = pattern
+
+    def programs() -> int:
+        across = -(-batch // (tile.vectors * tile.steps)) * -(-b * pairs // tile.outputs)
+        return a * across * -(-d // tile.diagonals)
+
+    while programs() < _PROCESSORS and tile.outputs > LEAST:
+        tile = tile._replace(outputs=tile.outputs // 2)
+    while programs() < _PROCESSORS and tile.diagonals > 1:
+        tile = tile._replace(diagonals=tile.diagonals // 2)
+    return tile
+
+
+def _registers(tile: Tile, shared: bool, itemsize: int, backward: bool) -> float:
+    """About how many registers of a program hold sums and what is multiplied."""
+    groups = 1 if shared else tile.diagonals
+    rows = tile.vectors * tile.diagonals
+    inputs, outputs, weights = rows * tile.inputs, rows * tile.outputs, groups * tile.inputs * tile.outputs
+    copies = (
+        itemsize / 4 if itemsize == 2 else 2.0
+    )  # without matrix instructions many threads hold the same operand
+    if backward:
+        return inputs + weights + copies * (weights + inputs + outputs)
+    return outputs + copies * (weights + inputs)
 
 
 def _cost(factor: Factor, tile: Tile, batch: int, dtype: torch.dtype, merged: bool) -> float:
@@ -123,7 +158,7 @@ def _cost(factor: Factor, tile: Tile, batch: int, dtype: torch.dtype, merged: bo
     waste = max(SECTOR / (tile.diagonals * dtype.itemsize), 1.0) if strided else 1.0
     repeats = -(-factor.pattern.b * (2 if dtype.is_complex else 1) // tile.outputs)
     traffic = (factor.pattern.cols * repeats * waste + factor.pattern.rows * waste) * dtype.itemsize
-    weights = factor.numel * dtype.itemsize * (1 / min(256, batch) + 3 * merged / batch)
+    weights = factor.numel * dtype.itemsize * (1 / min(_TALL, batch) + 3 * merged / batch)
     rate = _HALF_RATE if dtype.itemsize == 2 else _SINGLE_RATE / (4 if dtype.is_complex else 1)
     arithmetic = factor.pattern.rows * max(c, LEAST) / rate
     return (traffic + weights) / _BYTES_PER_SECOND + arithmetic + _LATENCY / batch
@@ -137,6 +172,6 @@ def _chunk(steps: tuple[Step, ...], batch: int, dtype: torch.dtype) -> int:
     return max(min(rows, batch) // tall, 1) * tall
 
 
-def _power(size: int, most: int, least: int = LEAST) -> int:
+def power_of_two(size: int, most: int, least: int = LEAST) -> int:
     """The power of two from ``size`` on, within bounds."""
     return min(max(1 << (size - 1).bit_length(), least), most)

@@ -24,7 +24,8 @@ def factor_tile(
     rows,
     n_in,
     n_out,
-    F: tl.constexpr,
+    FACTORS: tl.constexpr,
+    k: tl.constexpr,
     Q: tl.constexpr,
     GATHERED: tl.constexpr,
     PADDED: tl.constexpr,
@@ -34,11 +35,12 @@ def factor_tile(
     FRESH: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Multiply tile number ``tile`` of the first ``rows`` vectors of ``source`` by a factor, into ``target``.
+    """Multiply tile number ``tile`` of the first ``rows`` vectors of ``source`` by factor ``k``, into ``target``.
 
-    ``F`` is ``Factor`` as a tuple. ``FRESH`` says that other programs have just written the source: the first cache,
-    which knows nothing of them, is passed by.
+    ``FACTORS`` are what ``launch.constants`` says of each. ``FRESH`` says that other programs have just written the
+    source: the first cache, which knows nothing of them, is passed by.
     """
+    F: tl.constexpr = FACTORS[k]
     A: tl.constexpr = F[0]
     B: tl.constexpr = F[1] * Q
     C: tl.constexpr = F[2] * Q
@@ -201,7 +203,7 @@ def factor_kernel(
     """One factor, a program for each tile."""
     factor_tile(
         x, x_stride, y, y_stride, weight, bias, gather, tl.program_id(0), rows, n_in, n_out,
-        F, Q, GATHERED, PADDED, LAST, BIASED, ACTIVATION, False, PRECISION,
+        (F,), 0, Q, GATHERED, PADDED, LAST, BIASED, ACTIVATION, False, PRECISION,
     )  # fmt: skip
 
 
@@ -249,36 +251,71 @@ def chain_kernel(
     ticket = tl.atomic_add(counters, 1, sem="relaxed", scope="gpu")
     phase = ticket // TILES
     place = ticket % TILES
-    K: tl.constexpr = len(FACTORS)
-    for k in tl.static_range(K):
-        F: tl.constexpr = FACTORS[k]
+    for k in tl.static_range(len(FACTORS)):
         chunk = phase - k
-        tile = place - F[15]
-        if (tile >= 0) & (tile < F[16]) & (chunk >= 0) & (chunk < chunks):
-            done = counters + 1 + chunk * K + k
-            here = (chunk * CHUNK).to(tl.int64)
-            there = (chunk % 2) * CHUNK
-            left = tl.minimum(rows - chunk * CHUNK, CHUNK)
-            if k > 0:
-                wait_for(done - 1, FACTORS[k - 1][16])
-            if k < K - 1:
-                if chunk >= 2:  # the place in the ring is free when the next factor has read it
-                    wait_for(done - 2 * K + 1, FACTORS[k + 1][16])
-            if k == 0:
-                source = x + here * x_stride
-                source_stride = x_stride
-            else:
-                source = ring + ((k - 1) * 2 * CHUNK + there).to(tl.int64) * WIDTH
-                source_stride = WIDTH
-            if k == K - 1:
-                target = y + here * y_stride
-                target_stride = y_stride
-            else:
-                target = ring + (k * 2 * CHUNK + there).to(tl.int64) * WIDTH
-                target_stride = WIDTH
-            factor_tile(
-                source, source_stride, target, target_stride, weights + F[17], bias, gather, tile, left, n_in, n_out,
-                F, Q, GATHERED and k == 0, PADDED and k == 0, k == K - 1, BIASED, ACTIVATION, k > 0, PRECISION,
+        tile = place - FACTORS[k][15]
+        if (tile >= 0) & (tile < FACTORS[k][16]) & (chunk >= 0) & (chunk < chunks):
+            link(
+                x, x_stride, y, y_stride, ring, weights, bias, gather, counters, rows, n_in, n_out, chunk, tile,
+                k, FACTORS, Q, GATHERED, PADDED, BIASED, ACTIVATION, PRECISION, CHUNK, WIDTH,
             )  # fmt: skip
-            tl.debug_barrier()
-            tl.atomic_add(done, 1, sem="release", scope="gpu")
+
+
+@triton.jit
+def link(
+    x,
+    x_stride,
+    y,
+    y_stride,
+    ring,
+    weights,
+    bias,
+    gather,
+    counters,
+    rows,
+    n_in,
+    n_out,
+    chunk,
+    tile,
+    k: tl.constexpr,
+    FACTORS: tl.constexpr,
+    Q: tl.constexpr,
+    GATHERED: tl.constexpr,
+    PADDED: tl.constexpr,
+    BIASED: tl.constexpr,
+    ACTIVATION: tl.constexpr,
+    PRECISION: tl.constexpr,
+    CHUNK: tl.constexpr,
+    WIDTH: tl.constexpr,
+):
+    """Factor ``k`` times one tile of a chunk, when what it reads is there and what it overwrites has been read."""
+    K: tl.constexpr = len(FACTORS)
+    FIRST: tl.constexpr = k == 0
+    LAST: tl.constexpr = k == K - 1
+    done = counters + 1 + chunk * K + k
+    here = (chunk * CHUNK).to(tl.int64)
+    there = ((chunk % 2) * CHUNK).to(tl.int64)
+    left = tl.minimum(rows - chunk * CHUNK, CHUNK)
+    if not FIRST:
+        wait_for(done - 1, FACTORS[k - 1][16])
+    if not LAST:
+        if chunk >= 2:  # the chunk before the last one lay in the same place of the ring
+            wait_for(done - 2 * K + 1, FACTORS[k + 1][16])
+    if FIRST:
+        source = x + here * x_stride
+        source_stride = x_stride
+    else:
+        source = ring + (there + (k - 1) * 2 * CHUNK) * WIDTH
+        source_stride = WIDTH
+    if LAST:
+        target = y + here * y_stride
+        target_stride = y_stride
+    else:
+        target = ring + (there + k * 2 * CHUNK) * WIDTH
+        target_stride = WIDTH
+    factor_tile(
+        source, source_stride, target, target_stride, weights + FACTORS[k][17], bias, gather, tile, left, n_in, n_out,
+        FACTORS, k, Q, GATHERED and FIRST, PADDED and FIRST, LAST, BIASED, ACTIVATION, not FIRST, PRECISION,
+    )  # fmt: skip
+    tl.debug_barrier()
+    tl.atomic_add(done, 1, sem="release", scope="gpu")
