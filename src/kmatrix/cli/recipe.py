@@ -76,16 +76,18 @@ def recipe_run(
     recipe = _load(package, name)
     runner = importlib.import_module(f"{package.__name__}.common.runner")
     options = runner.Options(preset, seeds, out, data, tuple(cases or ()), device, dry_run, search, storage)
+    first = os.environ.get("RANK", "0") == "0"
     try:
         found = runner.execute(recipe, options)
     except runner.StoppedError as stop:
         kept = f"{stop.kept} of {stop.planned} runs are kept in {out}, with their tables"
         typer.echo(f"stopped: {kept}; the same command goes on from there", err=True)
         raise typer.Exit(128 + stop.number) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
+    except KeyboardInterrupt:  # of a dry run, or of a process of torchrun that is not the first
+        if first:
+            typer.echo("stopped; nothing was written", err=True)
         raise typer.Exit(130) from None
-    if os.environ.get("RANK", "0") == "0":
+    if first:
         runner.print_sheets(found, None if dry_run else out, output())
 
 
