@@ -85,11 +85,13 @@ def _multiply_out(
     held_a, held_d = 1 if tied_a else a, 1 if tied_d else d
     between = patterns[runs[0].stop - 1].rows // (runs[0].a * runs[0].d)
     paths = _paths(runs, weights, patterns, sources)
-    block_b, block_c = power_of_two(b, 64), power_of_two(c, 64)
+    most = 64 if len(runs) == 1 else 32 // pairs  # the product of two runs is summed in registers
+    block_b, block_c = power_of_two(b, most), power_of_two(c, most)
     kernels.product_kernel[(held_a * held_d, -(-c // block_c), -(-b // block_b))](
         source, target, FIRST=paths[0], SECOND=paths[1] if len(paths) > 1 else (),
         GROWS_FIRST=runs[0].growing, GROWS_SECOND=runs[-1].growing, B=b, R=between, C=c, HELD_D=held_d,
-        LANES=held_d, Q=pairs, BB=block_b, BR=power_of_two(between, 32), BC=block_c, PRECISION=precision(exact=True),
+        LANES=held_d, Q=pairs, BB=block_b, BR=power_of_two(between, 32 // pairs), BC=block_c,
+        PRECISION=precision(exact=True),
     )  # fmt: skip
 
 

@@ -23,13 +23,15 @@ LEAST = 16  # rows and columns of a matrix instruction
 _WIDEST = {2: 128, 4: 32, 8: 16}
 _BYTES_PER_SECOND = 5.5e12  # of the second cache
 _HALF_RATE, _SINGLE_RATE = 2e14, 1.5e13  # multiply-adds a second
+_UNHIDDEN = 0.3  # of the shorter of both is not hidden behind the longer
 _LATENCY = 2e-6  # seconds until a pass has begun and ended
 _STACKED = 1 << 16  # numbers of weights of one program
-_SUMS = 1 << 13  # the same where their gradients are summed in registers
+_SUMS = 1 << 14  # the same where their gradients are summed in registers
 _TALL = 512  # vectors that meet the same weights one after the other
 _PROCESSORS = 132
 _FEW, _MOST = 128, 230  # registers of a thread: with four warps, with eight
-_RING_BYTES = 24 * 2**20  # of vectors between factors, to stay in the second cache
+_MOST_BACKWARD = 180
+_RING_BYTES = 32 * 2**20  # of vectors between factors, to stay in the second cache
 
 
 class Tile(NamedTuple):
@@ -115,12 +117,22 @@ def _tile(factor: Factor, batch: int, dtype: torch.dtype, backward: bool) -> Til
         diagonals = max(min(SECTOR // dtype.itemsize, power_of_two(d, 64, 1), room // (outputs * inputs)), 1)
         vectors, least = power_of_two(batch, 32), LEAST
     half = itemsize == 2
-    many, few = (_MOST, _FEW) if half else (_MOST // 2, _FEW * 3 // 4)
+    many, few = (_MOST if half else _MOST // 2), (_FEW if half else _FEW * 3 // 4)
+    many = min(many, _MOST_BACKWARD) if backward else many
     tile = Tile(vectors, diagonals, outputs, inputs, 1, 8)
     while tile.vectors > least and _registers(tile, shared, itemsize, backward) > many * 256:
         tile = tile._replace(vectors=tile.vectors // 2)
-    tile = tile._replace(steps=max(min(_TALL, batch) // tile.vectors, 1))
+    tile = tile._replace(steps=_steps(tile, factor.pattern, batch, dtype))
     return tile._replace(warps=4) if _registers(tile, shared, itemsize, backward) <= few * 128 else tile
+
+
+def _steps(tile: Tile, pattern: Pattern, batch: int, dtype: torch.dtype) -> int:
+    """How often a program multiplies by the same weights: often, but a chunk has work for all processors."""
+    a, b, _, d = pattern
+    chunk = min(batch, _RING_BYTES // (2 * pattern.rows * dtype.itemsize))
+    across = a * -(-d // tile.diagonals) * -(-b * (1 + dtype.is_complex) // tile.outputs)
+    rows = min(chunk * across // _PROCESSORS, _TALL)
+    return 1 << max((rows // tile.vectors).bit_length() - 1, 0)
 
 
 def _spread(tile: Tile, pattern: Pattern, batch: int, pairs: int) -> Tile:
@@ -131,10 +143,10 @@ def _spread(tile: Tile, pattern: Pattern, batch: int, pairs: int) -> Tile:
         across = -(-batch // (tile.vectors * tile.steps)) * -(-b * pairs // tile.outputs)
         return a * across * -(-d // tile.diagonals)
 
-    while programs() < _PROCESSORS and tile.outputs > LEAST:
-        tile = tile._replace(outputs=tile.outputs // 2)
-    while programs() < _PROCESSORS and tile.diagonals > 1:
-        tile = tile._replace(diagonals=tile.diagonals // 2)
+    while programs() < _PROCESSORS // 2 and tile.outputs > LEAST:
+        tile = tile._replace(outputs=tile.outputs // 2, warps=4)
+    while programs() < _PROCESSORS // 2 and tile.diagonals > 1:
+        tile = tile._replace(diagonals=tile.diagonals // 2, warps=4)
     return tile
 
 
@@ -144,8 +156,8 @@ def _registers(tile: Tile, shared: bool, itemsize: int, backward: bool) -> float
     rows = tile.vectors * tile.diagonals
     inputs, outputs, weights = rows * tile.inputs, rows * tile.outputs, groups * tile.inputs * tile.outputs
     copies = (
-        itemsize / 4 if itemsize == 2 else 2.0
-    )  # without matrix instructions many threads hold the same operand
+        0.5 if itemsize == 2 else 2.0
+    )  # without matrix instructions several threads hold the same operand
     if backward:
         return inputs + weights + copies * (weights + inputs + outputs)
     return outputs + copies * (weights + inputs)
@@ -158,10 +170,11 @@ def _cost(factor: Factor, tile: Tile, batch: int, dtype: torch.dtype, merged: bo
     waste = max(SECTOR / (tile.diagonals * dtype.itemsize), 1.0) if strided else 1.0
     repeats = -(-factor.pattern.b * (2 if dtype.is_complex else 1) // tile.outputs)
     traffic = (factor.pattern.cols * repeats * waste + factor.pattern.rows * waste) * dtype.itemsize
-    weights = factor.numel * dtype.itemsize * (1 / min(_TALL, batch) + 3 * merged / batch)
+    weights = factor.numel * dtype.itemsize * (1 / (tile.vectors * tile.steps) + 3 * merged / batch)
     rate = _HALF_RATE if dtype.itemsize == 2 else _SINGLE_RATE / (4 if dtype.is_complex else 1)
     arithmetic = factor.pattern.rows * max(c, LEAST) / rate
-    return (traffic + weights) / _BYTES_PER_SECOND + arithmetic + _LATENCY / batch
+    memory = (traffic + weights) / _BYTES_PER_SECOND
+    return max(memory, arithmetic) + _UNHIDDEN * min(memory, arithmetic) + _LATENCY / batch
 
 
 def _chunk(steps: tuple[Step, ...], batch: int, dtype: torch.dtype) -> int:
