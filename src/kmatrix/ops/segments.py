@@ -12,7 +12,7 @@ from kmatrix.ops.library import lower_precision
 from kmatrix.ops.routing import Route, is_autocast, is_plain, route
 from kmatrix.ops.segments_autograd import multiply_operator, multiply_watched
 from kmatrix.ops.segments_definition import check_segments, reference_segments_matmul
-from kmatrix.ops.segments_dispatch import NATIVE, native_is_next, run
+from kmatrix.ops.segments_dispatch import native_is_next, run, with_bias
 from kmatrix.ops.segments_native import Sizes, repeated
 
 _WHERE = "segments_matmul"
@@ -25,6 +25,9 @@ def segments_matmul(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows
     ``y = sum_k left_k <right_k, x[columns of box k]>``, added on the rows of box ``k``; a segment of width ``w`` that
     starts at ``l`` holds the positions ``l, l + 1, ..., l + w - 1`` modulo the side. The products with ``right`` are
     plain sums, nothing is conjugated.
+
+    Kernels of our own run for real numbers on the CPU ("native") and for bfloat16, float16, float32 and complex64 on
+    NVIDIA GPUs ("triton"); elsewhere the factors are filled up with zeros ("portable").
 
     Numbers are meant to be finite. Where one is infinite or NaN, the backend and the number of vectors decide which
     results become NaN: it may meet zeros beside a segment.
@@ -103,7 +106,7 @@ def segments_affine(
     x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int, bias: Tensor
 ) -> Tensor | None:
     """``segments_matmul`` plus a bias in one pass of the kernels; None where they do not run or something watches."""
-    if _compiling() or is_autocast(x) or not native_is_next():
+    if _compiling() or is_autocast(x):
         return None
     if not is_plain(bias) or bias.dtype != x.dtype or bias.shape != (rows,) or bias.device != x.device:
         return None
@@ -111,6 +114,5 @@ def segments_affine(
     if route(x, (left, right, places, bias)) is not Route.DIRECT or not bias.is_contiguous() or bias.is_neg():
         return None
     x, left, right = resolved([x, left, right])
-    if not NATIVE.can_run(x, left, right, places, rows).ok:
-        return None
-    return NATIVE.run(x, left, right, places, rows, bias)
+    backend = with_bias(x, left, right, places, rows)
+    return None if backend is None else backend.run(x, left, right, places, rows, bias)

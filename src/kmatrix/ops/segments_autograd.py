@@ -10,8 +10,9 @@ from torch import Tensor
 
 from kmatrix.ops.routing import Route, is_autocast, route
 from kmatrix.ops.segments_definition import reference_segments_matmul
-from kmatrix.ops.segments_dispatch import run
-from kmatrix.ops.segments_gradients import Gradients, segments_gradients
+from kmatrix.ops.segments_dispatch import run, run_backward
+from kmatrix.ops.segments_gradients import segments_gradients
+from kmatrix.ops.triton.segments import Gradients
 
 
 def multiply_operator(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Tensor:
@@ -58,6 +59,10 @@ def _pull_back(
         # The forward pass has chosen the types, whatever autocast says where backward is called.
         with torch.autocast(grad.device.type, enabled=False):
             return _pull_back(grad, x, left, right, places, need)
+    if route(grad, (x, left, right, places)) is Route.DIRECT:
+        found = run_backward(grad, x, left, right, places, need)
+        if found is not None:
+            return found
     if not (need[1] or need[2]):
         return _adjoint_product(grad, left, right, places, x.shape[-1]), None, None
     return segments_gradients(grad, x, left, right, places, need)

@@ -14,6 +14,7 @@ from kmatrix._errors import BackendUnavailableError, complaint
 from kmatrix.ops import dispatch
 from kmatrix.ops.segments_definition import check_places, is_empty, reference_segments_matmul
 from kmatrix.ops.segments_native import NativeSegments
+from kmatrix.ops.triton.segments import Gradients, TritonSegments
 from kmatrix.ops.verdict import Verdict
 
 _observed: ContextVar[list[SegmentsProduct] | None] = ContextVar("kmatrix_observed_segments", default=None)
@@ -71,7 +72,9 @@ class ReferenceSegments:
 
 
 NATIVE = NativeSegments()
-BACKENDS: tuple[SegmentsBackend, ...] = (NATIVE, PortableSegments(), ReferenceSegments())
+TRITON = TritonSegments()
+WithBias = NativeSegments | TritonSegments
+BACKENDS: tuple[SegmentsBackend, ...] = (NATIVE, TRITON, PortableSegments(), ReferenceSegments())
 
 
 class SegmentsProduct(NamedTuple):
@@ -104,6 +107,34 @@ def run(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Te
     if products is not None:
         products.append(SegmentsProduct(x, left, right, places, rows, backend.name))
     return backend.run(x, left, right, places, rows)
+
+
+def run_backward(
+    grad: Tensor, x: Tensor, left: Tensor, right: Tensor, places: Tensor, need: tuple[bool, ...]
+) -> Gradients | None:
+    """The gradients of ``x``, ``left`` and ``right`` that are needed; None where no kernels make all of them.
+
+    The other backends have products with one side of the boxes at most, and ``segments_gradients`` makes gradients of
+    these.
+    """
+    rows = grad.shape[-1]
+    if dispatch.requested() not in (None, TRITON.name) or not TRITON.can_run(x, left, right, places, rows).ok:
+        return None
+    grad, x, left, right = dispatch.resolved([grad, x, left, right])
+    products = _observed.get()
+    if products is not None:
+        products.append(SegmentsProduct(x, left, right, places, rows, TRITON.name))
+    return TRITON.run_backward(grad, x, left, right, places, need)
+
+
+def with_bias(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> WithBias | None:
+    """The backend that will run this product, unobserved, if its kernels can add a bias on the way."""
+    if _observed.get() is not None or BACKENDS[0] is not NATIVE:
+        return None
+    for backend in (NATIVE, TRITON):
+        if dispatch.requested() in (None, backend.name) and backend.can_run(x, left, right, places, rows).ok:
+            return backend
+    return None
 
 
 def native_is_next() -> bool:

@@ -17,13 +17,12 @@ from kmatrix.ops.dispatch import resolved
 from kmatrix.ops.routing import Route, route
 from kmatrix.ops.segments_definition import covered, side_factor
 from kmatrix.ops.segments_dispatch import NATIVE, native_is_next
+from kmatrix.ops.triton.segments import Gradients
 
 # Up to so many vectors, and from so many entries of a dense product on, gathering is cheaper than what the product
 # writes; measured for n = 256 (never), 1024 (equal) and 2048 (two to eight times).
 FEW_VECTORS = 4
 MANY_ENTRIES = 2**21
-
-Gradients = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
 class _Halves(Protocol):
