@@ -12,10 +12,10 @@ CMAKE_FLAGS = --log-level=WARNING -G Ninja -DCMAKE_MAKE_PROGRAM=$(CURDIR)/$(BIN)
 	-DPython_EXECUTABLE=$(CURDIR)/$(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup native demo test lint format bench docs wheel sanitize clean
+.PHONY: help setup native demo test lint format bench bench-gpu docs wheel sanitize clean
 
 help:  ## list the commands
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: $(INSTALLED)  ## make .venv and install the library, its extras and the tools into it
 
@@ -50,7 +50,20 @@ format: setup  ## rewrite the code in the house format
 	$(BIN)/ruff format .
 
 bench: native  ## run every benchmark on this machine, some minutes each
-	for script in benchmarks/*.py; do $(BIN)/python "$$script" || exit 1; done
+	for script in $(sort $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py))); do \
+		$(BIN)/python "$$script" || exit 1; done
+
+# A Python that is named is taken as it is: where there are GPUs, torch and Triton are often there and nothing else can
+# be installed. The native part is not needed.
+ifeq ($(origin PYTHON),file)
+GPU_PYTHON := $(BIN)/python
+bench-gpu: setup
+else
+GPU_PYTHON := $(PYTHON)
+endif
+
+bench-gpu:  ## check, then time everything on an NVIDIA GPU; with PYTHON=python3 nothing is installed
+	PYTHONPATH=$(CURDIR)/src$(if $(PYTHONPATH),:$(PYTHONPATH)) $(GPU_PYTHON) benchmarks/gpu.py $(BENCH_GPU_FLAGS)
 
 docs: setup  ## check the documentation: links, code blocks, the table of structures
 	$(BIN)/python -m pytest tests/test_docs.py

@@ -1,0 +1,166 @@
+"""Other plans than the rule's: which factors are multiplied out, and in which tiles; each checked, then timed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from _gpu.cases import Case
+from _gpu.checks import judged, plain_product, rounding_bound
+from _gpu.clock import CudaClock, HostClock, race
+from _gpu.contenders import Bench, Contender
+from _gpu.problems import allow_tf32, exactly
+from kmatrix.ops.definition import Patterns
+from kmatrix.ops.triton import plan as rule
+from kmatrix.ops.triton.plan import Plan, Step, Tile
+from kmatrix.structures.chain import AbstractChainMatrix
+
+WIDTHS = (16, 32, 64, 128)
+FEWEST_ROWS, MOST_ROWS = 16, 512  # of one matrix instruction; of a tile
+TUNED = (
+    "butterfly 1024",
+    "butterfly 4096",
+    "K-matrix 4096",
+    "Monarch 4096, 64 blocks",
+    "forward + backward, butterfly 4096",
+    "butterfly 1024, complex64",
+    "butterfly 1024, float32",
+    "decode 4096, batch 16",
+    "butterfly 8192",
+)
+
+
+def ruled(case: Case, device: str = "cpu") -> Plan:
+    """What the rule says."""
+    return _planned(case, device, None)
+
+
+def _planned(case: Case, device: str, widest: int | None) -> Plan:
+    """What the rule says, or would say if blocks were multiplied out up to another width."""
+    matrix = Bench(case, device).matrix
+    assert isinstance(matrix, AbstractChainMatrix)
+    shapes = tuple(tuple(w.shape) for w in matrix.weights)
+    kept = dict(rule._WIDEST)
+    try:
+        if widest is not None:
+            rule._WIDEST.update(dict.fromkeys(kept, widest))
+        made = rule.plan.__wrapped__
+        return made(tuple(matrix.layout.patterns), shapes, case.batch, matrix.dtype, backward=case.graded)
+    finally:
+        rule._WIDEST.update(kept)
+
+
+def beginnings(case: Case) -> list[Plan]:
+    """The rule's plan first, then other widths of blocks, in tiles of other heights, repeats and numbers of warps."""
+    found = [ruled(case)]
+    for widest in WIDTHS:
+        base = _planned(case, "cpu", widest)
+        for times, warps, repeats in itertools.product((0.5, 1, 2, 4), (4, 8), (1, 4, 16)):
+            steps = [_changed(step, times, warps, repeats) for step in base.steps]
+            if all(step is not None for step in steps):
+                found.append(_whole(case, [step for step in steps if step is not None]))
+    return list(dict.fromkeys(found))
+
+
+def neighbours(case: Case, plan: Plan) -> Iterator[Plan]:
+    """One number of one tile doubled or halved, or the chunk."""
+    for i, step in enumerate(plan.steps):
+        for name, value in step.tile._asdict().items():
+            for other in (value * 2, value // 2):
+                tile = step.tile._replace(**{name: other})
+                if _sensible(step, tile):
+                    yield _whole(case, [*plan.steps[:i], step._replace(tile=tile), *plan.steps[i + 1 :]])
+    for chunk in (plan.chunk * 2, plan.chunk // 2):
+        if chunk >= max(step.tile.vectors * step.tile.steps for step in plan.steps):
+            yield plan._replace(chunk=chunk)
+
+
+def _changed(step: Step, times: float, warps: int, repeats: int) -> Step | None:
+    tile = step.tile._replace(vectors=int(step.tile.vectors * times), warps=warps, steps=repeats)
+    return step._replace(tile=tile) if _sensible(step, tile) else None
+
+
+def _sensible(step: Step, tile: Tile) -> bool:
+    pattern, _, tied_d = step.factor
+    shared = tied_d or pattern.d == 1 or tile.diagonals == 1
+    rows = tile.vectors * (tile.diagonals if shared else 1)
+    return (
+        min(tile) >= 1
+        and FEWEST_ROWS <= rows <= MOST_ROWS
+        and min(tile.outputs, tile.inputs) >= rule.LEAST
+        and max(tile.outputs, tile.inputs) <= 256
+        and tile.diagonals <= max(pattern.d, 1)
+        and 2 <= tile.warps <= 16
+    )
+
+
+def _whole(case: Case, steps: Sequence[Step]) -> Plan:
+    from _gpu.problems import DTYPES
+
+    return Plan(tuple(steps), rule._chunk(tuple(steps), case.batch, DTYPES[case.dtype]))
+
+
+def _arguments(bench: Bench) -> tuple[list[Tensor], Patterns]:
+    matrix = bench.matrix
+    assert isinstance(matrix, AbstractChainMatrix)
+    return [w.detach() for w in matrix.weights], matrix.layout.patterns
+
+
+def _run(bench: Bench, x: Tensor, plan: Plan) -> list[Tensor]:
+    """Forward, or the backward pass alone."""
+    from kmatrix.ops.triton import launch
+
+    weights, patterns = _arguments(bench)
+    if not bench.case.graded:
+        return [launch.forward(x, weights, patterns, plan)]
+    grad_x, gradients = launch.gradients(bench.upstream, x, weights, patterns, plan, True)
+    assert grad_x is not None
+    return [grad_x, *gradients]
+
+
+def try_plans(case: Case, plans: Sequence[Plan], device: str) -> list[str]:
+    """What is wrong with each; empty where nothing is."""
+    allow_tf32(case.dtype)
+    bench = Bench(case, device)
+    x = bench.inputs[0].detach()
+    upstream = bench.upstream if case.graded else None
+    exact = exactly(bench.matrix, x, upstream)[int(case.graded) :]
+    plain = plain_product(bench.matrix, x, upstream, case.dtype)[int(case.graded) :]
+    found = []
+    for plan in plans:
+        try:
+            with torch.no_grad():
+                result = _run(bench, x, plan)
+            found.append(judged(result, plain, exact, rounding_bound(bench.matrix, case.dtype)).why)
+        except (
+            Exception
+        ) as error:  # a tile too large for the registers or the memory of a multiprocessor, mostly
+            found.append(f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
+    return found
+
+
+def time_plans(case: Case, plans: Sequence[Plan], seconds: float, device: str) -> list[float]:
+    """Microseconds of each, the median of rounds in which all had their turn."""
+    allow_tf32(case.dtype)
+    bench = Bench(case, device)
+    inputs = [x.detach() for x in bench.inputs]
+    contenders = {
+        str(i): Contender([lambda x=x, p=plan: _run(bench, x, p) for x in inputs])
+        for i, plan in enumerate(plans)
+    }
+    with torch.no_grad():
+        found = race(contenders, seconds, CudaClock() if device == "cuda" else HostClock())
+    return [1e6 * found.time(name).median for name in contenders]
+
+
+def in_words(plan: Plan) -> dict[str, Any]:
+    """For a file."""
+    steps = [
+        {"start": s.start, "stop": s.stop, "pattern": list(s.factor.pattern), **s.tile._asdict()}
+        for s in plan.steps
+    ]
+    return {"chunk": plan.chunk, "steps": steps}
