@@ -7,10 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from torch._subclasses.functional_tensor import FunctionalTensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
-from kmatrix.ops.routing import Route, is_autocast, route
+from kmatrix.ops.dispatch import requested
+from kmatrix.ops.routing import Route, is_autocast, is_plain, nothing_watches, route
 from kmatrix.ops.segments_definition import reference_segments_matmul
-from kmatrix.ops.segments_dispatch import run, run_backward
+from kmatrix.ops.segments_dispatch import TRITON, run, run_backward
 from kmatrix.ops.segments_gradients import segments_gradients
 from kmatrix.ops.triton.segments import Gradients
 
@@ -19,6 +23,15 @@ def multiply_operator(x: Tensor, left: Tensor, right: Tensor, places: Tensor, ro
     """The product through the registered operator."""
     product: Tensor = torch.ops.kmatrix.segments_matmul.default(x, left, right, places, rows)
     return product
+
+
+def gradients_operator(
+    grad: Tensor, x: Tensor, left: Tensor, right: Tensor, places: Tensor, need: tuple[bool, ...]
+) -> Gradients:
+    """The gradients that are needed through the registered operator."""
+    operator = torch.ops.kmatrix.segments_matmul_backward.default
+    grad_x, grad_left, grad_right = operator(grad, x, left, right, places, need)
+    return grad_x if need[0] else None, grad_left if need[1] else None, grad_right if need[2] else None
 
 
 def multiply_watched(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Tensor:
@@ -63,9 +76,18 @@ def _pull_back(
         found = run_backward(grad, x, left, right, places, need)
         if found is not None:
             return found
+    if _is_recorded(grad):
+        return gradients_operator(grad, x, left, right, places, need)
     if not (need[1] or need[2]):
         return _adjoint_product(grad, left, right, places, x.shape[-1]), None, None
     return segments_gradients(grad, x, left, right, places, need)
+
+
+def _is_recorded(grad: Tensor) -> bool:
+    """Whether a compiler records the first derivatives of a model on a GPU: as an operator they reach the kernels."""
+    if not isinstance(grad, FakeTensor | FunctionalTensor) or torch.is_grad_enabled():
+        return False
+    return grad.device.type == "cuda" or requested() == TRITON.name
 
 
 def _adjoint_product(grad: Tensor, left: Tensor, right: Tensor, places: Tensor, cols: int) -> Tensor:
@@ -77,6 +99,20 @@ def _adjoint_product(grad: Tensor, left: Tensor, right: Tensor, places: Tensor, 
     return run(*arguments) if how is Route.DIRECT else multiply_operator(*arguments)
 
 
+_swapped = WeakTensorKeyDictionary()
+
+
 def swapped(places: Tensor) -> Tensor:
-    """The places of the transposed boxes."""
-    return places.roll(2, 0)
+    """The places of the transposed boxes; the same tensor each time, for what is known of it."""
+    if _compiling() or not is_plain(places) or places.is_inference() or not nothing_watches():
+        return places.roll(2, 0)
+    stamp = places.data_ptr(), places._version
+    known: tuple[tuple[int, int], Tensor] | None = _get_swapped(places)
+    if known is None or known[0] != stamp:
+        known = stamp, places.roll(2, 0)
+        _swapped[places] = known
+    return known[1]
+
+
+_compiling = torch.compiler.is_dynamo_compiling
+_get_swapped: Callable[[Tensor], tuple[tuple[int, int], Tensor] | None] = _swapped.get

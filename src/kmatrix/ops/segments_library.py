@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kmatrix._errors import ArgumentError, complaint
 from kmatrix.ops import segments_autograd
+from kmatrix.ops.definition import check_alike
 from kmatrix.ops.flops import announce_formulas
 from kmatrix.ops.library import lower_precision
 from kmatrix.ops.routing import AUTOCAST_DEVICES
 from kmatrix.ops.segments_definition import check_segments, covered, reference_segments_matmul, side_factor
-from kmatrix.ops.segments_dispatch import run
+from kmatrix.ops.segments_dispatch import run, run_backward
+from kmatrix.ops.segments_gradients import segments_gradients
 
 _new_library: Callable[[str, str], Any] = torch.library.Library  # untyped in torch
 _LIBRARY = _new_library("kmatrix", "FRAGMENT")
@@ -22,7 +25,12 @@ _LIBRARY.define(
     "segments_matmul(Tensor x, Tensor left, Tensor right, Tensor places, SymInt rows) -> Tensor",
     tags=(torch.Tag.pt2_compliant_tag,),
 )
-_NAME = "kmatrix::segments_matmul"
+_LIBRARY.define(
+    "segments_matmul_backward("
+    "Tensor grad, Tensor x, Tensor left, Tensor right, Tensor places, bool[3] need) -> Tensor[]",
+    tags=(torch.Tag.pt2_compliant_tag,),
+)
+_NAME, _BACKWARD = "kmatrix::segments_matmul", "kmatrix::segments_matmul_backward"
 
 SEGMENTS_MATMUL: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor]
 SEGMENTS_MATMUL = torch.ops.kmatrix.segments_matmul.default
@@ -45,6 +53,31 @@ def _kernel(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -
 
 def _fake(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Tensor:
     return x.new_empty((*x.shape[:-1], rows))
+
+
+def _backward_kernel(
+    grad: Tensor, x: Tensor, left: Tensor, right: Tensor, places: Tensor, need: list[bool]
+) -> list[Tensor]:
+    """The gradients that are needed, the others empty; only ever recorded by compilers, as a step without its own."""
+    rows = grad.shape[-1]
+    check_segments(_BACKWARD, x, left, right, places, rows)
+    check_alike(_BACKWARD, "grad", grad, x)
+    if grad.shape[:-1] != x.shape[:-1]:
+        reason = f"x has {tuple(x.shape)}"
+        raise ArgumentError(
+            complaint(_BACKWARD, "grad.shape", tuple(grad.shape), reason, "pass a row for each of x")
+        )
+    arguments = grad, x, left, right, places, tuple(need)
+    found = run_backward(*arguments) or segments_gradients(*arguments)
+    return [x.new_empty(0) if one is None else one.contiguous() for one in found]
+
+
+def _backward_fake(
+    grad: Tensor, x: Tensor, left: Tensor, right: Tensor, places: Tensor, need: list[bool]
+) -> list[Tensor]:
+    return [
+        one.new_empty(one.shape if wanted else 0) for one, wanted in zip((x, left, right), need, strict=True)
+    ]
 
 
 def _batched_kernel(x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Tensor:
@@ -107,10 +140,12 @@ def _autocast_kernel(device: str) -> Callable[[Tensor, Tensor, Tensor, Tensor, i
 
 def _register() -> None:
     _LIBRARY.impl("segments_matmul", _kernel, "CompositeExplicitAutograd")
+    _LIBRARY.impl("segments_matmul_backward", _backward_kernel, "CompositeExplicitAutograd")
     _LIBRARY.impl("segments_matmul", _batched_kernel, "Batched")
     for device in AUTOCAST_DEVICES:
         _LIBRARY.impl("segments_matmul", _autocast_kernel(device), f"Autocast{device.upper()}")
     torch.library.register_fake(_NAME, _fake, lib=_LIBRARY)
+    torch.library.register_fake(_BACKWARD, _backward_fake, lib=_LIBRARY)
     torch.library.register_autograd(
         _NAME, segments_autograd.backward, setup_context=segments_autograd.setup_context, lib=_LIBRARY
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix.ops.segments import repeated_segments, segments_affine, segments_matmul
+from kmatrix.ops.segments_autograd import swapped
 from kmatrix.ops.segments_definition import check_places, side_factor
 from kmatrix.structures._box_draws import draw_widths
 from kmatrix.structures._safetensors import short
@@ -256,8 +257,7 @@ class GBLRMatrix(StructuredMatrix):
         return segments_matmul(x, self.left_numbers, self.right_numbers, self.places, self.shape[0])
 
     def _rmatmul(self, x: Tensor) -> Tensor:
-        swapped = self.places.roll(2, 0)
-        return segments_matmul(x, self.right_numbers, self.left_numbers, swapped, self.shape[1])
+        return segments_matmul(x, self.right_numbers, self.left_numbers, swapped(self.places), self.shape[1])
 
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Draw boxes anywhere, of widths between 0 and twice their mean, and normal numbers at the spectral scale.

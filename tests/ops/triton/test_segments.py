@@ -172,6 +172,32 @@ def test_second_derivatives() -> None:
         torch.testing.assert_close(one.double(), exact, rtol=1e-4, atol=1e-4)
 
 
+def test_a_compiled_model_reaches_the_kernels_backward_too() -> None:
+    case = Sum(20, 30, drawn(20, 30, 12, (9, 9)), 6, torch.float32)
+    everything = case.product("triton", torch.float32)
+    inputs = [t.detach().clone().requires_grad_() for t in (case.x, case.left, case.right)]
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def multiply(x: Tensor, left: Tensor, right: Tensor) -> Tensor:
+        return segments_matmul(x, left, right, case.places, 20)
+
+    with use_backend("triton"), observing() as products:
+        y = multiply(*inputs)
+        y.backward(case.grad)
+    assert [product.backend for product in products] == ["triton", "triton"]
+    assert all(map(torch.equal, [y, *[t.grad for t in inputs]], everything))
+
+
+def test_the_transposed_product_is_planned_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix = km.GBLR(nblocks=6, budget=0.4).random(20, 30)
+    x = torch.randn(3, 20)
+    exact = x @ matrix.to_dense()
+    with use_backend("triton"), torch.no_grad():
+        torch.testing.assert_close(x @ matrix, exact)
+        monkeypatch.setattr(segments_plan, "check_places", None)
+        torch.testing.assert_close(x @ matrix, exact)
+
+
 def test_the_same_bits_every_time() -> None:
     case = Sum(40, 40, drawn(40, 40, 20, (20, 20)), 33, torch.float32)
     first, second = (case.product("triton", torch.float32) for _ in range(2))

@@ -134,9 +134,8 @@ class _Known(NamedTuple):
 
 
 _known = WeakTensorKeyDictionary()
-_captured: list[
-    Sides
-] = []  # a recorded graph reads these for as long as it lives, whatever becomes of ``places``
+# A recorded graph reads these for as long as it lives, whatever becomes of ``places``.
+_captured: list[Sides] = []
 
 
 def _known_of(places: Tensor) -> _Known | None:
@@ -169,6 +168,8 @@ def sides_of(
             return _sides(places, *key)  # values that are there when the graph runs, not now
         check_places("segments_matmul", places, rows, cols, left, right)
         found = known.sides[key] = _sides(places, *key)
+        if places.is_cuda:
+            torch.cuda.current_stream(places.device).synchronize()  # products on other streams use it, too
         _known[places] = known
     if recording:
         _captured.append(found)
