@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kmatrix._errors import ArgumentError, complaint
 from kmatrix.ops import dispatch, native
 from kmatrix.ops.calls import record
 from kmatrix.ops.calls import repeated as repeated
@@ -17,6 +19,11 @@ from kmatrix.ops.definition import Patterns, check_weights
 from kmatrix.ops.ends import Ends, OutsideError, cropping, padding
 from kmatrix.ops.routing import Route, is_autocast, is_plain, route
 
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+    "silu": functional.silu,
+}
 PLAIN = -1  # what `repeated` calls a product without surroundings
 _INDEX = (torch.int64, torch.int32)  # the others are masks to torch, or nothing
 
@@ -30,12 +37,13 @@ def chain_apply(
     take: Tensor | None = None,
     rows: int | None = None,
     bias: Tensor | None = None,
+    activation: str = "",
     pairs: bool = False,
     transposed: bool = False,
 ) -> Tensor:
     """Multiply a selection of the input by a chain, select from the output, add a bias.
 
-    ``y = (F_k ... F_1 x[gather])[take][:rows] + bias``, where an ``x`` that is too short is padded with zeros
+    ``y = act((F_k ... F_1 x[gather])[take][:rows] + bias)``, where an ``x`` that is too short is padded with zeros
     first. With ``transposed`` the chain is ``F_1^T ... F_k^T`` instead.
 
     Args:
@@ -46,6 +54,8 @@ def chain_apply(
         take: an index of rows of the last factor; None for all in order.
         rows: how many of the selected outputs to keep, the first ones; None for all.
         bias: one number for each output that is kept.
+        activation: "relu", "gelu" (the exact one) or "silu" of ``torch.nn.functional``; none if empty. On a GPU it
+            is part of the product's kernel where autograd does not watch.
         pairs: whether the weights hold complex numbers, as real pairs along a last axis.
         transposed: whether to multiply by the plain transpose of the chain.
 
@@ -57,6 +67,19 @@ def chain_apply(
         >>> chain_apply(torch.tensor([1.0, 2.0]), [torch.eye(2).view(p)], (p,), gather=swap)
         tensor([2., 1.])
     """
+    if activation:
+        return _activated(
+            x,
+            weights,
+            patterns,
+            activation,
+            gather=gather,
+            take=take,
+            rows=rows,
+            bias=bias,
+            pairs=pairs,
+            transposed=transposed,
+        )
     cols, full = patterns[0].cols, patterns[-1].rows
     if transposed:
         cols, full = full, cols
@@ -81,12 +104,75 @@ def chain_apply(
             y = _folded(plain, plain_weights, chain, ends)
             if y is not None:
                 return y
+        y = _on_gpu(x, used, chain, gather, take, rows, bias)
+        if y is not None:
+            return y
     if x.shape[-1] < cols:
         x = functional.pad(x, (0, cols - x.shape[-1]))
     y = chain_matmul(x if gather is None else x[..., gather], used, chain)
     y = y if take is None else y[..., take]
     y = y if rows is None or rows == y.shape[-1] else y[..., :rows]
     return y if bias is None else y + bias.to(y.dtype)  # autocast may have lowered the products alone
+
+
+def _activated(
+    x: Tensor, weights: Sequence[Tensor], patterns: Patterns, activation: str, **ends: Any
+) -> Tensor:
+    """``chain_apply`` and a function of its result, in one kernel where there is one."""
+    if activation not in _ACTIVATIONS:
+        way_out = f"use one of {', '.join(_ACTIVATIONS)}, or none"
+        raise ArgumentError(
+            complaint("chain_apply", "activation", repr(activation), "there is no such function", way_out)
+        )
+    if not torch.compiler.is_dynamo_compiling():
+        pairs, transposed = ends["pairs"], ends["transposed"]
+        used, chain = (
+            _views(weights, patterns, pairs, transposed) if pairs or transposed else (weights, patterns)
+        )
+        places = ends["gather"], ends["take"], ends["rows"], ends["bias"]
+        y = _on_gpu(x, used, chain, *places, activation)
+        if y is not None:
+            return y
+    return _ACTIVATIONS[activation](chain_apply(x, weights, patterns, **ends))
+
+
+def _on_gpu(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    patterns: Patterns,
+    gather: Tensor | None,
+    take: Tensor | None,
+    rows: int | None,
+    bias: Tensor | None,
+    activation: str = "",
+) -> Tensor | None:
+    """The product and its ends in one launch, where the GPU kernels run and nothing watches; else None."""
+    on_gpu = x.device.type == "cuda" or dispatch.requested() == dispatch.TRITON.name
+    if not on_gpu or take is not None or x.ndim == 0 or is_autocast(x) or not x.numel():
+        return None
+    given = [*weights, *([] if bias is None else [bias])]
+    if any(t.dtype != x.dtype or t.device != x.device for t in given):
+        return None
+    if route(x, given) is not Route.DIRECT or (activation and x.is_complex()):
+        return None
+    cols, full = patterns[0].cols, patterns[-1].rows
+    n_out = full if rows is None else min(rows, full)
+    if gather is not None and (
+        gather.ndim != 1 or len(gather) != cols or gather.dtype not in _INDEX or gather.device != x.device
+    ):
+        return None
+    if x.shape[-1] > cols or n_out == 0 or (bias is not None and bias.shape != (n_out,)):
+        return None
+    check_weights("chain_apply", weights, patterns)
+    x, *plain = dispatch.resolved([x, *weights])
+    backend = dispatch.choose(x, plain, patterns)
+    if backend is not dispatch.TRITON:
+        return None
+    dispatch.observe(x, plain, patterns, backend)
+    bias = None if bias is None else dispatch.resolved([bias])[0]
+    return dispatch.TRITON.run_surrounded(
+        x, plain, patterns, gather=gather, n_out=n_out, bias=bias, activation=activation
+    )
 
 
 def _views(

@@ -104,6 +104,7 @@ class PreparedChain:
         self._weights, self._patterns, self._ends = weights, patterns, ends
         self._calls: dict[torch.Size, tuple[_Kernel, tuple[int, ...], tuple[int, ...]]] = {}
         self._kernels: dict[Schedule, _Kernel] = {}
+        self._settled: Callable[[Tensor], Tensor] | None = None  # for the GPU
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Multiply ``(*, n_in) -> (*, n_out)``.
@@ -251,8 +252,15 @@ class PreparedChain:
         return run
 
     def _portable(self, x: Tensor) -> Tensor:
-        """The same in stock torch, where the native kernels do not compute."""
+        """The same where the native kernels do not compute: by those for the GPU, else in stock torch."""
         ends = self._ends
+        if not _compiling() and x.numel() and self.n_out:
+            probe = x.new_empty(1).expand(*x.shape[:-1], self._patterns[0].cols)
+            backend = dispatch.choose(probe, self._weights, self._patterns)
+            if backend is dispatch.TRITON:
+                if self._settled is None:
+                    self._settled = dispatch.TRITON.settled(self._weights, self._patterns, ends)
+                return self._settled(x)
         if ends.gather is not None:
             # -1 is the last column, that of the zero that is appended.
             x = torch.nn.functional.pad(x, (0, 1))[..., ends.gather.to(x.device)]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from kmatrix.ops.definition import Patterns
+from kmatrix.ops.ends import Ends
 from kmatrix.ops.triton.available import interpreted, triton_is_here
 from kmatrix.ops.triton.plan import Plan, plan
 from kmatrix.ops.verdict import Verdict
@@ -45,8 +45,36 @@ class Triton:
         """The product, in one launch."""
         from kmatrix.ops.triton.launch import forward
 
-        with _device_of(x):
+        with device_of(x):
             return forward(x, weights, patterns, plan_of(x, weights, patterns))
+
+    def run_surrounded(
+        self,
+        x: Tensor,
+        weights: Sequence[Tensor],
+        patterns: Patterns,
+        *,
+        gather: Tensor | None,
+        n_out: int,
+        bias: Tensor | None,
+        activation: str,
+    ) -> Tensor:
+        """``act((F_k ... F_1 x[gather])[:n_out] + bias)`` in one launch, ``x`` padded with zeros if it is too short."""
+        from kmatrix.ops.triton.launch import forward
+
+        plan = plan_of(x, weights, patterns)
+        with device_of(x):
+            return forward(
+                x, weights, patterns, plan, gather=gather, n_out=n_out, bias=bias, activation=activation
+            )
+
+    def settled(
+        self, weights: Sequence[Tensor], patterns: Patterns, ends: Ends
+    ) -> Callable[[Tensor], Tensor]:
+        """A function that multiplies by these numbers, packed once for each way to group the factors."""
+        from kmatrix.ops.triton.settled import Settled
+
+        return Settled(weights, patterns, ends)
 
     def run_backward(
         self, grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, need_x: bool
@@ -54,11 +82,11 @@ class Triton:
         """Gradients, a launch for each factor as multiplied out."""
         from kmatrix.ops.triton.launch import gradients
 
-        with _device_of(x):
+        with device_of(x):
             return gradients(grad, x, weights, patterns, plan_of(x, weights, patterns, backward=True), need_x)
 
 
-def _device_of(x: Tensor) -> AbstractContextManager[object]:
+def device_of(x: Tensor) -> AbstractContextManager[object]:
     """Where Triton is to launch: on the current device, which need not be that of the tensors."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
@@ -67,14 +95,7 @@ def plan_of(x: Tensor, weights: Sequence[Tensor], patterns: Patterns, *, backwar
     """The plan for these arguments, which are not empty."""
     batch = x.numel() // x.shape[-1]
     shapes = tuple([tuple(w.shape) for w in weights])
-    return _plan(tuple(patterns), shapes, 1 << (batch - 1).bit_length(), x.dtype, backward)
-
-
-@lru_cache(maxsize=1024)
-def _plan(
-    patterns: Patterns, shapes: tuple[tuple[int, ...], ...], batch: int, dtype: torch.dtype, backward: bool
-) -> Plan:
-    return plan(patterns, shapes, batch, dtype, backward=backward)
+    return plan(tuple(patterns), shapes, 1 << (batch - 1).bit_length(), x.dtype, backward=backward)
 
 
 def in_words(found: Plan) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.triton.available import precision
-from kmatrix.ops.triton.packing import pack, unpacked_gradients
+from kmatrix.ops.triton.packing import Packed, pack, unpacked_gradients
 from kmatrix.ops.triton.plan import Plan, Step
 
 SHORTEST_CHAIN = 2  # factors that are worth a ring between them
@@ -121,11 +121,30 @@ def factor_product(
     return y
 
 
-def forward(x: Tensor, weights: Sequence[Tensor], patterns: Patterns, plan: Plan) -> Tensor:
-    """The chain product."""
-    packed = pack(weights, patterns, plan.steps)
-    y = multiply(rows_of(x), plan, packed.buffer, packed.places, n_out=patterns[-1].rows)
-    return y.view(*x.shape[:-1], patterns[-1].rows)
+def forward(
+    x: Tensor,
+    weights: Sequence[Tensor],
+    patterns: Patterns,
+    plan: Plan,
+    *,
+    packed: Packed | None = None,
+    gather: Tensor | None = None,
+    n_out: int | None = None,
+    bias: Tensor | None = None,
+    activation: str = "",
+) -> Tensor:
+    """The chain product, and what surrounds it: ``act((F_k ... F_1 x[gather])[:n_out] + bias)``.
+
+    An ``x`` that is too short is padded with zeros. Weights that are ``packed`` already are not looked at.
+    """
+    packed = pack(weights, patterns, plan.steps) if packed is None else packed
+    n_out = patterns[-1].rows if n_out is None else n_out
+    added = None if bias is None else _real(bias.contiguous()[None])[0]
+    y = multiply(
+        rows_of(x), plan, packed.buffer, packed.places,
+        n_out=n_out, gather=gather, bias=added, activation=activation,
+    )  # fmt: skip
+    return y.view(*x.shape[:-1], n_out)
 
 
 PARTS = 528  # programs that share the vectors in a backward pass: some for each processor of a large GPU

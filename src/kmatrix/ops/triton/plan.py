@@ -19,8 +19,8 @@ from kmatrix.ops.schedule import Factor, Shapes
 SECTOR = 32  # bytes that memory delivers at least
 LEAST = 16  # rows and columns of a matrix instruction
 # Widest blocks that narrow factors are multiplied out to. Those of float32 have no matrix instructions of their own,
-# and a sum of 64 products is rounded twice as often as six sums of two.
-_WIDEST = {2: 128, 4: 32, 8: 16}
+# and one sum of many products is rounded more often than some sums of two.
+_WIDEST = {2: 128, 4: 16, 8: 16}
 _BYTES_PER_SECOND = 5.5e12  # of the second cache
 _HALF_RATE, _SINGLE_RATE = 2e14, 1.5e13  # multiply-adds a second
 _UNHIDDEN = 0.3  # of the shorter of both is not hidden behind the longer

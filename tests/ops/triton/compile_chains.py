@@ -1,0 +1,110 @@
+"""Compile the kernels for chains ahead of time, as plans for common sizes ask for them; print what they need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ahead_of_time import Needs, needs
+
+from kmatrix.ops import Pattern
+from kmatrix.ops.triton.kernels import factor, gradient, paths
+from kmatrix.ops.triton.launch import constants
+from kmatrix.ops.triton.plan import Plan, Step, plan
+from kmatrix.ops.triton.runs import path_constants, runs_of
+
+TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.complex64: "fp32"}
+ENDS: dict[str, object] = {"bias": None, "gather": None, "GATHERED": False, "PADDED": False, "BIASED": False}
+
+
+def butterfly(n: int) -> tuple[Pattern, ...]:
+    return tuple([Pattern(n >> (k + 1), 2, 2, 1 << k) for k in range(n.bit_length() - 1)])
+
+
+def types(dtype: torch.dtype, *pointers: str) -> dict[str, str]:
+    names = ("x_stride", "y_stride", "grad_stride", "grad_x_stride", "rows", "n_in", "n_out", "chunks")
+    found = {name: "i32" for name in names} | {"counters": "*i32", "sums": "*fp32", "upstream": "*fp32"}
+    return found | {name: f"*{TYPES[dtype]}" for name in pointers}
+
+
+def chain(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
+    """The forward pass of a plan of several steps."""
+    pairs = 2 if dtype.is_complex else 1
+    factors: list[tuple[int, ...]] = []
+    for step in found.steps:
+        factors.append(constants(step, found.chunk, pairs, 0, sum(f[16] for f in factors)))
+    width = max(step.factor.pattern.rows for step in found.steps[:-1]) * pairs
+    known = {
+        **ENDS, "FACTORS": tuple(factors), "Q": pairs, "ACTIVATION": "", "PRECISION": "ieee", "CHUNK": found.chunk,
+        "WIDTH": width, "TILES": sum(f[16] for f in factors),
+    }  # fmt: skip
+    warps = max(step.tile.warps for step in found.steps)
+    named = types(dtype, "x", "y", "ring", "weights")
+    return needs(
+        factor.chain_kernel,
+        named,
+        known,
+        capability=capability,
+        warps=warps,
+        odd=("rows", "chunks", "n_in", "n_out"),
+    )
+
+
+def backward(step: Step, dtype: torch.dtype, capability: int) -> Needs:
+    """The gradients of one step."""
+    pairs = 2 if dtype.is_complex else 1
+    f = constants(step, 4096, pairs, 0, 0)
+    known: dict[str, object] = {"F": f, "Q": pairs, "STEPS": 16, "NEED_X": True, "PRECISION": "ieee"}
+    named = types(dtype, "grad", "x", "grad_x", "weight")
+    odd = ("rows",)
+    return needs(
+        gradient.gradient_kernel, named, known, capability=capability, warps=step.tile.warps, odd=odd
+    )
+
+
+def multiplied_out(patterns: tuple[Pattern, ...], dtype: torch.dtype) -> list[Needs]:
+    """A run of factors or two as one block, and for one run the gradient of one of its factors."""
+    q = 2 if dtype.is_complex else 1
+    runs = runs_of(patterns, 0, len(patterns))
+    assert runs is not None
+    found = [path_constants(patterns, patterns, run, [0] * len(patterns)) for run in runs]
+    n = patterns[0].cols
+    block = 64 if len(runs) == 1 else 32 // q
+    known: dict[str, object] = {
+        "FIRST": found[0], "SECOND": found[1] if len(runs) > 1 else (), "GROWS_FIRST": runs[0].growing,
+        "GROWS_SECOND": runs[-1].growing, "B": n, "R": n, "C": n, "HELD_D": 1, "LANES": 1, "Q": q,
+        "BB": block, "BR": 32 // q, "BC": block, "PRECISION": "ieee",
+    }  # fmt: skip
+    needed = [needs(paths.product_kernel, types(dtype, "source", "target"), known)]
+    if len(runs) == 1:
+        path: dict[str, object] = {
+            "PATH": found[0], "i": 1, "GROWING": runs[0].growing, "B": n, "C": n, "HELD_D": 1, "LANES": 1, "Q": q,
+            "EDGES": 2 * n, "FREE": n // 2, "BE": 64, "BF": n // 2,
+        }  # fmt: skip
+        named: dict[str, Any] = types(dtype, "source") | {"target": "*fp32"}
+        needed.append(needs(paths.gradient_kernel, named, path))
+    return needed
+
+
+def main() -> None:
+    """Print a line for each kernel: what it is, bytes spilled, bytes of shared memory."""
+    for n, dtype, capability in (
+        (1024, torch.bfloat16, 90), (4096, torch.bfloat16, 90), (4096, torch.bfloat16, 80),
+        (1024, torch.float32, 90), (1024, torch.complex64, 90),
+    ):  # fmt: skip
+        patterns, name = butterfly(n), f"butterfly {n} {dtype} sm_{capability}"
+        for batch in (16, 32768):
+            needed = chain(plan(patterns, patterns, batch, dtype), dtype, capability)
+            print(f"{name} batch {batch}: {needed.spilled} {needed.shared}")
+        for step in plan(patterns, patterns, 32768, dtype, backward=True).steps:
+            needed = backward(step, dtype, capability)
+            print(f"{name} backward {tuple(step.factor.pattern)}: {needed.spilled} {needed.shared}")
+    both = butterfly(32) + tuple(p.transposed for p in reversed(butterfly(32)))
+    for patterns in (butterfly(64), both):
+        for dtype in (torch.bfloat16, torch.complex64):
+            for needed in multiplied_out(patterns, dtype):
+                print(f"{len(patterns)} factors multiplied out, {dtype}: {needed.spilled} {needed.shared}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""Chains by the GPU kernels in Triton's interpreter: every kind of chain, forward and backward, against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kmatrix._errors import BackendUnavailableError
+from kmatrix.ops import Pattern, chain_matmul, use_backend
+from kmatrix.ops.chain import explain_dispatch
+from kmatrix.ops.definition import reference_chain_matmul
+from kmatrix.ops.dispatch import observing
+from kmatrix.ops.gradients import chain_gradients
+from kmatrix.ops.triton import plan as rule
+from kmatrix.ops.triton.available import interpreted, triton_is_here
+from kmatrix.ops.triton.backend import plan_of
+
+pytestmark = pytest.mark.skipif(
+    not triton_is_here().ok or not interpreted(), reason="Triton's interpreter is not there"
+)
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.complex64]
+
+
+@pytest.fixture(autouse=True)
+def _poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Fresh memory holds NaN, so that what no kernel writes is seen."""
+
+    def poison(tensor: Tensor) -> Tensor:
+        return tensor.fill_(float("nan")) if tensor.is_floating_point() or tensor.is_complex() else tensor
+
+    new, empty = torch.Tensor.new_empty, torch.empty
+    monkeypatch.setattr(torch.Tensor, "new_empty", lambda self, *a, **k: poison(new(self, *a, **k)))
+    monkeypatch.setattr(torch, "empty", lambda *a, **k: poison(empty(*a, **k)))
+    yield
+
+
+def butterfly(n: int) -> list[Pattern]:
+    return [Pattern(n >> (k + 1), 2, 2, 1 << k) for k in range(n.bit_length() - 1)]
+
+
+def draw(patterns: Sequence[Pattern], dtype: torch.dtype) -> list[Tensor]:
+    wide = torch.complex128 if dtype.is_complex else torch.float64
+    return [(torch.randn(p, dtype=wide) / p.c**0.5).to(dtype) for p in patterns]
+
+
+def wide(tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [t.detach().to(torch.complex128 if t.is_complex() else torch.float64) for t in tensors]
+
+
+def error(found: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """Of all numbers together, relative to their size."""
+    pairs = list(zip(wide(found), exact, strict=True))
+    return float(
+        sum((f - e).abs().square().sum() for f, e in pairs).sqrt()
+        / sum(e.abs().square().sum() for e in exact).sqrt()
+    )
+
+
+def check(weights: Sequence[Tensor], patterns: Sequence[Pattern], x: Tensor) -> None:
+    """Product and gradients: at most twice the error of plain torch in the same number type."""
+    grad = torch.randn(*x.shape[:-1], patterns[-1].rows).to(x.dtype)
+    leaves = [t.detach().clone().requires_grad_() for t in (x, *weights)]
+    with use_backend("triton"):
+        y = chain_matmul(leaves[0], leaves[1:], patterns)
+        y.backward(grad)
+    x64, *weights64 = wide([x, *weights])
+    exact = reference_chain_matmul(x64, weights64, patterns)
+    grad_x, grad_weights = chain_gradients(wide([grad])[0], x64, weights64, patterns)
+    plain_x, plain_weights = chain_gradients(grad, x, weights, patterns)
+    plain = reference_chain_matmul(x, weights, patterns)
+    least = torch.finfo(x.dtype).eps / 2  # an exact result in torch is luck that no kernel need have
+    assert error([y], [exact]) <= 2 * max(error([plain], [exact]), least)
+    assert error([leaves[0].grad], [grad_x]) <= 2 * max(error([plain_x], [grad_x]), least)
+    found = [leaf.grad for leaf in leaves[1:]]
+    assert error(found, grad_weights) <= 2 * max(error(plain_weights, grad_weights), least)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_every_kind_of_chain(example: Any, dtype: torch.dtype) -> None:
+    check(example.draw(dtype), example.patterns, torch.randn(33, example.cols).to(dtype))
+
+
+@pytest.mark.parametrize("batch", [1, 2, 17, 40])
+def test_batches_odd_and_even(batch: int) -> None:
+    patterns = [Pattern(16, 3, 3, 1), Pattern(1, 16, 16, 3)]
+    check(draw(patterns, torch.float32), patterns, torch.randn(batch, 48))
+
+
+@pytest.mark.parametrize("n", [2, 16, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_sizes(n: int, dtype: torch.dtype) -> None:
+    patterns = butterfly(n)
+    check(draw(patterns, dtype), patterns, torch.randn(30, n).to(dtype))
+
+
+def test_chunks_go_through_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several chunks, three factors, a last chunk that is not full: places in the ring are used again."""
+    monkeypatch.setattr(rule, "_RING_BYTES", 1)
+    monkeypatch.setattr(rule, "_WIDEST", {2: 4, 4: 4, 8: 4})
+    rule.plan.cache_clear()
+    try:
+        patterns = butterfly(64)
+        weights, x = draw(patterns, torch.float32), torch.randn(300, 64)
+        found = plan_of(x, weights, tuple(patterns))
+        assert len(found.steps) == 3
+        assert 2 * found.chunk < 300
+        with use_backend("triton"):
+            y = chain_matmul(x, weights, patterns)
+    finally:
+        rule.plan.cache_clear()
+    torch.testing.assert_close(y, reference_chain_matmul(x, weights, patterns))
+
+
+def test_wide_blocks_are_cut_into_tiles() -> None:
+    patterns = [Pattern(1, 150, 140, 2)]
+    check(draw(patterns, torch.float32), patterns, torch.randn(3, 280))
+
+
+def test_vectors_and_weights_that_are_views() -> None:
+    patterns = butterfly(16)
+    weights = [w.transpose(1, 2).contiguous().transpose(1, 2) for w in draw(patterns, torch.float32)]
+    weights[1] = weights[1][:1, :, :, :1].expand(patterns[1])
+    x = torch.randn(16, 6, 4).transpose(0, 2)[:, ::2]
+    with use_backend("triton"):
+        y = chain_matmul(x, weights, patterns)
+    torch.testing.assert_close(y, reference_chain_matmul(x, weights, patterns))
+    assert y.is_contiguous()
+
+
+def test_gradients_are_the_same_every_time() -> None:
+    patterns = butterfly(16)
+    x, weights = torch.randn(70, 16), draw(patterns, torch.float32)
+    found = []
+    for _ in range(2):
+        leaves = [w.clone().requires_grad_() for w in weights]
+        with use_backend("triton"):
+            chain_matmul(x, leaves, patterns).square().sum().backward()
+        found.append([leaf.grad for leaf in leaves])
+    for first, second in zip(*found, strict=True):
+        assert torch.equal(first, second)
+
+
+def test_the_interpreter_is_never_chosen_by_itself() -> None:
+    patterns = butterfly(16)
+    x, weights = torch.randn(3, 16), draw(patterns, torch.float32)
+    told = explain_dispatch(x, weights, patterns)
+    assert told.backend != "triton"
+    assert told.reasons["triton"] == "x is on cpu, the Triton kernels compute on CUDA devices"
+    with use_backend("triton"), observing() as products:
+        assert explain_dispatch(x, weights, patterns).reasons["triton"].endswith("1x16x16x1")
+        chain_matmul(x, weights, patterns)
+    assert [product.backend for product in products] == ["triton"]
+
+
+@pytest.mark.parametrize(
+    ("patterns", "dtype", "reason"),
+    [
+        (butterfly(4), torch.float64, "no Triton kernel for torch.float64"),
+        ([Pattern(1, 300, 300, 1)], torch.float32, "a block of 90000 numbers"),
+    ],
+)
+def test_refusals(patterns: list[Pattern], dtype: torch.dtype, reason: str) -> None:
+    x = torch.randn(2, patterns[0].cols, dtype=dtype)
+    with use_backend("triton"), pytest.raises(BackendUnavailableError, match=reason):
+        chain_matmul(x, draw(patterns, dtype), patterns)
+
+
+def test_compiled_and_under_vmap() -> None:
+    patterns = butterfly(8)
+    x, weights = torch.randn(3, 8), draw(patterns, torch.float32)
+    exact = reference_chain_matmul(x, weights, patterns)
+    with use_backend("triton"):
+        traced = torch.compile(lambda x: chain_matmul(x, weights, patterns), backend="eager", fullgraph=True)(
+            x
+        )
+        mapped = torch.vmap(lambda x: chain_matmul(x, weights, patterns))(x)
+    torch.testing.assert_close(traced, exact)
+    torch.testing.assert_close(mapped, exact)

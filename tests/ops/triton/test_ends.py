@@ -1,0 +1,94 @@
+"""What surrounds a chain on a GPU: selections, bias and activation inside of the kernel, and prepared chains."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+import kmatrix as km
+from kmatrix._errors import ArgumentError
+from kmatrix.ops import Pattern, prepare, use_backend
+from kmatrix.ops.apply import chain_apply
+from kmatrix.ops.definition import reference_chain_matmul
+from kmatrix.ops.dispatch import observing
+from kmatrix.ops.triton.available import interpreted, triton_is_here
+
+pytestmark = pytest.mark.skipif(
+    not triton_is_here().ok or not interpreted(), reason="Triton's interpreter is not there"
+)
+
+PATTERNS = (Pattern(4, 3, 2, 1), Pattern(1, 5, 4, 3))  # 8 -> 12 -> 15
+
+
+def weights(dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    return [torch.randn(p, dtype=dtype) for p in PATTERNS]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+@pytest.mark.parametrize("n", [8, 5])
+@pytest.mark.parametrize("rows", [None, 11])
+@pytest.mark.parametrize("gathered", [False, True])
+def test_selections_and_bias(dtype: torch.dtype, n: int, rows: int | None, gathered: bool) -> None:
+    x, w = torch.randn(3, n, dtype=dtype), weights(dtype)
+    gather = torch.tensor([7, 1, -3, 3, 2, 0, 6, 4]) if gathered else None
+    bias = torch.randn(rows or 15, dtype=dtype)
+    with use_backend("triton"), observing() as products:
+        y = chain_apply(x, w, PATTERNS, gather=gather, rows=rows, bias=bias)
+    assert [product.backend for product in products] == ["triton"]
+    padded = functional.pad(x, (0, 8 - n))
+    padded = padded if gather is None else padded[:, gather]
+    exact = reference_chain_matmul(padded, w, PATTERNS)[:, : rows or 15] + bias
+    torch.testing.assert_close(y, exact)
+
+
+@pytest.mark.parametrize("name", ["relu", "gelu", "silu"])
+@pytest.mark.parametrize("backend", ["triton", "portable"])
+def test_activations(name: str, backend: str) -> None:
+    x, w, bias = torch.randn(4, 8), weights(), torch.randn(15)
+    exact = getattr(functional, name)(reference_chain_matmul(x, w, PATTERNS) + bias)
+    with use_backend(backend):
+        torch.testing.assert_close(chain_apply(x, w, PATTERNS, bias=bias, activation=name), exact)
+
+
+def test_activations_pass_gradients_and_nan_on() -> None:
+    x, w = torch.randn(4, 8), [p.requires_grad_() for p in weights()]
+    with use_backend("triton"):
+        chain_apply(x, w, PATTERNS, activation="relu").sum().backward()
+    found = [p.grad.clone() for p in w]
+    exact = torch.autograd.grad(functional.relu(reference_chain_matmul(x, w, PATTERNS)).sum(), w)
+    torch.testing.assert_close(found, list(exact))
+    with use_backend("triton"), torch.no_grad():
+        assert chain_apply(torch.full((1, 8), float("nan")), w, PATTERNS, activation="relu").isnan().all()
+
+
+def test_an_unknown_activation_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r"activation='tanh'.*use one of relu, gelu, silu"):
+        chain_apply(torch.randn(4, 8), weights(), PATTERNS, activation="tanh")
+
+
+def test_a_selection_behind_is_left_to_torch() -> None:
+    x, w, take = torch.randn(3, 8), weights(), torch.tensor([3, 3, 0])
+    with use_backend("triton"):
+        y = chain_apply(x, w, PATTERNS, take=take)
+    torch.testing.assert_close(y, reference_chain_matmul(x, w, PATTERNS)[:, take])
+
+
+@pytest.mark.parametrize("take", [None, [4, 0, 14]])
+def test_prepared(take: list[int] | None) -> None:
+    x, w, bias = torch.randn(2, 2, 6), weights(), torch.randn(15 if take is None else 3)
+    gather = [5, -1, 0, 1, 2, 3, 4, -1]
+    plan = prepare(w, n=6, gather=gather, take=take, bias=bias)
+    with use_backend("triton"), observing() as products:
+        y = plan(x)
+    assert not products  # nothing is dispatched again
+    chosen = torch.cat([x, torch.zeros(2, 2, 1)], -1)[..., gather]
+    exact = reference_chain_matmul(chosen, w, PATTERNS)
+    torch.testing.assert_close(y, (exact if take is None else exact[..., take]) + bias)
+
+
+def test_matrices_with_permutations() -> None:
+    F, x = km.transforms.dft(16), torch.randn(3, 16, dtype=torch.complex64)
+    with use_backend("triton"):
+        torch.testing.assert_close(F(x) if callable(F) else x @ F.mT, torch.fft.fft(x), atol=1e-5, rtol=1e-5)
