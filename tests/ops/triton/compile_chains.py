@@ -9,7 +9,7 @@ from ahead_of_time import Needs, needs
 
 from kmatrix.ops import Pattern
 from kmatrix.ops.triton.kernels import factor, gradient, paths
-from kmatrix.ops.triton.launch import constants
+from kmatrix.ops.triton.launch import constants, links
 from kmatrix.ops.triton.plan import Plan, Step, plan
 from kmatrix.ops.triton.runs import path_constants, runs_of
 
@@ -30,13 +30,11 @@ def types(dtype: torch.dtype, *pointers: str) -> dict[str, str]:
 def chain(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
     """The forward pass of a plan of several steps."""
     pairs = 2 if dtype.is_complex else 1
-    factors: list[tuple[int, ...]] = []
-    for step in found.steps:
-        factors.append(constants(step, found.chunk, pairs, 0, sum(f[16] for f in factors)))
+    factors, tiles = links(found, pairs, [0] * len(found.steps))
     width = max(step.factor.pattern.rows for step in found.steps[:-1]) * pairs
     known = {
-        **ENDS, "FACTORS": tuple(factors), "Q": pairs, "ACTIVATION": "", "PRECISION": "ieee", "CHUNK": found.chunk,
-        "WIDTH": width, "TILES": sum(f[16] for f in factors),
+        **ENDS, "FACTORS": factors, "Q": pairs, "ACTIVATION": "", "PRECISION": "ieee", "CHUNK": found.chunk,
+        "WIDTH": width, "TILES": tiles,
     }  # fmt: skip
     warps = max(step.tile.warps for step in found.steps)
     named = types(dtype, "x", "y", "ring", "weights")
@@ -53,7 +51,7 @@ def chain(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
 def backward(step: Step, dtype: torch.dtype, capability: int) -> Needs:
     """The gradients of one step."""
     pairs = 2 if dtype.is_complex else 1
-    f = constants(step, 4096, pairs, 0, 0)
+    f = constants(step, pairs)
     known: dict[str, object] = {"F": f, "Q": pairs, "STEPS": 16, "NEED_X": True, "PRECISION": "ieee"}
     named = types(dtype, "grad", "x", "grad_x", "weight")
     odd = ("rows",)

@@ -95,7 +95,12 @@ def plan_of(x: Tensor, weights: Sequence[Tensor], patterns: Patterns, *, backwar
     """The plan for these arguments, which are not empty."""
     batch = x.numel() // x.shape[-1]
     shapes = tuple([tuple(w.shape) for w in weights])
-    return plan(tuple(patterns), shapes, 1 << (batch - 1).bit_length(), x.dtype, backward=backward)
+    return plan(tuple(patterns), shapes, batch_class(batch), x.dtype, backward=backward)
+
+
+def batch_class(batch: int) -> int:
+    """16, 64, 256, ..., 65536: numbers of vectors that share a plan, and so their compiled kernels."""
+    return 1 << min(max(4, 2 * (((batch - 1).bit_length() + 1) // 2)), 16)
 
 
 def in_words(found: Plan) -> str:

@@ -18,26 +18,45 @@ SHORTEST_CHAIN = 2  # factors that are worth a ring between them
 Constants = tuple[int, ...]
 
 
-def constants(
-    step: Step, rows: int, pairs: int, place: int, first_tile: int, *, turned: bool = False
-) -> Constants:
-    """What the kernels call ``F``: pattern, tying, tile, strides of the weight, number of tiles and its first one.
+def constants(step: Step, pairs: int, *, turned: bool = False) -> Constants:
+    """What the kernels call ``F``.
 
-    ``turned`` multiplies by the transpose of the same weights.
+    In order: ``a, b, c, d``; how many groups and diagonals the weight holds; vectors, diagonals, outputs, inputs and
+    repetitions of a tile; strides of the weight along groups, diagonals, inputs and outputs. Nothing that depends on
+    the number of vectors: each other tuple is another kernel to compile. ``turned`` multiplies by the transpose of the
+    same weights.
     """
     (a, b, c, d), tied_a, tied_d = step.factor
     tile = step.tile
     inputs, outputs = c * pairs, b * pairs
     held_a, held_d = 1 if tied_a else a, 1 if tied_d else d
     strides = (0 if tied_a else held_d * inputs * outputs, 0 if tied_d else inputs * outputs)
-    tiles = -(-rows // (tile.vectors * tile.steps)) * a * -(-d // tile.diagonals)
     if turned:
-        tiles *= -(-inputs // tile.inputs)
         shape = (a, c, b, d, held_a, held_d, tile.vectors, tile.diagonals, tile.inputs, tile.outputs)
-        return *shape, tile.steps, *strides, 1, outputs, first_tile, tiles, place
-    tiles *= -(-outputs // tile.outputs)
+        return *shape, tile.steps, *strides, 1, outputs
     shape = (a, b, c, d, held_a, held_d, tile.vectors, tile.diagonals, tile.outputs, tile.inputs)
-    return *shape, tile.steps, *strides, outputs, 1, first_tile, tiles, place
+    return *shape, tile.steps, *strides, outputs, 1
+
+
+def tiles_of(f: Constants, rows: int, pairs: int) -> int:
+    """How many tiles so many vectors make."""
+    a, b, _, d, _, _, vectors, diagonals, outputs, _, repetitions, *_ = f
+    return a * -(-rows // (vectors * repetitions)) * -(-d // diagonals) * -(-b * pairs // outputs)
+
+
+def links(plan: Plan, pairs: int, places: Sequence[int]) -> tuple[tuple[Constants, ...], int]:
+    """What ``chain_kernel`` calls ``FACTORS``, and the number of tiles of a phase.
+
+    Behind the constants of each factor stand its first tile, its number of tiles and the place of its weight.
+    """
+    found: list[Constants] = []
+    total = 0
+    for step, place in zip(plan.steps, places, strict=True):
+        f = constants(step, pairs)
+        tiles = tiles_of(f, plan.chunk, pairs)
+        found.append((*f, total, tiles, place))
+        total += tiles
+    return tuple(found), total
 
 
 def multiply(
@@ -65,30 +84,19 @@ def multiply(
     }  # fmt: skip
     warps = max(step.tile.warps for step in steps)
     if len(steps) < SHORTEST_CHAIN:
-        f = constants(steps[0], batch, pairs, places[0], 0)
-        kernels.factor_kernel[(f[16],)](
-            x,
-            x.stride(0),
-            real_y,
-            real_y.stride(0),
-            weights,
-            rows=batch,
-            F=f,
-            LAST=True,
-            num_warps=warps,
-            **common,
-        )
+        f = constants(steps[0], pairs)
+        kernels.factor_kernel[(tiles_of(f, batch, pairs),)](
+            x, x.stride(0), real_y, real_y.stride(0), weights, rows=batch, F=f, LAST=True, num_warps=warps, **common
+        )  # fmt: skip
         return y
-    factors: list[Constants] = []
-    for step, place in zip(steps, places, strict=True):
-        factors.append(constants(step, plan.chunk, pairs, place, sum(f[16] for f in factors)))
-    tiles, chunks = sum(f[16] for f in factors), -(-batch // plan.chunk)
+    factors, tiles = links(plan, pairs, places)
+    chunks = -(-batch // plan.chunk)
     width = max(step.factor.pattern.rows for step in steps[:-1]) * pairs
     ring = x.new_empty(2 * (len(steps) - 1) * plan.chunk * width)
     counters = torch.zeros(1 + chunks * len(steps), dtype=torch.int32, device=x.device)
     kernels.chain_kernel[(tiles * (chunks + len(steps) - 1),)](
         x, x.stride(0), real_y, real_y.stride(0), ring, weights, counters=counters, rows=batch, chunks=chunks,
-        FACTORS=tuple(factors), CHUNK=plan.chunk, WIDTH=width, TILES=tiles, num_warps=warps, **common,
+        FACTORS=factors, CHUNK=plan.chunk, WIDTH=width, TILES=tiles, num_warps=warps, **common,
     )  # fmt: skip
     return y
 
@@ -110,10 +118,10 @@ def factor_product(
     """Rows of real numbers times one packed factor or its transpose."""
     from kmatrix.ops.triton.kernels import factor as kernels
 
-    f = constants(step, x.shape[0], pairs, place, 0, turned=turned)
+    f = constants(step, pairs, turned=turned)
     n_out = f[0] * f[1] * f[3] * pairs
     y = x.new_empty(x.shape[0], n_out)
-    kernels.factor_kernel[(f[16],)](
+    kernels.factor_kernel[(tiles_of(f, len(x), pairs),)](
         x, x.stride(0), y, y.stride(0), weights[place:], None, None, x.shape[0], x.shape[1], n_out,
         F=f, Q=pairs, GATHERED=False, PADDED=False, LAST=False, BIASED=False, ACTIVATION="", PRECISION=precision(),
         num_warps=step.tile.warps,
@@ -157,7 +165,7 @@ def factor_gradients(
     from kmatrix.ops.triton.kernels import gradient as kernels
 
     batch, tile = x.shape[0], step.tile
-    f = constants(step, batch, pairs, place, 0)
+    f = constants(step, pairs)
     a, b, c, d, held_a, held_d = f[:6]
     b, c = b * pairs, c * pairs
     whole = b <= tile.outputs and c <= tile.inputs
