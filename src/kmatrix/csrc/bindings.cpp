@@ -45,7 +45,7 @@ class Chain {
         if (tile_vectors < 1 || tile_vectors > 64) refuse("tile_vectors=" + std::to_string(tile_vectors), "not 1 to 64");
         chain = {dtype, int32_t(factors.size()), factors.data(), int32_t(passes.size()), pass_factors.data(),
                  tile_vectors, n_in, n_out, gather ? columns_of_x.data() : nullptr, take ? rows_of_y.data() : nullptr,
-                 nullptr};
+                 nullptr, nullptr};
         check_passes();
         for (const km_factor &f : factors) work += f.a * f.b * f.c * f.d;
     }
@@ -79,6 +79,17 @@ class Chain {
             kernels->pack(&described, filled.get());
         }
         packed.swap(filled);
+    }
+
+    // For one row: the weights in the order of use, where that pays. Only before other threads know of this chain; the
+    // weights must stay as they are.
+    void order(const nb::sequence &pointers) {
+        const km_chain described = with_weights(pointers);
+        const int64_t bytes = kernels->rows_ordered_bytes(&described);
+        if (!bytes) return;
+        ordered = std::shared_ptr<void>(allocate(bytes));
+        kernels->rows_order(&described, ordered.get());
+        chain.ordered = ordered.get();
     }
 
     // The bias is packed with the weights, so they must be packed again.
@@ -194,7 +205,7 @@ class Chain {
     std::vector<km_factor> factors;
     std::vector<int32_t> pass_factors;
     std::vector<int64_t> columns_of_x, rows_of_y;
-    std::shared_ptr<void> bias, packed;
+    std::shared_ptr<void> bias, packed, ordered;
     km_chain chain = {};
 };
 
@@ -261,6 +272,7 @@ NB_MODULE(_native, m) {
         .def("set_bias", &Chain::set_bias)
         .def("forward", &Chain::forward)  // no named arguments: that is nanobind's short way to call
         .def("rows", &Chain::rows)
+        .def("order", &Chain::order)
         .def("backward", &Chain::backward);
     bind_boxes(m);
     bind_windows(m);

@@ -31,6 +31,7 @@ typedef struct {
     const int64_t *gather;        // NULL, or the column of x for each column of the first factor; -1 is zero
     const int64_t *take;          // NULL, or the row of the last factor for each column of y
     const void *bias;             // NULL, or n_out numbers of the dtype, added to y
+    const void *ordered;          // NULL, or what `rows_order` made of the weights
 } km_chain;
 
 // Rows of vectors in memory: element (row, column) at data + row*row_stride + column*column_stride, in numbers of the
@@ -78,6 +79,11 @@ typedef struct {
     // Forward for a few rows: weights read where they are, nothing packed.
     int64_t (*rows_scratch_bytes)(const km_chain *);
     void (*rows_forward)(const km_chain *, km_matrix x, km_matrix y, int64_t batch, void *scratch, int32_t threads);
+
+    // For one row alone weights may be copied once into the order of use, which far memory gives faster. No bytes: there
+    // is nothing to gain.
+    int64_t (*rows_ordered_bytes)(const km_chain *);
+    void (*rows_order)(const km_chain *, void *ordered);
 
     // Gradients: of x (grad_x.data NULL where it is not wanted), and of the weights of each factor, summed over the
     // batch and over tied axes, as contiguous (a or 1, b, c, d or 1) numbers of the type of the arithmetic.

@@ -8,7 +8,7 @@
 #include "packing.h"
 #include "rows_blocks.h"
 #include "rows_fold.h"
-#include "rows_groups.h"
+#include "rows_ordered.h"
 
 namespace rows {
 
@@ -202,10 +202,16 @@ template <class S, class T, int C> struct walk {
         } else {
             from = copy_in();
         }
+        const S *ordered = n_rows == 1 ? (const S *)chain->ordered : nullptr;
         for (int at = 0; at < chain->n_factors;) {
             group<S> found;
             if (find_group<S, T, C>(chain, at, n_rows == 1 ? max_bits : max_bits - 1, &found)) {
                 fill_group<S, T, C>(chain, at, &found, spare);
+                const int64_t reals = ordered ? ordered_reals<T, C>(chain->factors + at, found.count) : 0;
+                if (reals) {
+                    read_in_order<S, T>(ordered, &found);
+                    ordered += reals;
+                }
                 from = run_stages(at, found, from);
                 at += found.count;
             } else {

@@ -29,6 +29,7 @@ template <class S> struct stage {
 struct span {
     int64_t vectors, mask;
     int64_t bit[max_bits];  // in reals
+    int64_t ordered;        // reals of weights that a block uses, if they lie in order of use (rows_ordered.h); or 0
 };
 
 constexpr int inside_kinds = 4;
@@ -129,10 +130,10 @@ KM_INLINE void stage_of_kind(const stage<S> &s, const S *w, vec<T> *x) {
     }
 }
 
-// All stages on the block of vectors at `first`, for R rows.
+// All stages on the block of vectors at `first`, one of a `number`, for R rows.
 template <class S, class T, int C, int K, int R>
-KM_INLINE void run_block(const stage<S> *stages, int count, const span &at, int64_t first, const T *from,
-                         int64_t from_row, T *to, int64_t to_row) {
+KM_INLINE void run_block(const stage<S> *stages, int count, const span &at, int64_t first, int64_t number,
+                         const T *from, int64_t from_row, T *to, int64_t to_row) {
     constexpr int vectors = 1 << K;
     vec<T> x[R * vectors];
 #pragma GCC unroll 4
@@ -141,7 +142,7 @@ KM_INLINE void run_block(const stage<S> *stages, int count, const span &at, int6
         for (int v = 0; v < vectors; v++) x[r * vectors + v] = load(from + r * from_row + distance<K>(at.bit, v));
     for (int i = 0; i < count; i++) {
         const stage<S> &s = stages[i];
-        const S *w = s.w + (first >> s.shift) * s.block + (first & s.mask) * s.step;
+        const S *w = s.w + (at.ordered ? number * at.ordered : (first >> s.shift) * s.block + (first & s.mask) * s.step);
         switch (s.kind) {
             case 0: stage_of_kind<S, T, C, K, R, 0>(s, w, x); break;
             case 1: stage_of_kind<S, T, C, K, R, 1>(s, w, x); break;
@@ -159,21 +160,33 @@ KM_INLINE void run_block(const stage<S> *stages, int count, const span &at, int6
         for (int v = 0; v < vectors; v++) store(to + r * to_row + distance<K>(at.bit, v), x[r * vectors + v]);
 }
 
+// How many blocks begin before vector v, the first of one.
+static int64_t blocks_before(int64_t v, int64_t mask) {
+    int64_t number = 0;
+    for (int to = 0; v; v >>= 1, mask >>= 1)
+        if (!(mask & 1)) number |= (v & 1) << to++;
+    return number;
+}
+
 // The blocks of the vectors from .. to - 1; a block belongs to its first vector.
 template <class S, class T, int C, int K, int R>
 static void run_blocks(const stage<S> *stages, int count, const span &at, int64_t begin, int64_t end,
                        lines<const T> from, lines<T> to, int64_t n_rows) {
     constexpr int L = numbers_of<T, C>;
-    for (int64_t v = (((begin - 1) | at.mask) + 1) & ~at.mask; v < end; v = ((v | at.mask) + 1) & ~at.mask) {
+    const int64_t start = (((begin - 1) | at.mask) + 1) & ~at.mask;
+    int64_t number = blocks_before(start, at.mask);
+    for (int64_t v = start; v < end; v = ((v | at.mask) + 1) & ~at.mask, number++) {
         const int64_t first = v * L;
         const T *x = from.data + first * C;
         T *y = to.data + first * C;
         int64_t r = 0;
         for (; r + R <= n_rows; r += R)
-            run_block<S, T, C, K, R>(stages, count, at, first, x + r * from.row, from.row, y + r * to.row, to.row);
+            run_block<S, T, C, K, R>(stages, count, at, first, number, x + r * from.row, from.row, y + r * to.row,
+                                     to.row);
         if constexpr (R > 1)
             for (; r < n_rows; r++)
-                run_block<S, T, C, K, 1>(stages, count, at, first, x + r * from.row, from.row, y + r * to.row, to.row);
+                run_block<S, T, C, K, 1>(stages, count, at, first, number, x + r * from.row, from.row, y + r * to.row,
+                                         to.row);
     }
 }
 

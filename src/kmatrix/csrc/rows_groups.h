@@ -101,7 +101,7 @@ static void fill_group(const km_chain *chain, int first, group<S> *out, S *spare
     constexpr int L = numbers_of<T, C>;
     const km_factor &any = chain->factors[first];
     out->at.vectors = any.a * any.d * 2 / L;
-    out->at.mask = 0;
+    out->at.mask = out->at.ordered = 0;
     for (int t = 0; t < out->n_bits; t++) {
         out->at.mask |= int64_t(1) << out->bits[t];
         out->at.bit[t] = int64_t(L * C) << out->bits[t];

@@ -95,6 +95,19 @@ struct rows_run {
     }
 };
 
+struct rows_ordered_bytes_run {
+    const km_chain *chain;
+    template <class S, class T, int C> int64_t operator()() const {
+        return rows::order<S, T, C>(chain, (S *)nullptr) * int64_t(sizeof(S));
+    }
+};
+
+struct rows_order_run {
+    const km_chain *chain;
+    void *ordered;
+    template <class S, class T, int C> void operator()() const { rows::order<S, T, C>(chain, (S *)ordered); }
+};
+
 struct backward_scratch_run {
     const km_chain *chain;
     template <class S, class T, int C> int64_t operator()() const {
@@ -131,6 +144,12 @@ static void rows_forward(const km_chain *chain, km_matrix x, km_matrix y, int64_
                          int32_t threads) {
     with_types(chain->dtype, rows_run{chain, x, y, batch, scratch, threads});
 }
+
+static int64_t rows_ordered_bytes(const km_chain *chain) {
+    return with_types(chain->dtype, rows_ordered_bytes_run{chain});
+}
+
+static void rows_order(const km_chain *chain, void *ordered) { with_types(chain->dtype, rows_order_run{chain, ordered}); }
 
 static int64_t backward_scratch_bytes(const km_chain *chain) {
     return with_types(chain->dtype, backward_scratch_run{chain});
@@ -253,6 +272,8 @@ const km_kernels KM_JOIN(km_kernels_, KM_ISA) = {
     KM_JOIN(km_, KM_ISA)::forward,
     KM_JOIN(km_, KM_ISA)::rows_scratch_bytes,
     KM_JOIN(km_, KM_ISA)::rows_forward,
+    KM_JOIN(km_, KM_ISA)::rows_ordered_bytes,
+    KM_JOIN(km_, KM_ISA)::rows_order,
     KM_JOIN(km_, KM_ISA)::backward_scratch_bytes,
     KM_JOIN(km_, KM_ISA)::backward,
     KM_JOIN(km_, KM_ISA)::boxes_packed_bytes,

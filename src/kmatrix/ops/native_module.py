@@ -46,6 +46,9 @@ class NativeChain(Protocol):
     ) -> None:
         """The product through tiles of rows and packed weights."""
 
+    def order(self, weights: Sequence[int]) -> None:
+        """Copy weights into the order in which one row uses them, where that pays; they must not change any more."""
+
     def rows(
         self,
         weights: Sequence[int],

@@ -15,10 +15,11 @@ from kmatrix.ops.definition import Patterns
 from kmatrix.ops.ends import Ends, HasSingleChain, check_ends, check_plain, given_chain
 from kmatrix.ops.native import new_chain, schedule_of
 from kmatrix.ops.native_layout import Description, described, lie_in_place, overlap, vectors
-from kmatrix.ops.native_module import native_part, threads
+from kmatrix.ops.native_module import NativeChain, native_part, threads
 from kmatrix.ops.native_plan import Schedule
 from kmatrix.ops.output import check_out, is_writable, lies_apart, mark_written
 from kmatrix.ops.routing import Route, is_plain, nothing_watches, route, transforms_active
+from kmatrix.ops.settling import settled_for_one
 from kmatrix.ops.tuning import tune_chain
 
 _WHERE = "prepare"
@@ -103,7 +104,8 @@ class PreparedChain:
         self.n_in, self.n_out, self.dtype = ends.n_in, ends.n_out, weights[0].dtype
         self._weights, self._patterns, self._ends = weights, patterns, ends
         self._calls: dict[torch.Size, tuple[_Kernel, tuple[int, ...], tuple[int, ...]]] = {}
-        self._kernels: dict[Schedule, _Kernel] = {}
+        self._kernels: dict[tuple[Schedule, bool], _Kernel] = {}
+        self._held: list[list[Tensor]] = []  # what kernels read beside the weights
         self._settled: Callable[[Tensor], Tensor] | None = None  # for the GPU
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
@@ -210,26 +212,47 @@ class PreparedChain:
         )
 
     def _kernel(self, batch: int) -> _Kernel:
-        """What runs a batch of this size: made once for each schedule."""
+        """What runs a batch of this size: made once for each schedule, and for one vector alone."""
         _, description = described(self._weights, self._patterns)
         schedule = schedule_of(description, batch, self._ends)
-        known = self._kernels.get(schedule)
+        alone = batch == 1 and schedule.kernel == "rows"
+        known = self._kernels.get((schedule, alone))
         if known is None:
             # Two threads may make it at once: no harm, and no lock that a fork could leave held.
-            known = self._kernels.setdefault(schedule, self._new_kernel(description, schedule))
+            made = self._kernel_for_one() if alone else self._kernel_for_batches(description, schedule)
+            known = self._kernels.setdefault((schedule, alone), made)
         return known
 
-    def _new_kernel(self, description: Description, schedule: Schedule) -> _Kernel:
-        chain = new_chain(description, schedule, self._ends)
-        pointers = [w.data_ptr() for w in self._weights]
-        if self._ends.bias is not None:
-            chain.set_bias(self._ends.bias.data_ptr())
+    def _kernel_for_batches(self, description: Description, schedule: Schedule) -> _Kernel:
+        chain = self._new_chain(description, schedule, self._ends)
         packed = schedule.kernel == "tiles"
         if packed:
-            chain.pack(pointers)
+            chain.pack([w.data_ptr() for w in self._weights])
+        return self._recorded(chain, self._weights, packed)
+
+    def _kernel_for_one(self) -> _Kernel:
+        """What runs one vector, whose weights are often far from the core: fewer of them, in the order of use."""
+        weights, patterns, ends = settled_for_one(self._weights, self._patterns, self._ends)
+        self._held.append(weights)
+        _, description = described(weights, patterns)
+        schedule = schedule_of(description, 1, ends)._replace(kernel="rows")
+        chain = self._new_chain(description, schedule, ends)
+        chain.order([w.data_ptr() for w in weights])
+        return self._recorded(chain, weights, False)
+
+    @staticmethod
+    def _new_chain(description: Description, schedule: Schedule, ends: Ends) -> NativeChain:
+        chain = new_chain(description, schedule, ends)
+        if ends.bias is not None:
+            chain.set_bias(ends.bias.data_ptr())
+        return chain
+
+    def _recorded(self, chain: NativeChain, weights: list[Tensor], packed: bool) -> _Kernel:
+        """The fastest way to call a chain that reads these weights, or has packed them."""
+        pointers = [w.data_ptr() for w in weights]
         record = recorder()
         if record is not None:
-            call = record(chain, self._weights, len(pointers), packed, 0)
+            call = record(chain, weights, len(pointers), packed, 0)
             call.fix(pointers)
             return call.run_fixed
 
