@@ -156,7 +156,10 @@ def schedules(sizes: Sequence[int], batches: Sequence[int], seconds: float) -> l
         for batch in batches:
             best = tune_chain(weights, patterns, batch, seconds).schedule
             rule = default_schedule(patterns, F32, batch_class(batch))
-            losses[n, batch] = 1.0 if best == rule else _loss(weights, patterns, batch, rule, best, seconds)
+            same = best == rule or not isinstance(
+                best, Schedule
+            )  # these weights are on the CPU, so it is one
+            losses[n, batch] = 1.0 if same else _loss(weights, patterns, batch, rule, best, seconds)
     worst = max(losses, key=losses.__getitem__)
     mean = math.exp(math.fsum(map(math.log, losses.values())) / len(losses))
     case = f"fixed schedule, butterflies {sizes[0]} to {sizes[-1]}"

@@ -15,12 +15,16 @@ from kmatrix._errors import ArgumentError, BackendUnavailableError, complaint
 from kmatrix.ops import calls
 from kmatrix.ops.chain import check_chain
 from kmatrix.ops.definition import Patterns
-from kmatrix.ops.dispatch import NATIVE
+from kmatrix.ops.dispatch import NATIVE, TRITON
 from kmatrix.ops.ends import Ends, HasSingleChain, check_ends, given_chain
 from kmatrix.ops.native import forget_schedules, new_chain
 from kmatrix.ops.native_layout import Description, described, vectors
 from kmatrix.ops.native_module import NativeChain, native_part, threads
 from kmatrix.ops.native_plan import Schedule, batch_class, default_schedule, tile_heights
+from kmatrix.ops.triton import tuning as gpu
+from kmatrix.ops.triton.available import interpreted
+from kmatrix.ops.triton.backend import batch_class as gpu_batch_class
+from kmatrix.ops.triton.plan import Choice
 from kmatrix.ops.wisdom import question, remember
 
 _MOST = 96  # schedules that are measured at most
@@ -38,7 +42,7 @@ class Tuning(NamedTuple):
         path: the file that remembers it; None if there is none.
     """
 
-    schedule: Schedule
+    schedule: Schedule | Choice
     seconds: float
     rule_seconds: float
     tried: int
@@ -87,7 +91,7 @@ def tune(
     Raises:
         ArgumentError: if shapes, patterns or devices do not fit, there is no factor, or ``seconds`` is not a positive
             number.
-        BackendUnavailableError: if the native kernels are not there, or do not compute these weights.
+        BackendUnavailableError: if neither the native kernels nor those for GPUs compute these weights.
         DtypeError: if number types are unusable or differ.
 
     Example:
@@ -117,9 +121,11 @@ def tune_chain(
         raise ArgumentError(complaint("tune", "take", "[]", "there is nothing to compute", "take some row"))
     weights = [w.detach().resolve_conj().resolve_neg() for w in weights]
     probe = torch.empty(1, patterns[0].cols, dtype=weights[0].dtype, device=weights[0].device)
+    if TRITON.can_run(probe, weights, patterns).ok:
+        return _tune_on_gpu(weights, patterns, batch, seconds)
     ok, reason = NATIVE.can_run(probe, weights, patterns)
     if not ok:
-        way_out = "leave it: only the native kernels have schedules to measure"
+        way_out = "leave it: only the native kernels and those for GPUs have schedules to measure"
         raise BackendUnavailableError(
             complaint("tune", "weights", f"{len(weights)} factors", reason, way_out)
         )
@@ -142,6 +148,23 @@ def tune_chain(
     forget_schedules()
     calls.forget()
     return Tuning(winner, times[fastest], rule_time, len(trials), None if path is None else str(path))
+
+
+def _tune_on_gpu(weights: Sequence[Tensor], patterns: Patterns, batch: int, seconds: float) -> Tuning:
+    """The same for plans of the GPU kernels, whose ends change nothing."""
+    x = torch.randn(batch, patterns[0].cols, device=weights[0].device).to(weights[0].dtype)
+    group = gpu_batch_class(batch)
+    choices = gpu.candidates(patterns, [tuple(w.shape) for w in weights], group, x.dtype)
+    times = race([gpu.trial(x, weights, patterns, choice) for choice in choices], seconds)
+    times = [time / (1 if interpreted() else gpu.REPEATS) for time in times]
+    fastest = min(range(len(times)), key=times.__getitem__)
+    measured = {
+        "microseconds": round(1e6 * times[fastest], 3),
+        "rule_microseconds": round(1e6 * times[0], 3),
+    }
+    path = remember(gpu.question(patterns, x.dtype, group, x.device), choices[fastest], measured)
+    gpu.learned.cache_clear()
+    return Tuning(choices[fastest], times[fastest], times[0], len(times), None if path is None else str(path))
 
 
 def _candidates(rule: Schedule, description: Description, batch: int) -> list[Schedule]:
@@ -227,8 +250,11 @@ class _Trial:
             self.chain.forward(*self.source.place, *self.target.place, self.source.batch, threads())
 
 
-def in_words(schedule: Schedule) -> str:
+def in_words(schedule: Schedule | Choice) -> str:
     """A schedule in words."""
+    if isinstance(schedule, Choice):
+        ring = f"{schedule.ring // 2**20} MiB between factors"
+        return f"triton kernel, blocks of {schedule.widest} at most, {ring}"
     kernel, passes, height = schedule
     tall = f", tiles {height} vector{'' if height == 1 else 's'} high" if kernel == "tiles" else ""
     return f"{kernel} kernel, passes {'+'.join(map(str, passes))}{tall}"

@@ -14,7 +14,7 @@ import platform
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Protocol, get_args
 
 import torch
 
@@ -24,6 +24,13 @@ from kmatrix.ops.native_module import DTYPE_CODES, native_part
 from kmatrix.ops.native_plan import Kernel, Schedule
 
 _log = logging.getLogger(__name__)
+
+
+class Answer(Protocol):
+    """How to run a chain: a named tuple of numbers, words and tuples of them."""
+
+    def _asdict(self) -> dict[str, Any]: ...
+
 
 FORMAT = 1
 MAX_BYTES = 2**26  # a file larger than this is not ours
@@ -86,12 +93,18 @@ def _looked_up(
     return schedule if schedule is not None and _runs(schedule, patterns, dtype) else None
 
 
-def remember(key: str, schedule: Schedule, measured: Mapping[str, float]) -> Path | None:
+def entry(key: str) -> object:
+    """What is known to a question, as it stands in the file; None if nothing is."""
+    return _known().get(key)
+
+
+def remember(key: str, schedule: Answer, measured: Mapping[str, float]) -> Path | None:
     """Add an answer to what is known and to the file; returns where it was written, None if it was not.
 
     What cannot be written this process knows all the same, and a file that is not ours stays as it is.
     """
-    answer = {**schedule._asdict(), "passes": list(schedule.passes), **measured}
+    found = schedule._asdict().items()
+    answer = {**{k: list(v) if isinstance(v, tuple) else v for k, v in found}, **measured}
     path = wisdom_path()
     _known()[key] = answer
     _looked_up.cache_clear()

@@ -17,7 +17,7 @@ from kmatrix.ops.dispatch import observing
 from kmatrix.ops.gradients import chain_gradients
 from kmatrix.ops.triton import plan as rule
 from kmatrix.ops.triton.available import interpreted, triton_is_here
-from kmatrix.ops.triton.backend import plan_of
+from kmatrix.ops.triton.launch import forward
 
 pytestmark = pytest.mark.skipif(
     not triton_is_here().ok or not interpreted(), reason="Triton's interpreter is not there"
@@ -98,21 +98,14 @@ def test_sizes(n: int, dtype: torch.dtype) -> None:
     check(draw(patterns, dtype), patterns, torch.randn(30, n).to(dtype))
 
 
-def test_chunks_go_through_the_ring(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_go_through_the_ring() -> None:
     """Several chunks, three factors, a last chunk that is not full: places in the ring are used again."""
-    monkeypatch.setattr(rule, "_RING_BYTES", 1)
-    monkeypatch.setattr(rule, "_WIDEST", {2: 4, 4: 4, 8: 4})
-    rule.plan.cache_clear()
-    try:
-        patterns = butterfly(64)
-        weights, x = draw(patterns, torch.float32), torch.randn(300, 64)
-        found = plan_of(x, weights, tuple(patterns))
-        assert len(found.steps) == 3
-        assert 2 * found.chunk < 300
-        with use_backend("triton"):
-            y = chain_matmul(x, weights, patterns)
-    finally:
-        rule.plan.cache_clear()
+    patterns = tuple(butterfly(64))
+    weights, x = draw(patterns, torch.float32), torch.randn(300, 64)
+    found = rule.plan(patterns, patterns, 300, torch.float32, choice=rule.Choice(4, 1))
+    assert len(found.steps) == 3
+    assert 2 * found.chunk < 300
+    y = forward(x, weights, patterns, found)
     torch.testing.assert_close(y, reference_chain_matmul(x, weights, patterns))
 
 

@@ -12,6 +12,7 @@ from kmatrix.ops.definition import Patterns
 from kmatrix.ops.ends import Ends
 from kmatrix.ops.triton.available import interpreted, triton_is_here
 from kmatrix.ops.triton.plan import Plan, plan
+from kmatrix.ops.triton.tuning import learned
 from kmatrix.ops.verdict import Verdict
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
@@ -95,7 +96,9 @@ def plan_of(x: Tensor, weights: Sequence[Tensor], patterns: Patterns, *, backwar
     """The plan for these arguments, which are not empty."""
     batch = x.numel() // x.shape[-1]
     shapes = tuple([tuple(w.shape) for w in weights])
-    return plan(tuple(patterns), shapes, batch_class(batch), x.dtype, backward=backward)
+    chain, group = tuple(patterns), batch_class(batch)
+    choice = None if backward else learned(chain, x.dtype, group, x.device)
+    return plan(chain, shapes, group, x.dtype, backward=backward, choice=choice)
 
 
 def batch_class(batch: int) -> int:

@@ -45,6 +45,17 @@ class Tile(NamedTuple):
     warps: int
 
 
+class Choice(NamedTuple):
+    """What measuring may choose: the widest block to multiply out, and bytes of vectors between two factors.
+
+    The second cache should hold the latter.
+    """
+
+    widest: int
+    ring: int
+    kernel: str = "triton"
+
+
 class Step(NamedTuple):
     """Factors ``start .. stop-1`` as one factor, and its tiles."""
 
@@ -63,9 +74,15 @@ class Plan(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def plan(
-    patterns: Patterns, shapes: Shapes, batch: int, dtype: torch.dtype, *, backward: bool = False
+    patterns: Patterns,
+    shapes: Shapes,
+    batch: int,
+    dtype: torch.dtype,
+    *,
+    backward: bool = False,
+    choice: Choice | None = None,
 ) -> Plan:
-    """The cheapest steps for about ``batch`` vectors.
+    """The cheapest steps for about ``batch`` vectors, by the rule or by what was measured.
 
     Example:
         >>> butterfly = tuple(Pattern(2048 // 2**k, 2, 2, 2**k) for k in range(12))
@@ -73,17 +90,23 @@ def plan(
         >>> [tuple(step.factor.pattern) for step in found.steps]
         [(64, 64, 64, 1), (1, 64, 64, 64)]
     """
+    widest, ring, _ = by_rule(dtype) if choice is None else choice
     factors = tuple(Factor(p, s[0] == 1, s[3] == 1) for p, s in zip(patterns, shapes, strict=True))
     best: list[tuple[float, tuple[Step, ...]]] = [(0.0, ()), *[(float("inf"), ())] * len(factors)]
     for start in range(len(factors)):
-        for stop, factor in _groups(factors, start, _WIDEST[dtype.itemsize]):
-            tile = _tile(factor, batch, dtype, backward)
+        for stop, factor in _groups(factors, start, widest):
+            tile = _tile(factor, batch, dtype, ring, backward)
             cost = best[start][0] + _cost(factor, tile, batch, dtype, stop - start > 1)
             if cost < best[stop][0]:
                 spread = tile if backward else _spread(tile, factor.pattern, batch, 1 + dtype.is_complex)
                 best[stop] = cost, (*best[start][1], Step(start, stop, factor, spread))
     steps = best[-1][1]
-    return Plan(steps, _chunk(steps, batch, dtype))
+    return Plan(steps, _chunk(steps, batch, dtype, ring))
+
+
+def by_rule(dtype: torch.dtype) -> Choice:
+    """What is chosen where nothing was measured."""
+    return Choice(_WIDEST[dtype.itemsize], _RING_BYTES)
 
 
 def _groups(factors: tuple[Factor, ...], start: int, widest: int) -> list[tuple[int, Factor]]:
@@ -102,7 +125,7 @@ def _groups(factors: tuple[Factor, ...], start: int, widest: int) -> list[tuple[
     return found
 
 
-def _tile(factor: Factor, batch: int, dtype: torch.dtype, backward: bool) -> Tile:
+def _tile(factor: Factor, batch: int, dtype: torch.dtype, ring: int, backward: bool) -> Tile:
     """As many vectors as registers have room for, as many diagonals as fill a sector of memory."""
     (_, b, c, d), _, tied_d = factor
     pairs = 2 if dtype.is_complex else 1
@@ -122,14 +145,14 @@ def _tile(factor: Factor, batch: int, dtype: torch.dtype, backward: bool) -> Til
     tile = Tile(vectors, diagonals, outputs, inputs, 1, 8)
     while tile.vectors > least and _registers(tile, shared, itemsize, backward) > many * 256:
         tile = tile._replace(vectors=tile.vectors // 2)
-    tile = tile._replace(steps=_steps(tile, factor.pattern, batch, dtype))
+    tile = tile._replace(steps=_steps(tile, factor.pattern, batch, dtype, ring))
     return tile._replace(warps=4) if _registers(tile, shared, itemsize, backward) <= few * 128 else tile
 
 
-def _steps(tile: Tile, pattern: Pattern, batch: int, dtype: torch.dtype) -> int:
+def _steps(tile: Tile, pattern: Pattern, batch: int, dtype: torch.dtype, ring: int) -> int:
     """How often a program multiplies by the same weights: often, but a chunk has work for all processors."""
     a, b, _, d = pattern
-    chunk = min(batch, _RING_BYTES // (2 * pattern.rows * dtype.itemsize))
+    chunk = min(batch, ring // (2 * pattern.rows * dtype.itemsize))
     across = a * -(-d // tile.diagonals) * -(-b * (1 + dtype.is_complex) // tile.outputs)
     rows = min(chunk * across // _PROCESSORS, _TALL)
     return 1 << max((rows // tile.vectors).bit_length() - 1, 0)
@@ -177,10 +200,10 @@ def _cost(factor: Factor, tile: Tile, batch: int, dtype: torch.dtype, merged: bo
     return max(memory, arithmetic) + _UNHIDDEN * min(memory, arithmetic) + _LATENCY / batch
 
 
-def _chunk(steps: tuple[Step, ...], batch: int, dtype: torch.dtype) -> int:
+def _chunk(steps: tuple[Step, ...], batch: int, dtype: torch.dtype, ring: int) -> int:
     """As many vectors as let two of them lie between any two factors at a time, in whole tiles."""
     between = sum(step.factor.pattern.rows for step in steps[:-1])
-    rows = _RING_BYTES // max(2 * between * dtype.itemsize, 1)
+    rows = ring // max(2 * between * dtype.itemsize, 1)
     tall = max(step.tile.vectors * step.tile.steps for step in steps)
     return max(min(rows, batch) // tall, 1) * tall
 

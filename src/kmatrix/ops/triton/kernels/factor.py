@@ -96,7 +96,9 @@ def factor_tile(
             column = ((a * F[2] + (start + c) // Q)[None, None, :] * D + d[:, :, None]) * Q
             column += (c % Q)[None, None, :]
             inside = there[:, :, None] & (start + c < C)[None, None, :]
-            if GATHERED:  # negative entries count from the end, as everywhere in torch; what is outside is zero
+            if (
+                GATHERED
+            ):  # negative entries count from the end, as everywhere in torch; what is outside is zero
                 entry = tl.load(gather + column // Q, mask=inside, other=0)
                 entry = tl.where(entry < 0, entry + A * F[2] * D, entry)
                 inside = inside & (entry >= 0) & (entry * Q < n_in)
