@@ -93,7 +93,14 @@ def _targets() -> Iterator[Case]:
         (Goal(BUTTERFLY, 1.5, 1.2, less=True),),
     )
     yield Case(
-        *("Monarch 4096, 64 blocks", "Monarch", 4096, half, BATCH, (*ways, BMM, BMM_COLUMNS)),
+        *(
+            "Monarch 4096, 64 blocks",
+            "Monarch",
+            4096,
+            half,
+            BATCH,
+            (*main, BMM, BMM_COLUMNS, PREPARED, GRAPH),
+        ),
         (Goal(COPY, 0.6), Goal(DENSE, 5), Goal(BMM, 3)),
     )
     yield Case(

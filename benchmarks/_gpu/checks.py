@@ -143,7 +143,7 @@ def judged(
         for error, other in zip(errors, beside, strict=True)
         if error is not None and other is not None
     ]
-    worst = max(_worst_row(f, e) for f, e in zip(found[:2], exact[:2], strict=True))
+    worst = max(_worst_row(f, e) for f, e in zip(found[:2], exact[:2], strict=True) if e.ndim == 2)
     ratio, other = max(ratios, default=(None, None), key=lambda one: one[0] or 0.0)
     largest = max(error for error in errors if error is not None)
     why = []

@@ -18,12 +18,12 @@ from _gpu.cases import OURS, Case, Sweep
 from _gpu.measure import Timed, machine
 from _gpu.picture import can_draw, picture
 from _gpu.problems import KINDS
-from _gpu.workers import NO_TIME, Outcome, Unit, work
+from _gpu.workers import NO_TIME, Outcome, Pool, Unit
 from kmatrix._tables import Sheet
 from kmatrix.benchmark.clock import Race
 
 CHECK_SECONDS, TIME_SECONDS, TRY_SECONDS = 240.0, 120.0, 150.0  # that one unit of work may take
-CHECK_BYTES = 11 * 2**30  # of the GPU's memory that a check may take
+CHECK_BYTES = 14 * 2**30  # of the GPU's memory that a check may take
 TRIED_AT_ONCE = 6  # plans
 SOME = 2  # plans, where only checks are made
 GENERATIONS = 4  # of plans, each about the best so far
@@ -45,6 +45,8 @@ class Session:
         if not args.interpret:
             memory = torch.cuda.get_device_properties(0).total_memory
             args.jobs = max(min(args.jobs, memory // CHECK_BYTES), 1)
+        # Checks run side by side, times alone.
+        self.checkers, self.timer = Pool(args.jobs), Pool(min(args.jobs, 1))
         kept = {key: str(value) for key, value in vars(args).items()}
         self.results = results.Results(machine(), kept)
 
@@ -68,11 +70,15 @@ class Session:
             self.fail(f"--only {self.args.only!r}: no case and no check has such a name")
             return 1
         self.tell(", ".join(f"{key} {value}" for key, value in self.results.machine.items()))
-        checks = self.check()
-        if not self.args.interpret:
-            self.time(checks)
-        if self.args.tune:
-            (self.try_some if self.args.interpret else self.tune)(checks)
+        try:
+            checks = self.check()
+            if not self.args.interpret:
+                self.time(checks)
+            if self.args.tune:
+                (self.try_some if self.args.interpret else self.tune)(checks)
+        finally:
+            self.checkers.close()
+            self.timer.close()
         self.finish()
         return 1 if self.results.failures else 0
 
@@ -91,7 +97,7 @@ class Session:
         found: Checks = {}
         # Times matter more than a whole sweep: a third of what is left is theirs.
         until = time.monotonic() + (self.until - time.monotonic()) * 2 / 3
-        for outcome in work(units, self.args.jobs, until):
+        for outcome in self.with_memory(units, until):
             name = outcome.unit.name
             if outcome.failed:
                 self.stopped(f"check {name}", outcome.failed)
@@ -102,6 +108,16 @@ class Session:
             else:
                 self.record(name, outcome.value)
         return found
+
+    def with_memory(self, units: Sequence[Unit], until: float) -> Iterator[Outcome]:
+        """Outcomes; those that found the memory taken by others are tried again, alone."""
+        again = []
+        for outcome in self.checkers.work(units, until):
+            if "OutOfMemory" in f"{outcome.failed}{outcome.value}":
+                again.append(outcome.unit)
+            else:
+                yield outcome
+        yield from self.timer.work(again, until)
 
     def record(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Keep what was checked, and say so in a line."""
@@ -128,7 +144,7 @@ class Session:
                 self.note(f"not timed, because its check did not pass: {case.name}")
         named = {case.name: case for case in self.cases}
         self.tell(f"timing {len(units)} cases ...")
-        for outcome in work(units, min(self.args.jobs, 1), self.until):
+        for outcome in self.timer.work(units, self.until):
             if outcome.failed:
                 self.stopped(f"timing {outcome.unit.name}", outcome.failed)
             else:
@@ -150,9 +166,12 @@ class Session:
 
     def tune(self, checks: Checks) -> None:
         """Look for better plans than the rule's, case by case, as long as there is time."""
-        for case in self.cases:
-            if case.name in tiles.TUNED and case.name in checks and time.monotonic() < self.until:
-                self.tune_case(case)
+        found = [case for case in self.cases if case.name in tiles.TUNED and case.name in checks]
+        self.tell(f"other tiles for {len(found)} cases ...")
+        for i, case in enumerate(found):
+            now = time.monotonic()
+            if now < self.until:
+                self.tune_case(case, now + (self.until - now) / (len(found) - i))
 
     def try_some(self, checks: Checks) -> None:
         """A few other plans of a case of either direction, checks only: any of them must be right."""
@@ -163,42 +182,44 @@ class Session:
                     *tiles.beginnings(case)[1:SOME],
                     *islice(tiles.neighbours(case, tiles.ruled(case)), SOME),
                 ]
-                right = list(self.tried(case, plans))
+                right = list(self.tried(case, plans, self.until))
                 self.results.tuned.append({"case": case.name, "tried": len(plans), "right": len(right)})
                 if len(right) < len(plans):
                     self.fail(
                         f"plans of {case.name}: {len(plans) - len(right)} of {len(plans)} do not run or are wrong"
                     )
 
-    def tune_case(self, case: Case) -> None:
-        """The best of some generations of plans, each made of neighbours of the best so far."""
-        rule = tiles.ruled(case)
-        known: dict[tiles.Plan, float] = {}
-        best = rule
+    def tune_case(self, case: Case, until: float) -> None:
+        """Some generations of plans, each made of neighbours of the best so far and timed beside the rule's."""
+        rule = best = tiles.ruled(case)
+        known: set[tiles.Plan] = set()
+        found: dict[str, Any] = {"case": case.name, "rule": tiles.in_words(rule)}
+        self.results.tuned.append(found)
         for generation in range(GENERATIONS):
             around = tiles.neighbours(case, best) if generation else tiles.beginnings(case)
             new = [plan for plan in around if plan not in known]
-            known |= dict.fromkeys(new, float("inf"))
-            right = [plan for plan in self.tried(case, new) if plan != best]
-            timed = self.plan_times(case, [best, *right])
-            if timed:
-                known |= timed
-            fastest = min(known, key=lambda plan: known[plan])
-            if not timed or (generation and fastest == best):
+            known.update(new)
+            right = list(self.tried(case, new, until))
+            before = [rule, best] if generation else []
+            us = self.plan_times(case, list(dict.fromkeys([*before, *right])), self.until)
+            if not us:
                 break
-            best = fastest
-        final = self.plan_times(case, list(dict.fromkeys([rule, best])))  # beside each other
-        if not final:
-            return
-        us = {"rule": final[rule], "best": final[best]}
-        found = {"case": case.name, "us": us, "gain": us["rule"] / us["best"], "tried": len(known)}
-        self.results.tuned.append({**found, "rule": tiles.in_words(rule), "best": tiles.in_words(best)})
-        self.tell(
-            f"  {case.name}: rule {us['rule']:.1f} us, best of {len(known)} {us['best']:.1f} us, {tiles.in_words(best)}"
-        )
-        self.write()
+            last, best = best, min(us, key=lambda plan: us[plan])
+            found |= {
+                "tried": len(known),
+                "best": tiles.in_words(best),
+                "us": us[best],
+                "rule_us": us.get(rule),
+            }
+            self.tell(
+                f"  {case.name}: rule {us.get(rule, 0.0):.1f} us, best of {len(known)} {us[best]:.1f} us"
+            )
+            self.write()
+            if rule not in us or (generation and best == last):
+                break
+        self.tell(f"    {found.get('best', 'nothing better')}")
 
-    def tried(self, case: Case, plans: Sequence[tiles.Plan]) -> Iterator[tiles.Plan]:
+    def tried(self, case: Case, plans: Sequence[tiles.Plan], until: float) -> Iterator[tiles.Plan]:
         """Those that compile and are right."""
         groups = [plans[i : i + TRIED_AT_ONCE] for i in range(0, len(plans), TRIED_AT_ONCE)]
         units = [
@@ -208,7 +229,7 @@ class Session:
             for group in groups
         ]
         refused: dict[str, int] = {}
-        for outcome in work(units, self.args.jobs, self.until):
+        for outcome in self.checkers.work(units, until):
             reasons = outcome.value or [outcome.failed] * len(outcome.unit.arguments[1])
             for plan, why in zip(outcome.unit.arguments[1], reasons, strict=True):
                 if not why:
@@ -218,11 +239,13 @@ class Session:
         for why, count in refused.items():
             self.note(f"{count} plans of {case.name} left out: {why}")
 
-    def plan_times(self, case: Case, plans: Sequence[tiles.Plan]) -> dict[tiles.Plan, float]:
+    def plan_times(self, case: Case, plans: Sequence[tiles.Plan], until: float) -> dict[tiles.Plan, float]:
         """Microseconds by plan; none if something went wrong."""
+        if not plans:
+            return {}
         given = (case, list(plans), self.args.seconds, self.device)
         unit = Unit(f"times of plans of {case.name}", "_gpu.tiles.time_plans", given, TIME_SECONDS)
-        outcome: Outcome = next(iter(work([unit], min(self.args.jobs, 1), self.until)))
+        (outcome,) = self.timer.work([unit], until)
         if outcome.failed:
             self.note(f"{unit.name}: {outcome.failed}")
             return {}

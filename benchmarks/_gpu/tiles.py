@@ -13,7 +13,8 @@ from _gpu.cases import Case
 from _gpu.checks import judged, plain_product, rounding_bound
 from _gpu.clock import CudaClock, HostClock, race
 from _gpu.contenders import Bench, Contender
-from _gpu.problems import allow_tf32, exactly
+from _gpu.problems import DTYPES, allow_tf32, exactly, release
+from _gpu.workers import is_fatal
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.triton import plan as rule
 from kmatrix.ops.triton.plan import Plan, Step, Tile
@@ -99,8 +100,6 @@ def _sensible(step: Step, tile: Tile) -> bool:
 
 
 def _whole(case: Case, steps: Sequence[Step]) -> Plan:
-    from _gpu.problems import DTYPES
-
     return Plan(tuple(steps), rule._chunk(tuple(steps), case.batch, DTYPES[case.dtype]))
 
 
@@ -136,10 +135,11 @@ def try_plans(case: Case, plans: Sequence[Plan], device: str) -> list[str]:
             with torch.no_grad():
                 result = _run(bench, x, plan)
             found.append(judged(result, plain, exact, rounding_bound(bench.matrix, case.dtype)).why)
-        except (
-            Exception
-        ) as error:  # a tile too large for the registers or the memory of a multiprocessor, mostly
-            found.append(f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}")
+        except Exception as error:  # mostly a tile too large for registers or memory of a multiprocessor
+            if is_fatal(error):
+                raise
+            found.append(f"{type(error).__name__}: {str(error).partition(chr(10))[0][:200]}")
+    release(device)
     return found
 
 
@@ -154,6 +154,7 @@ def time_plans(case: Case, plans: Sequence[Plan], seconds: float, device: str) -
     }
     with torch.no_grad():
         found = race(contenders, seconds, CudaClock() if device == "cuda" else HostClock())
+    release(device)
     return [1e6 * found.time(name).median for name in contenders]
 
 

@@ -23,8 +23,8 @@ GRACE = 30.0  # seconds that a unit may take after the time for all is over
 
 
 def is_fatal(error: object) -> bool:
-    """Whether an error, or what it says, leaves a process that cannot compute."""
-    return any(sign in str(error) for sign in FATAL)
+    """Whether an error, or what it says, leaves a process that cannot compute; one in a captured graph does not."""
+    return any(sign in str(error) for sign in FATAL) and "captur" not in str(error)
 
 
 @dataclass(frozen=True)
@@ -104,45 +104,59 @@ class _Worker:
         self.pipe.close()
 
 
-def work(units: Iterable[Unit], jobs: int, until: float) -> Iterator[Outcome]:
-    """Outcomes as they come, of ``jobs`` processes; of this one where that is 0.
+class Pool:
+    """So many processes, begun when they are needed and kept; with none, everything runs in this one.
 
-    No unit is begun after ``until``, a time of ``time.monotonic``, or goes on long after it.
+    Args:
+        jobs: how many.
     """
-    waiting = deque(units)
-    if jobs == 0:
-        while waiting and time.monotonic() < until:
-            yield perform(waiting.popleft())
-    else:
-        yield from _spread(waiting, min(jobs, len(waiting)), until)
-    for unit in waiting:
-        yield Outcome(unit, failed=NO_TIME)
 
+    def __init__(self, jobs: int) -> None:
+        self._jobs, self._idle = jobs, list[_Worker]()
 
-def _spread(waiting: deque[Unit], jobs: int, until: float) -> Iterator[Outcome]:
-    workers: list[_Worker] = []
-    try:
-        while True:
-            while waiting and len(workers) < jobs and time.monotonic() < until:
-                workers.append(_Worker())
-                workers[-1].begin(waiting.popleft(), until)
-            if not workers:
-                return
-            soon = min(worker.until for worker in workers) - time.monotonic()
-            ready = set(wait([worker.pipe for worker in workers], max(soon, 0)))
-            for worker in list(workers):
-                if worker.pipe not in ready and time.monotonic() < worker.until:
-                    continue
-                outcome = worker.outcome()
-                if waiting and not _is_over(outcome) and time.monotonic() < until:
-                    worker.begin(waiting.popleft(), until)
-                else:
-                    worker.end()
-                    workers.remove(worker)
-                yield outcome
-    finally:
-        for worker in workers:
-            worker.end()
+    def work(self, units: Iterable[Unit], until: float) -> Iterator[Outcome]:
+        """Outcomes as they come.
+
+        No unit is begun after ``until``, a time of ``time.monotonic``, or goes on long after it.
+        """
+        waiting = deque(units)
+        if self._jobs == 0:
+            while waiting and time.monotonic() < until:
+                yield perform(waiting.popleft())
+        else:
+            yield from self._spread(waiting, until)
+        for unit in waiting:
+            yield Outcome(unit, failed=NO_TIME)
+
+    def close(self) -> None:
+        """End the processes."""
+        while self._idle:
+            self._idle.pop().end()
+
+    def _spread(self, waiting: deque[Unit], until: float) -> Iterator[Outcome]:
+        busy: list[_Worker] = []
+        try:
+            while True:
+                while waiting and len(busy) < self._jobs and time.monotonic() < until:
+                    busy.append(self._idle.pop() if self._idle else _Worker())
+                    busy[-1].begin(waiting.popleft(), until)
+                if not busy:
+                    return
+                soon = min(worker.until for worker in busy) - time.monotonic()
+                ready = set(wait([worker.pipe for worker in busy], max(soon, 0)))
+                for worker in list(busy):
+                    if worker.pipe not in ready and time.monotonic() < worker.until:
+                        continue
+                    outcome = worker.outcome()
+                    busy.remove(worker)
+                    if _is_over(outcome):
+                        worker.end()
+                    else:
+                        self._idle.append(worker)
+                    yield outcome
+        finally:
+            for worker in busy:
+                worker.end()
 
 
 def _is_over(outcome: Outcome) -> bool:

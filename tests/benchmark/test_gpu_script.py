@@ -23,7 +23,7 @@ try:
     import gpu
     from _gpu import cases, checks, contenders, measure, picture, results, session, workers
     from _gpu.cases import BMM, BUTTERFLY, COPY, DENSE, DENSE_GRAPH, FFT, GRAPH, OURS, PORTABLE, Case, Goal
-    from _gpu.workers import Outcome, Unit, work
+    from _gpu.workers import Outcome, Pool, Unit
 finally:
     sys.path.pop(0)
 
@@ -224,7 +224,9 @@ def test_a_unit_that_dies_or_hangs_takes_nothing_with_it() -> None:
         Unit("hangs", "time.sleep", (1000,), 1.0),
         Unit("last", "math.sqrt", (9.0,), 60),
     ]
-    found = {outcome.unit.name: outcome for outcome in work(units, 1, time.monotonic() + 120)}
+    pool = Pool(1)
+    found = {outcome.unit.name: outcome for outcome in pool.work(units, time.monotonic() + 120)}
+    pool.close()
     assert found["first"].value == 2.0 and found["last"].value == 3.0
     assert "ValueError" in found["raises"].failed
     assert found["dies"].failed == "the process ended with status 3"
@@ -234,7 +236,7 @@ def test_a_unit_that_dies_or_hangs_takes_nothing_with_it() -> None:
 @pytest.mark.parametrize("jobs", [0, 1])
 def test_what_there_is_no_time_for_is_not_begun(jobs: int) -> None:
     units = [Unit(str(i), "os._exit", (3,), 60) for i in range(3)]
-    assert [o.failed for o in work(units, jobs, time.monotonic())] == [workers.NO_TIME] * 3
+    assert [o.failed for o in Pool(jobs).work(units, time.monotonic())] == [workers.NO_TIME] * 3
 
 
 def arguments(tmp_path: Path) -> argparse.Namespace:
@@ -249,7 +251,7 @@ def test_a_case_that_fails_its_check_is_not_timed(
 ) -> None:
     asked: list[str] = []
 
-    def fake(units: Iterable[Unit], jobs: int, until: float) -> Iterator[Outcome]:
+    def fake(pool: Pool, units: Iterable[Unit], until: float) -> Iterator[Outcome]:
         for unit in units:
             if unit.function.endswith("check_case"):
                 names = unit.arguments[0].contenders
@@ -260,7 +262,7 @@ def test_a_case_that_fails_its_check_is_not_timed(
                 asked.extend(unit.arguments[1])
                 yield Outcome(unit, measure.Timed({name: [1.0, 2.0] for name in unit.arguments[1]}, {}))
 
-    monkeypatch.setattr(session, "work", fake)
+    monkeypatch.setattr(Pool, "work", fake)
     run = session.Session(arguments(tmp_path), time.monotonic() + 60)
     run.time(run.check())
     run.finish()
