@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -154,12 +154,11 @@ def schedules(sizes: Sequence[int], batches: Sequence[int], seconds: float) -> l
     for n in sizes:
         weights, patterns = Problem(member(Butterfly(), n, n), 1).chain(F32)
         for batch in batches:
-            best = tune_chain(weights, patterns, batch, seconds).schedule
+            best = cast(Schedule, tune_chain(weights, patterns, batch, seconds).schedule)  # that of a CPU
             rule = default_schedule(patterns, F32, batch_class(batch))
-            same = best == rule or not isinstance(
-                best, Schedule
-            )  # these weights are on the CPU, so it is one
-            losses[n, batch] = 1.0 if same else _loss(weights, patterns, batch, rule, best, seconds)
+            losses[n, batch] = 1.0
+            if best != rule:
+                losses[n, batch] = _loss(weights, patterns, batch, rule, best, seconds)
     worst = max(losses, key=losses.__getitem__)
     mean = math.exp(math.fsum(map(math.log, losses.values())) / len(losses))
     case = f"fixed schedule, butterflies {sizes[0]} to {sizes[-1]}"
