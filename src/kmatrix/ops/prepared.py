@@ -44,7 +44,8 @@ def prepare(
 
     ``plan(x) = A x + bias`` for a structured matrix ``A`` that is one chain, permuted, padded and cropped before and
     behind at most, and ``(F_k ... F_1 x[gather])[take] + bias`` for given weights. The plan is a snapshot: later
-    changes of the weights, the indices or the bias do not reach it.
+    changes of the weights, the indices or the bias do not reach it. The first product of a single vector copies the
+    weights once more, in the order in which one vector reads them.
 
     Args:
         weights: a structured matrix, which needs nothing else; or weights as for ``chain_matmul``, at least one.
