@@ -77,6 +77,7 @@ def obstacle() -> str:
 def main(given: list[str] | None = None) -> int:
     """All of it; the exit status."""
     args = arguments(given)
+    os.environ["KMATRIX_WISDOM"] = ""  # nothing that was tuned before counts
     if args.interpret:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
     elif reason := obstacle():

@@ -186,11 +186,9 @@ def tiny_cases() -> list[Case]:
 def tiny_sweeps() -> list[Sweep]:
     """For the interpreter."""
     return [
-        Sweep("butterfly", 16, "bfloat16", (4,)),
         Sweep("butterfly", 32, "float32", (3,)),
         Sweep("Monarch", 16, "float16", (1,)),
         Sweep("K-matrix", 16, "complex64", (5,)),
         Sweep("Kronecker", 16, "float32", (9,)),
-        Sweep("padded butterfly", 16, "float32", (3,)),
         Sweep("GBLR", 16, "float32", (3,)),
     ]

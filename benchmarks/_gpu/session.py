@@ -180,7 +180,7 @@ class Session:
             for case in islice(fit, 1):
                 plans = [
                     *tiles.beginnings(case)[1:SOME],
-                    *islice(tiles.neighbours(case, tiles.ruled(case)), SOME),
+                    *islice(tiles.neighbours(tiles.ruled(case)), SOME),
                 ]
                 right = list(self.tried(case, plans, self.until))
                 self.results.tuned.append({"case": case.name, "tried": len(plans), "right": len(right)})
@@ -196,7 +196,7 @@ class Session:
         found: dict[str, Any] = {"case": case.name, "rule": tiles.in_words(rule)}
         self.results.tuned.append(found)
         for generation in range(GENERATIONS):
-            around = tiles.neighbours(case, best) if generation else tiles.beginnings(case)
+            around = tiles.neighbours(best) if generation else tiles.beginnings(case)
             new = [plan for plan in around if plan not in known]
             known.update(new)
             right = list(self.tried(case, new, until))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,14 +14,15 @@ from _gpu.cases import Case
 from _gpu.checks import judged, plain_product, rounding_bound
 from _gpu.clock import CudaClock, HostClock, race
 from _gpu.contenders import Bench, Contender
-from _gpu.problems import DTYPES, allow_tf32, exactly, release
+from _gpu.problems import allow_tf32, exactly, release
 from _gpu.workers import is_fatal
 from kmatrix.ops.definition import Patterns
-from kmatrix.ops.triton import plan as rule
-from kmatrix.ops.triton.plan import Plan, Step, Tile
+from kmatrix.ops.triton.plan import LEAST, Choice, Plan, Step, Tile
+from kmatrix.ops.triton.plan import plan as planned
 from kmatrix.structures.chain import AbstractChainMatrix
 
 WIDTHS = (16, 32, 64, 128)
+RINGS = (8 * 2**20, 32 * 2**20)  # bytes of vectors between two factors
 FEWEST_ROWS, MOST_ROWS = 16, 512  # of one matrix instruction; of a tile
 TUNED = (
     "butterfly 1024",
@@ -35,46 +37,36 @@ TUNED = (
 )
 
 
-def ruled(case: Case, device: str = "cpu") -> Plan:
-    """What the rule says."""
-    return _planned(case, device, None)
-
-
-def _planned(case: Case, device: str, widest: int | None) -> Plan:
-    """What the rule says, or would say if blocks were multiplied out up to another width."""
+def ruled(case: Case, device: str = "cpu", choice: Choice | None = None) -> Plan:
+    """What the rule says, or would say with other widths of blocks and room between factors."""
     matrix = Bench(case, device).matrix
     assert isinstance(matrix, AbstractChainMatrix)
-    shapes = tuple(tuple(w.shape) for w in matrix.weights)
-    kept = dict(rule._WIDEST)
-    try:
-        if widest is not None:
-            rule._WIDEST.update(dict.fromkeys(kept, widest))
-        made = rule.plan.__wrapped__
-        return made(tuple(matrix.layout.patterns), shapes, case.batch, matrix.dtype, backward=case.graded)
-    finally:
-        rule._WIDEST.update(kept)
+    shapes = tuple([tuple(w.shape) for w in matrix.weights])
+    patterns = tuple(matrix.layout.patterns)
+    return planned(patterns, shapes, case.batch, matrix.dtype, backward=case.graded, choice=choice)
 
 
 def beginnings(case: Case) -> list[Plan]:
     """The rule's plan first, then other widths of blocks, in tiles of other heights, repeats and numbers of warps."""
     found = [ruled(case)]
-    for widest in WIDTHS:
-        base = _planned(case, "cpu", widest)
-        for times, warps, repeats in itertools.product((0.5, 1, 2, 4), (4, 8), (1, 4, 16)):
+    for choice in itertools.starmap(Choice, itertools.product(WIDTHS, RINGS)):
+        base = ruled(case, choice=choice)
+        found.append(base)
+        for times, warps, repeats in itertools.product((0.5, 1, 2), (4, 8), (1, 4, 16)):
             steps = [_changed(step, times, warps, repeats) for step in base.steps]
             if all(step is not None for step in steps):
-                found.append(_whole(case, [step for step in steps if step is not None]))
+                found.append(_whole(base, [step for step in steps if step is not None]))
     return list(dict.fromkeys(found))
 
 
-def neighbours(case: Case, plan: Plan) -> Iterator[Plan]:
+def neighbours(plan: Plan) -> Iterator[Plan]:
     """One number of one tile doubled or halved, or the chunk."""
     for i, step in enumerate(plan.steps):
         for name, value in step.tile._asdict().items():
             for other in (value * 2, value // 2):
                 tile = step.tile._replace(**{name: other})
                 if _sensible(step, tile):
-                    yield _whole(case, [*plan.steps[:i], step._replace(tile=tile), *plan.steps[i + 1 :]])
+                    yield _whole(plan, [*plan.steps[:i], step._replace(tile=tile), *plan.steps[i + 1 :]])
     for chunk in (plan.chunk * 2, plan.chunk // 2):
         if chunk >= max(step.tile.vectors * step.tile.steps for step in plan.steps):
             yield plan._replace(chunk=chunk)
@@ -92,15 +84,17 @@ def _sensible(step: Step, tile: Tile) -> bool:
     return (
         min(tile) >= 1
         and FEWEST_ROWS <= rows <= MOST_ROWS
-        and min(tile.outputs, tile.inputs) >= rule.LEAST
+        and min(tile.outputs, tile.inputs) >= LEAST
         and max(tile.outputs, tile.inputs) <= 256
         and tile.diagonals <= max(pattern.d, 1)
         and 2 <= tile.warps <= 16
     )
 
 
-def _whole(case: Case, steps: Sequence[Step]) -> Plan:
-    return Plan(tuple(steps), rule._chunk(tuple(steps), case.batch, DTYPES[case.dtype]))
+def _whole(base: Plan, steps: Sequence[Step]) -> Plan:
+    """A plan of other steps, whose chunk is that of another as far as whole tiles allow."""
+    tall = max(step.tile.vectors * step.tile.steps for step in steps)
+    return Plan(tuple(steps), max(base.chunk // tall, 1) * tall)
 
 
 def _arguments(bench: Bench) -> tuple[list[Tensor], Patterns]:
@@ -109,16 +103,22 @@ def _arguments(bench: Bench) -> tuple[list[Tensor], Patterns]:
     return [w.detach() for w in matrix.weights], matrix.layout.patterns
 
 
-def _run(bench: Bench, x: Tensor, plan: Plan) -> list[Tensor]:
-    """Forward, or the backward pass alone."""
+def _runner(bench: Bench, plan: Plan) -> Callable[[Tensor], list[Tensor]]:
+    """Forward, with weights that are multiplied out before, or the backward pass alone."""
     from kmatrix.ops.triton import launch
+    from kmatrix.ops.triton.packing import pack
 
     weights, patterns = _arguments(bench)
     if not bench.case.graded:
-        return [launch.forward(x, weights, patterns, plan)]
-    grad_x, gradients = launch.gradients(bench.upstream, x, weights, patterns, plan, True)
-    assert grad_x is not None
-    return [grad_x, *gradients]
+        packed = pack(weights, patterns, plan.steps)
+        return lambda x: [launch.forward(x, weights, patterns, plan, packed=packed)]
+
+    def backward(x: Tensor) -> list[Tensor]:
+        grad_x, gradients = launch.gradients(bench.upstream, x, weights, patterns, plan, True)
+        assert grad_x is not None
+        return [grad_x, *gradients]
+
+    return backward
 
 
 def try_plans(case: Case, plans: Sequence[Plan], device: str) -> list[str]:
@@ -133,7 +133,7 @@ def try_plans(case: Case, plans: Sequence[Plan], device: str) -> list[str]:
     for plan in plans:
         try:
             with torch.no_grad():
-                result = _run(bench, x, plan)
+                result = _runner(bench, plan)(x)
             found.append(judged(result, plain, exact, rounding_bound(bench.matrix, case.dtype)).why)
         except Exception as error:  # mostly a tile too large for registers or memory of a multiprocessor
             if is_fatal(error):
@@ -148,11 +148,9 @@ def time_plans(case: Case, plans: Sequence[Plan], seconds: float, device: str) -
     allow_tf32(case.dtype)
     bench = Bench(case, device)
     inputs = [x.detach() for x in bench.inputs]
-    contenders = {
-        str(i): Contender([lambda x=x, p=plan: _run(bench, x, p) for x in inputs])
-        for i, plan in enumerate(plans)
-    }
     with torch.no_grad():
+        runners = [_runner(bench, plan) for plan in plans]
+        contenders = {str(i): Contender([partial(run, x) for x in inputs]) for i, run in enumerate(runners)}
         found = race(contenders, seconds, CudaClock() if device == "cuda" else HostClock())
     release(device)
     return [1e6 * found.time(name).median for name in contenders]

@@ -100,6 +100,7 @@ def test_checks_run_in_the_interpreter(tmp_path: Path) -> None:
 def test_without_a_gpu_it_says_so(
     cuda: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("KMATRIX_WISDOM", "")  # which it sets
     monkeypatch.setattr(torch.version, "cuda", cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert gpu.main([]) == 2
