@@ -17,6 +17,7 @@ from _gpu.contenders import Bench, Contender
 from _gpu.problems import allow_tf32, exactly, release
 from _gpu.workers import is_fatal
 from kmatrix.ops.definition import Patterns
+from kmatrix.ops.triton.backend import batch_class
 from kmatrix.ops.triton.plan import LEAST, Choice, Plan, Step, Tile
 from kmatrix.ops.triton.plan import plan as planned
 from kmatrix.structures.chain import AbstractChainMatrix
@@ -43,7 +44,8 @@ def ruled(case: Case, device: str = "cpu", choice: Choice | None = None) -> Plan
     assert isinstance(matrix, AbstractChainMatrix)
     shapes = tuple([tuple(w.shape) for w in matrix.weights])
     patterns = tuple(matrix.layout.patterns)
-    return planned(patterns, shapes, case.batch, matrix.dtype, backward=case.graded, choice=choice)
+    batch = batch_class(case.batch)
+    return planned(patterns, shapes, batch, matrix.dtype, backward=case.graded, choice=choice)
 
 
 def beginnings(case: Case) -> list[Plan]:
