@@ -33,11 +33,13 @@ class Method:
         title: as in the table.
         structure: of the hidden layer, for its size; None is a dense ``nn.Linear``.
         low: whether it is trained with ten times smaller learning rates: with the others it diverges.
+        more: learning rates beyond the settings', whose largest was the best.
     """
 
     title: str
     structure: Callable[[int], km.Structure] | None
     low: bool = False
+    more: tuple[float, ...] = ()
 
     def num_params(self, size: int) -> int:
         """Parameters of the hidden matrix; a complex one counts as two."""
@@ -59,7 +61,7 @@ METHODS: Mapping[str, Method] = {
     "k": Method("K, one BB*", lambda n: km.Kaleidoscope()),
     "ldr-sd": Method("LDR-SD", _ldr_sd, low=True),
     "toeplitz-like": Method("Toeplitz-like", lambda n: ToeplitzLike(4), low=True),
-    "fastfood": Method("Fastfood", lambda n: km.Fastfood()),
+    "fastfood": Method("Fastfood", lambda n: km.Fastfood(), more=(0.5, 1.0)),
     "circulant": Method("Circulant", lambda n: km.Circulant(), low=True),
     "low-rank": Method("Low-rank", lambda n: km.LowRank(4), low=True),
 }

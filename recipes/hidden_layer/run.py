@@ -16,7 +16,7 @@ from ..common.images import accuracy
 from ..common.training import History, train
 from .models import METHODS, Net
 from .sets import SIZE, Task, load
-from .settings import TIME, Settings
+from .settings import TIME, Settings, rates
 
 
 def run(settings: Settings, case: Case, run: Run) -> Row:
@@ -63,8 +63,8 @@ class _Racer:
         held = round(settings.validation * len(order))
         self.held, self.fit = order[:held], order[held:]
         self.runners = []
-        rates = settings.low_rates if METHODS[method].low else settings.rates
-        for rate in rates[:1] if run.dry else rates:
+        grid = rates(settings, method)
+        for rate in grid[:1] if run.dry else grid:
             torch.manual_seed(run.seed)
             model = Net(method, SIZE).to(run.device)
             optimizer = torch.optim.SGD(model.parameters(), lr=rate, momentum=settings.momentum)

@@ -78,16 +78,25 @@ def settings(preset: str) -> Settings:
 def cases(settings: Settings) -> list[Case]:
     """The time of a step of all methods, and every method on every data set."""
     return [Case(TIME, {"method": None})] + [
-        Case(f"{method}/{data}", {"method": method, "data": data})
+        Case(
+            f"{method}/{data}", {"method": method, "data": data, **({"more": what.more} if what.more else {})}
+        )
         for data, _ in settings.data
-        for method in METHODS
+        for method, what in METHODS.items()
     ]
+
+
+def rates(settings: Settings, method: str) -> tuple[float, ...]:
+    """The learning rates that a method chooses from."""
+    what = METHODS[method]
+    grid = settings.low_rates if what.low else settings.rates
+    return grid if len(grid) == 1 else grid + what.more  # a search has settled on one
 
 
 def search(trial: optuna.trial.BaseTrial, settings: Settings, case: Case) -> Settings:
     """One learning rate instead of those to choose from in every run; for times there is nothing to search."""
     if case.name == TIME:
         return settings
-    low = METHODS[case.options["method"]].low
-    rate = trial.suggest_categorical("rate", Settings.low_rates if low else Settings.rates)
+    grid = {"rates": Settings.rates, "low_rates": Settings.low_rates}
+    rate = trial.suggest_categorical("rate", rates(replace(settings, **grid), case.options["method"]))
     return replace(settings, rates=(rate,), low_rates=(rate,), rounds=())

@@ -122,7 +122,8 @@ def _rates(settings: Settings, rows: Sequence[Row]) -> Sheet:
     held = f"{100 * settings.validation:g} % of the training images"
     note = f"Chosen for each seed on {held}, of {_listed(settings.rates)}"
     low = ", ".join(method.title for method in METHODS.values() if method.low)
-    note += f" ({low}: of {_listed(settings.low_rates)})"
+    note += f" ({low}: of {_listed(settings.low_rates)}"
+    note += "".join(f"; {m.title}: also {_listed(m.more)}" for m in METHODS.values() if m.more) + ")"
     rounds = "; ".join(f"{left} left after {steps} steps" for steps, left in settings.rounds)
     note += f": {rounds}." if rounds else ", all trained to the end."
     return Sheet("Learning rates", ["method", *(_TITLES[name] for name in names)], lines, [note])

@@ -234,6 +234,19 @@ def test_the_command_on_synthetic_images(kmatrix: Command, tmp_path: Path) -> No
     assert "56.9" in (tmp_path / "tables.md").read_text() and (tmp_path / "accuracy.svg").is_file()
 
 
+def test_rates_beyond_the_grid_belong_to_their_method_and_to_its_cases() -> None:
+    small = settings.settings("small")
+    assert settings.rates(small, "fastfood") == (*small.rates, 0.5, 1.0)
+    assert settings.rates(small, "circulant") == small.low_rates and settings.rates(small, "k") == small.rates
+    options = {case.name: case.options for case in settings.cases(small)}
+    assert options["fastfood/mnist-noise"]["more"] == (0.5, 1.0) and "more" not in options["k/mnist-noise"]
+    trial = optuna.trial.FixedTrial({"rate": 0.5})
+    found = settings.search(
+        trial, small, common.Case("fastfood/mnist-noise", options["fastfood/mnist-noise"])
+    )
+    assert settings.rates(found, "fastfood") == (0.5,)
+
+
 def test_a_search_leaves_out_what_is_timed() -> None:
     trial = optuna.trial.FixedTrial({"rate": 0.02})
     found = settings.search(trial, SMOKE, common.Case("dense/mnist-noise", {"method": "dense"}))
