@@ -50,7 +50,8 @@ def chain_apply(
         x: the vectors, shape ``(*, n)`` with ``n`` at most the number of columns of the first factor.
         weights: as for ``chain_matmul``; at least one.
         patterns: the pattern of each factor.
-        gather: an index of that many columns, each one of ``0..cols-1``; None for all in order.
+        gather: an index of that many columns, each one of ``0..cols-1``; None for all in order. The GPU kernels, which
+            wait for nothing, take zero where it points outside.
         take: an index of rows of the last factor; None for all in order.
         rows: how many of the selected outputs to keep, the first ones; None for all.
         bias: one number for each output that is kept.

@@ -107,7 +107,9 @@ class PreparedChain:
         self._calls: dict[torch.Size, tuple[_Kernel, tuple[int, ...], tuple[int, ...]]] = {}
         self._kernels: dict[tuple[Schedule, bool], _Kernel] = {}
         self._held: list[list[Tensor]] = []  # what kernels read beside the weights
-        self._settled: Callable[[Tensor], Tensor] | None = None  # for the GPU
+        self._settled: Callable[[Tensor], Tensor] | None = None
+        if weights[0].is_cuda:  # now, because indices cannot be brought there while a graph is recorded
+            self._settled = dispatch.TRITON.settled(weights, patterns, ends)
 
     def __call__(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Multiply ``(*, n_in) -> (*, n_out)``.

@@ -20,10 +20,11 @@ _CUOBJDUMP = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuo
 
 
 class Needs(NamedTuple):
-    """Bytes that a kernel spills to memory, and bytes of shared memory of one program."""
+    """Bytes that a kernel spills to memory, bytes of shared memory of one program, and atomic instructions."""
 
     spilled: int
     shared: int
+    atomics: int
 
 
 def needs(
@@ -50,4 +51,5 @@ def needs(
         Path(file.name).write_bytes(built.asm["cubin"])
         command = [_CUOBJDUMP, "-res-usage", file.name]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    return Needs(sum(map(int, re.findall(r"(?:STACK|LOCAL):(\d+)", said))), built.metadata.shared)
+    spilled = sum(map(int, re.findall(r"(?:STACK|LOCAL):(\d+)", said)))
+    return Needs(spilled, built.metadata.shared, len(re.findall(r"\s(?:atom|red)\.", built.asm["ptx"])))

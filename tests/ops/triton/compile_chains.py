@@ -8,13 +8,23 @@ import torch
 from ahead_of_time import Needs, needs
 
 from kmatrix.ops import Pattern
-from kmatrix.ops.triton.kernels import factor, gradient, paths
+from kmatrix.ops.triton.kernels import chain as links_of
+from kmatrix.ops.triton.kernels import gradient, paths
 from kmatrix.ops.triton.launch import constants, links
 from kmatrix.ops.triton.plan import Plan, Step, plan
 from kmatrix.ops.triton.runs import path_constants, runs_of
 
 TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.complex64: "fp32"}
-ENDS: dict[str, object] = {"bias": None, "gather": None, "GATHERED": False, "PADDED": False, "BIASED": False}
+ENDS: dict[str, object] = {
+    "bias": None,
+    "gather": None,
+    "GATHERED": False,
+    "PADDED": False,
+    "BIASED": False,
+    "CROPPED": False,
+    "SCALED": False,
+    "scales": None,
+}
 
 
 def butterfly(n: int) -> tuple[Pattern, ...]:
@@ -30,7 +40,7 @@ def types(dtype: torch.dtype, *pointers: str) -> dict[str, str]:
 def chain(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
     """The forward pass of a plan of several steps."""
     pairs = 2 if dtype.is_complex else 1
-    factors, tiles = links(found, pairs, [0] * len(found.steps))
+    factors, tiles = links(found, pairs, *[[0] * len(found.steps)] * 2)
     width = max(step.factor.pattern.rows for step in found.steps[:-1]) * pairs
     known = {
         **ENDS, "FACTORS": factors, "Q": pairs, "ACTIVATION": "", "PRECISION": "ieee", "CHUNK": found.chunk,
@@ -39,12 +49,12 @@ def chain(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
     warps = max(step.tile.warps for step in found.steps)
     named = types(dtype, "x", "y", "ring", "weights")
     return needs(
-        factor.chain_kernel,
+        links_of.chain_kernel,
         named,
         known,
         capability=capability,
         warps=warps,
-        odd=("rows", "chunks", "n_in", "n_out"),
+        odd=("rows", "chunks"),
     )
 
 
@@ -52,7 +62,15 @@ def backward(step: Step, dtype: torch.dtype, capability: int) -> Needs:
     """The gradients of one step."""
     pairs = 2 if dtype.is_complex else 1
     f = constants(step, pairs)
-    known: dict[str, object] = {"F": f, "Q": pairs, "STEPS": 16, "NEED_X": True, "PRECISION": "ieee"}
+    known: dict[str, object] = {
+        "F": f,
+        "Q": pairs,
+        "STEPS": 16,
+        "NEED_X": True,
+        "SCALED": False,
+        "scales": None,
+        "PRECISION": "ieee",
+    }
     named = types(dtype, "grad", "x", "grad_x", "weight")
     odd = ("rows",)
     return needs(
@@ -85,7 +103,7 @@ def multiplied_out(patterns: tuple[Pattern, ...], dtype: torch.dtype) -> list[Ne
 
 
 def main() -> None:
-    """Print a line for each kernel: what it is, bytes spilled, bytes of shared memory."""
+    """Print a line for each kernel: what it is, bytes spilled, bytes of shared memory, atomic instructions."""
     for n, dtype, capability in (
         (1024, torch.bfloat16, 90), (4096, torch.bfloat16, 90), (4096, torch.bfloat16, 80),
         (1024, torch.float32, 90), (1024, torch.complex64, 90),
@@ -93,15 +111,18 @@ def main() -> None:
         patterns, name = butterfly(n), f"butterfly {n} {dtype} sm_{capability}"
         for batch in (16, 32768):
             needed = chain(plan(patterns, patterns, batch, dtype), dtype, capability)
-            print(f"{name} batch {batch}: {needed.spilled} {needed.shared}")
+            print(f"{name} batch {batch}: {needed.spilled} {needed.shared} {needed.atomics}")
         for step in plan(patterns, patterns, 32768, dtype, backward=True).steps:
             needed = backward(step, dtype, capability)
-            print(f"{name} backward {tuple(step.factor.pattern)}: {needed.spilled} {needed.shared}")
+            print(
+                f"{name} backward {tuple(step.factor.pattern)}: {needed.spilled} {needed.shared} {needed.atomics}"
+            )
     both = butterfly(32) + tuple(p.transposed for p in reversed(butterfly(32)))
     for patterns in (butterfly(64), both):
         for dtype in (torch.bfloat16, torch.complex64):
             for needed in multiplied_out(patterns, dtype):
-                print(f"{len(patterns)} factors multiplied out, {dtype}: {needed.spilled} {needed.shared}")
+                name = f"{len(patterns)} factors multiplied out, {dtype}"
+                print(f"{name}: {needed.spilled} {needed.shared} {needed.atomics}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from kmatrix.ops import Pattern, prepare, use_backend
 from kmatrix.ops.apply import chain_apply
 from kmatrix.ops.definition import reference_chain_matmul
 from kmatrix.ops.dispatch import observing
-from kmatrix.ops.triton.available import interpreted, triton_is_here
+from kmatrix.ops.triton.available import interpreted, precision, triton_is_here
 
 pytestmark = pytest.mark.skipif(
     not triton_is_here().ok or not interpreted(), reason="Triton's interpreter is not there"
@@ -92,3 +92,32 @@ def test_matrices_with_permutations() -> None:
     F, x = km.transforms.dft(16), torch.randn(3, 16, dtype=torch.complex64)
     with use_backend("triton"):
         torch.testing.assert_close(F(x) if callable(F) else x @ F.mT, torch.fft.fft(x), atol=1e-5, rtol=1e-5)
+
+
+def test_prepared_for_one_vector_and_for_many() -> None:
+    """Plans of different groupings, each packed once."""
+    patterns = [Pattern(256 >> (k + 1), 2, 2, 1 << k) for k in range(8)]
+    w = [torch.randn(p) for p in patterns]
+    plan = prepare(w)
+    for x in (torch.randn(256), torch.randn(70, 256), torch.randn(1, 256)):
+        with use_backend("triton"):
+            torch.testing.assert_close(plan(x), reference_chain_matmul(x, w, patterns), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("told", ["high", "tf32", "highest", "ieee"])
+def test_precision_is_what_torch_was_told(told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By its old way and by its new one, after which asking by the old one raises."""
+    matmul = torch.backends.cuda.matmul
+    if told in ("tf32", "ieee") and not hasattr(matmul, "fp32_precision"):
+        pytest.skip("torch has no such way yet")
+    monkeypatch.setattr("kmatrix.ops.triton.available.interpreted", lambda: False)
+    before = torch.get_float32_matmul_precision()
+    try:
+        if told in ("high", "highest"):
+            torch.set_float32_matmul_precision(told)
+        else:
+            matmul.fp32_precision = told
+        assert precision() == ("tf32" if told in ("high", "tf32") else "ieee")
+        assert precision(exact=True) == "ieee"
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -35,4 +35,12 @@ def precision(*, exact: bool = False) -> str:
     """How products of float32 are made: exactly, or in TF32 where torch is allowed that, too, and it is not weights."""
     if interpreted():
         return "wide"
-    return "ieee" if exact or torch.get_float32_matmul_precision() == "highest" else "tf32"
+    return "tf32" if not exact and _tf32_allowed() else "ieee"
+
+
+def _tf32_allowed() -> bool:
+    """What torch was told, by whichever of its ways: asking by an old one raises once a new one was used."""
+    matmul = torch.backends.cuda.matmul
+    if hasattr(matmul, "fp32_precision"):  # since torch 2.9
+        return bool(matmul.fp32_precision == "tf32")
+    return torch.get_float32_matmul_precision() != "highest"

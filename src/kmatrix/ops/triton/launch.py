@@ -44,17 +44,20 @@ def tiles_of(f: Constants, rows: int, pairs: int) -> int:
     return a * -(-rows // (vectors * repetitions)) * -(-d // diagonals) * -(-b * pairs // outputs)
 
 
-def links(plan: Plan, pairs: int, places: Sequence[int]) -> tuple[tuple[Constants, ...], int]:
+def links(
+    plan: Plan, pairs: int, places: Sequence[int], lanes: Sequence[int]
+) -> tuple[tuple[Constants, ...], int]:
     """What ``chain_kernel`` calls ``FACTORS``, and the number of tiles of a phase.
 
-    Behind the constants of each factor stand its first tile, its number of tiles and the place of its weight.
+    Behind the constants of each factor stand its first tile, its number of tiles, and where its weight and its scales
+    begin.
     """
     found: list[Constants] = []
     total = 0
-    for step, place in zip(plan.steps, places, strict=True):
+    for step, place, lane in zip(plan.steps, places, lanes, strict=True):
         f = constants(step, pairs)
         tiles = tiles_of(f, plan.chunk, pairs)
-        found.append((*f, total, tiles, place))
+        found.append((*f, total, tiles, place, lane))
         total += tiles
     return tuple(found), total
 
@@ -62,40 +65,41 @@ def links(plan: Plan, pairs: int, places: Sequence[int]) -> tuple[tuple[Constant
 def multiply(
     x: Tensor,
     plan: Plan,
-    weights: Tensor,
-    places: Sequence[int],
+    packed: Packed,
     *,
     n_out: int,
     gather: Tensor | None = None,
     bias: Tensor | None = None,
     activation: str = "",
 ) -> Tensor:
-    """Rows of real numbers or pairs times a packed chain."""
-    from kmatrix.ops.triton.kernels import factor as kernels
+    """Rows of numbers times a packed chain."""
+    from kmatrix.ops.triton.kernels import chain, factor
 
     pairs = 2 if x.is_complex() else 1
     x, y = _real(x), x.new_empty(x.shape[0], n_out)
     real_y = _real(y)
     batch, steps = x.shape[0], plan.steps
     common: dict[str, Any] = {
-        "gather": gather, "bias": bias, "n_in": x.shape[1], "n_out": n_out * pairs, "Q": pairs,
-        "GATHERED": gather is not None, "PADDED": x.shape[1] < steps[0].factor.pattern.cols * pairs,
+        "scales": packed.scales, "gather": gather, "bias": bias, "n_in": x.shape[1], "n_out": n_out * pairs,
+        "Q": pairs, "GATHERED": gather is not None, "PADDED": x.shape[1] < steps[0].factor.pattern.cols * pairs,
+        "CROPPED": n_out < steps[-1].factor.pattern.rows, "SCALED": packed.scales is not None,
         "BIASED": bias is not None, "ACTIVATION": activation, "PRECISION": precision(),
     }  # fmt: skip
     warps = max(step.tile.warps for step in steps)
     if len(steps) < SHORTEST_CHAIN:
         f = constants(steps[0], pairs)
-        kernels.factor_kernel[(tiles_of(f, batch, pairs),)](
-            x, x.stride(0), real_y, real_y.stride(0), weights, rows=batch, F=f, LAST=True, num_warps=warps, **common
+        factor.factor_kernel[(tiles_of(f, batch, pairs),)](
+            x, x.stride(0), real_y, real_y.stride(0), packed.buffer, rows=batch, F=f, LAST=True, num_warps=warps,
+            **common,
         )  # fmt: skip
         return y
-    factors, tiles = links(plan, pairs, places)
+    factors, tiles = links(plan, pairs, packed.places, packed.lanes)
     chunks = -(-batch // plan.chunk)
     width = max(step.factor.pattern.rows for step in steps[:-1]) * pairs
     ring = x.new_empty(2 * (len(steps) - 1) * plan.chunk * width)
     counters = torch.zeros(1 + chunks * len(steps), dtype=torch.int32, device=x.device)
-    kernels.chain_kernel[(tiles * (chunks + len(steps) - 1),)](
-        x, x.stride(0), real_y, real_y.stride(0), ring, weights, counters=counters, rows=batch, chunks=chunks,
+    chain.chain_kernel[(tiles * (chunks + len(steps) - 1),)](
+        x, x.stride(0), real_y, real_y.stride(0), ring, packed.buffer, counters=counters, rows=batch, chunks=chunks,
         FACTORS=factors, CHUNK=plan.chunk, WIDTH=width, TILES=tiles, num_warps=warps, **common,
     )  # fmt: skip
     return y
@@ -113,18 +117,19 @@ def rows_of(x: Tensor) -> Tensor:
 
 
 def factor_product(
-    x: Tensor, step: Step, weights: Tensor, place: int, pairs: int, *, turned: bool = False
+    x: Tensor, plan: Plan, i: int, packed: Packed, pairs: int, *, turned: bool = False
 ) -> Tensor:
-    """Rows of real numbers times one packed factor or its transpose."""
+    """Rows of real numbers times factor ``i`` of a plan, or its transpose."""
     from kmatrix.ops.triton.kernels import factor as kernels
 
-    f = constants(step, pairs, turned=turned)
+    f = constants(plan.steps[i], pairs, turned=turned)
     n_out = f[0] * f[1] * f[3] * pairs
     y = x.new_empty(x.shape[0], n_out)
+    weights, scales = packed.factor(i)
     kernels.factor_kernel[(tiles_of(f, len(x), pairs),)](
-        x, x.stride(0), y, y.stride(0), weights[place:], None, None, x.shape[0], x.shape[1], n_out,
-        F=f, Q=pairs, GATHERED=False, PADDED=False, LAST=False, BIASED=False, ACTIVATION="", PRECISION=precision(),
-        num_warps=step.tile.warps,
+        x, x.stride(0), y, y.stride(0), weights, scales, None, None, x.shape[0], x.shape[1], n_out,
+        F=f, Q=pairs, GATHERED=False, PADDED=False, CROPPED=False, SCALED=scales is not None, LAST=False,
+        BIASED=False, ACTIVATION="", PRECISION=precision(), num_warps=plan.steps[i].tile.warps,
     )  # fmt: skip
     return y
 
@@ -149,7 +154,7 @@ def forward(
     n_out = patterns[-1].rows if n_out is None else n_out
     added = None if bias is None else _real(bias.contiguous()[None])[0]
     y = multiply(
-        rows_of(x), plan, packed.buffer, packed.places,
+        rows_of(x), plan, packed,
         n_out=n_out, gather=gather, bias=added, activation=activation,
     )  # fmt: skip
     return y.view(*x.shape[:-1], n_out)
@@ -159,11 +164,12 @@ PARTS = 528  # programs that share the vectors in a backward pass: some for each
 
 
 def factor_gradients(
-    grad: Tensor, x: Tensor, step: Step, weights: Tensor, place: int, pairs: int, need_x: bool
+    grad: Tensor, x: Tensor, plan: Plan, i: int, packed: Packed, pairs: int, need_x: bool
 ) -> tuple[Tensor | None, Tensor]:
-    """Gradients of the rows and of the packed factor, for rows of real numbers; that of the factor in float32."""
+    """Gradients of the rows and of factor ``i``, for rows of real numbers; that of the factor in float32."""
     from kmatrix.ops.triton.kernels import gradient as kernels
 
+    step = plan.steps[i]
     batch, tile = x.shape[0], step.tile
     f = constants(step, pairs)
     a, b, c, d, held_a, held_d = f[:6]
@@ -179,11 +185,12 @@ def factor_gradients(
     grad_x = torch.empty_like(x) if fused else None
     target = x if grad_x is None else grad_x
     kernels.gradient_kernel[(parts * places,)](
-        grad, grad.stride(0), x, x.stride(0), target, target.stride(0), weights[place:], sums, batch,
-        F=f, Q=pairs, STEPS=steps, NEED_X=fused, PRECISION=precision(), num_warps=tile.warps,
+        grad, grad.stride(0), x, x.stride(0), target, target.stride(0), *packed.factor(i), sums, batch,
+        F=f, Q=pairs, STEPS=steps, NEED_X=fused, SCALED=packed.scales is not None,
+        PRECISION=precision(), num_warps=tile.warps,
     )  # fmt: skip
     if need_x and not whole:
-        grad_x = factor_product(grad, step, weights, place, pairs, turned=True)
+        grad_x = factor_product(grad, plan, i, packed, pairs, turned=True)
     tied = [0] + [1] * (held_a == 1) + [2] * (held_d == 1)
     return grad_x, sums.sum(tied).view(held_a, held_d, c, b)
 
@@ -199,18 +206,15 @@ def gradients(
     """Gradients of ``x`` (if needed) and of every weight; the vectors between factors are computed again."""
     pairs = 2 if x.is_complex() else 1
     packed = pack(weights, patterns, plan.steps)
-    buffer, places = packed.buffer, packed.places
     inputs = [_real(rows_of(x))]
-    for step, place in zip(plan.steps[:-1], places, strict=False):
-        inputs.append(factor_product(inputs[-1], step, buffer, place, pairs))
+    for i in range(len(plan.steps) - 1):
+        inputs.append(factor_product(inputs[-1], plan, i, packed, pairs))
     upstream: Tensor | None = _real(rows_of(grad))
     found: list[Tensor] = []
     for i in reversed(range(len(plan.steps))):
         assert upstream is not None
         wanted = need_x or i > 0
-        upstream, gradient = factor_gradients(
-            upstream, inputs.pop(), plan.steps[i], buffer, places[i], pairs, wanted
-        )
+        upstream, gradient = factor_gradients(upstream, inputs.pop(), plan, i, packed, pairs, wanted)
         found.append(gradient)
     grad_weights = unpacked_gradients(found[::-1], packed, weights, patterns, plan.steps)
     if upstream is None:

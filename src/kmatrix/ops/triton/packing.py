@@ -7,6 +7,8 @@ goes through stock torch. Products are made in float32 and rounded once.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -23,12 +25,28 @@ _APART = 64  # numbers that the place of a factor is a multiple of, for wide loa
 
 
 class Packed(NamedTuple):
-    """All factors of a plan in one buffer of real numbers, where each begins, and the weights they were made from."""
+    """All factors of a plan in one buffer of real numbers, and the weights they were made from.
+
+    Attributes:
+        buffer: the factors.
+        places: where each begins.
+        scales: what the numbers of each group and diagonal of each factor are to be multiplied by: a product of float16
+            may be beyond what float16 holds. None for other number types, and where nothing is multiplied out.
+        lanes: where the scales of each factor begin.
+        source: the weights, flat.
+        sources: where each begins there, in entries.
+    """
 
     buffer: Tensor
     places: tuple[int, ...]
+    scales: Tensor | None
+    lanes: tuple[int, ...]
     source: Tensor
     sources: tuple[int, ...]
+
+    def factor(self, i: int) -> tuple[Tensor, Tensor | None]:
+        """The numbers of one factor, to the end of the buffer, and its scales."""
+        return self.buffer[self.places[i] :], None if self.scales is None else self.scales[self.lanes[i] :]
 
 
 def pack(weights: Sequence[Tensor], patterns: Patterns, steps: Sequence[Step]) -> Packed:
@@ -36,20 +54,45 @@ def pack(weights: Sequence[Tensor], patterns: Patterns, steps: Sequence[Step]) -
     pairs = 2 if weights[0].is_complex() else 1
     source, sources = _flat(weights)
     sizes = [step.factor.numel * pairs * pairs for step in steps]
-    places, total = [], 0
-    for size in sizes:
-        places.append(total)
-        total += -(-size // _APART) * _APART
-    buffer = torch.empty(total, dtype=source.dtype, device=source.device)
+    places = _begin([-(-size // _APART) * _APART for size in sizes])
+    scaled = source.dtype == torch.float16 and any(step.stop - step.start > 1 for step in steps)
+    buffer = torch.empty(
+        places[-1] + sizes[-1], dtype=torch.float32 if scaled else source.dtype, device=source.device
+    )
     for step, place, size in zip(steps, places, sizes, strict=True):
         target = buffer[place : place + size]
-        runs = runs_of(patterns, step.start, step.stop)
+        runs = _runs(patterns, step.start, step.stop)
         if runs is None:
-            block = _block(weights[step.start : step.stop], patterns[step.start : step.stop])
+            block = _block(weights[step.start : step.stop], patterns[step.start : step.stop], buffer.dtype)
             target.view(block.shape).copy_(block)
         else:
             _multiply_out(source, sources, target, step, runs, weights, patterns, pairs)
-    return Packed(buffer, tuple(places), source, sources)
+    lanes = _begin([_lanes(step) for step in steps])
+    if not scaled:
+        return Packed(buffer, places, None, lanes, source, sources)
+    scales = [
+        _scaled(buffer[p : p + size].view(_lanes(s), -1))
+        for s, p, size in zip(steps, places, sizes, strict=True)
+    ]
+    return Packed(buffer.to(source.dtype), places, torch.cat(scales), lanes, source, sources)
+
+
+def _begin(sizes: Sequence[int]) -> tuple[int, ...]:
+    """Where each of several parts begins that lie one after the other."""
+    return tuple(accumulate(sizes[:-1], initial=0))
+
+
+def _lanes(step: Step) -> int:
+    """Groups times diagonals that have a block of their own."""
+    (a, _, _, d), tied_a, tied_d = step.factor
+    return (1 if tied_a else a) * (1 if tied_d else d)
+
+
+def _scaled(blocks: Tensor) -> Tensor:
+    """Divide each row by a power of two, so that its largest number is in the upper range of float16; these powers."""
+    exponent = torch.frexp(blocks.abs().amax(1)).exponent - 14
+    blocks.copy_(torch.ldexp(blocks, -exponent[:, None]))
+    return torch.ldexp(torch.ones_like(blocks[:, 0]), exponent)
 
 
 def _flat(weights: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
@@ -62,16 +105,26 @@ def _flat(weights: Sequence[Tensor]) -> tuple[Tensor, tuple[int, ...]]:
     return (torch.view_as_real(flat).flatten() if flat.is_complex() else flat), tuple(sources)
 
 
+_runs = lru_cache(maxsize=1024)(runs_of)
+
+
+@lru_cache(maxsize=1024)
+def _path(
+    patterns: Patterns, shapes: tuple[tuple[int, ...], ...], run: Run, sources: tuple[int, ...]
+) -> Path:
+    return path_constants(patterns, shapes, run, sources)
+
+
 def _paths(
-    runs: Sequence[Run], weights: Sequence[Tensor], patterns: Patterns, sources: Sequence[int]
+    runs: Sequence[Run], weights: Sequence[Tensor], patterns: Patterns, sources: tuple[int, ...]
 ) -> list[Path]:
-    shapes = [tuple(w.shape) for w in weights]
-    return [path_constants(patterns, shapes, run, sources) for run in runs]
+    shapes = tuple([tuple(w.shape) for w in weights])
+    return [_path(tuple(patterns), shapes, run, sources) for run in runs]
 
 
 def _multiply_out(
     source: Tensor,
-    sources: Sequence[int],
+    sources: tuple[int, ...],
     target: Tensor,
     step: Step,
     runs: Sequence[Run],
@@ -95,11 +148,11 @@ def _multiply_out(
     )  # fmt: skip
 
 
-def _block(weights: Sequence[Tensor], patterns: Patterns) -> Tensor:
+def _block(weights: Sequence[Tensor], patterns: Patterns, target: torch.dtype) -> Tensor:
     """Factors as one of shape ``(a or 1, d or 1, c, b)``, of pairs of each where numbers are complex."""
     dtype = weights[0].dtype
     if len(weights) > 1 and dtype in _HALF:
-        merged = merge_group([w.float() for w in weights], patterns).to(dtype)
+        merged = merge_group([w.float() for w in weights], patterns).to(target)
     else:
         merged = merge_group(weights, patterns)
     turned = merged.permute(0, 3, 2, 1)
@@ -120,7 +173,7 @@ def unpacked_gradients(
     """Gradients of the weights from those of the packed factors, which are real, float32 and of the kernels' shapes."""
     found: list[Tensor] = []
     for gradient, step in zip(gradients, steps, strict=True):
-        runs = runs_of(patterns, step.start, step.stop)
+        runs = _runs(patterns, step.start, step.stop)
         if runs is not None and len(runs) == 1 and step.stop - step.start > 1:
             found += _run_gradients(gradient, packed, step, runs[0], weights, patterns)
             continue

@@ -134,8 +134,8 @@ class _Known(NamedTuple):
 
 
 _known = WeakTensorKeyDictionary()
-# A recorded graph reads these for as long as it lives, whatever becomes of ``places``.
-_captured: list[Sides] = []
+# A recorded graph reads these for as long as it lives, whatever becomes of ``places``. Each is kept once.
+_captured: dict[int, Sides] = {}
 
 
 def _known_of(places: Tensor) -> _Known | None:
@@ -172,7 +172,7 @@ def sides_of(
             torch.cuda.current_stream(places.device).synchronize()  # products on other streams use it, too
         _known[places] = known
     if recording:
-        _captured.append(found)
+        _captured[id(found)] = found
     return found
 
 
@@ -209,8 +209,7 @@ def _order(boxes: Tensor, size: int, onto: tuple[int, int], back: tuple[int, int
     start, width = boxes[0], boxes[1]
     count = len(start)
     rank = width.argsort(stable=True).argsort()
-    classes = torch.tensor(_CLASSES, device=boxes.device)[:, None]
-    key = rank * classes // count * size + start
+    key = torch.stack([rank * classes // count * size + start for classes in _CLASSES])
     orders = torch.where(width > 0, key, len(_CLASSES) * size * count).argsort(dim=1, stable=True)
     cost = torch.zeros(len(_CLASSES), dtype=torch.int64, device=boxes.device)
     for tall, wide in {onto, back}:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kmatrix.ops.triton.kernels.factor import narrowed, stacked_product
+from kmatrix.ops.triton.kernels.arithmetic import narrowed, stacked_product
 
 
 @triton.jit
@@ -14,7 +14,7 @@ def stacked_gradient(x, grad, PRECISION: tl.constexpr):
     return stacked_product(tl.permute(x, (0, 2, 1)), grad, PRECISION)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def gradient_kernel(
     grad,
     grad_stride,
@@ -23,12 +23,14 @@ def gradient_kernel(
     grad_x,
     grad_x_stride,
     weight,
+    scales,
     sums,
     rows,
     F: tl.constexpr,
     Q: tl.constexpr,
     STEPS: tl.constexpr,
     NEED_X: tl.constexpr,
+    SCALED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Gradients for ``STEPS * BT`` of the vectors, one group, and a tile of its diagonals, inputs and outputs.
@@ -88,6 +90,8 @@ def gradient_kernel(
             mask=(stack < F[5])[:, None, None] & (c < C)[None, None, :] & (b < B)[None, :, None],
             other=0.0,
         )
+        if SCALED:
+            scale = tl.load(scales + (a if F[4] > 1 else 0) * F[5] + stack, mask=stack < F[5], other=0.0)
     total = tl.zeros((GROUPS, BC, BB), tl.float32)
     first = part * (STEPS * BT)
     for step in range(STEPS):
@@ -100,6 +104,8 @@ def gradient_kernel(
         total += stacked_gradient(vectors, upstream, PRECISION)
         if NEED_X:
             pulled = stacked_product(upstream, matrix, PRECISION)
+            if SCALED:
+                pulled *= scale[:, None, None]
             pulled = narrowed(pulled, grad_x.dtype.element_ty, PRECISION)
             tl.store(grad_x + row * grad_x_stride + column, pulled, mask=wanted)
     where = (

@@ -13,7 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kmatrix.ops.triton.kernels.factor import multiply, narrowed
+from kmatrix.ops.triton.kernels.arithmetic import multiply, narrowed
 
 
 @triton.jit
