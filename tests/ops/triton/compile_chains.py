@@ -8,10 +8,12 @@ import torch
 from ahead_of_time import Needs, needs
 
 from kmatrix.ops import Pattern
+from kmatrix.ops.triton import resident
 from kmatrix.ops.triton.kernels import chain as links_of
 from kmatrix.ops.triton.kernels import gradient, paths
+from kmatrix.ops.triton.kernels import resident as kernels
 from kmatrix.ops.triton.launch import constants, links
-from kmatrix.ops.triton.plan import Plan, Step, plan
+from kmatrix.ops.triton.plan import Factor, Plan, Step, Tile, plan
 from kmatrix.ops.triton.runs import path_constants, runs_of
 
 TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.complex64: "fp32"}
@@ -56,6 +58,21 @@ def chain(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
         warps=warps,
         odd=("rows", "chunks"),
     )
+
+
+def held(widths: tuple[int, int], dtype: torch.dtype, capability: int) -> Needs:
+    """Two factors that stay on the chip, with all that may follow them."""
+    b, c = widths
+    factors = [Factor(p, p.a == 1, p.d == 1) for p in (Pattern(c, b, b, 1), Pattern(1, c, c, b))]
+    steps = tuple([Step(i, i + 1, f, Tile(16, 1, 16, 16, 1, 4)) for i, f in enumerate(factors)])
+    how = resident.residence(steps, dtype, {80: 166_912, 90: 232_448}[capability])
+    assert how is not None, "the rule says that these do not fit"
+    first, second = resident.constants(steps[0], 0), resident.constants(steps[1], factors[0].numel)
+    known: dict[str, object] = {
+        "FIRST": first, "SECOND": second, "BT": how.vectors, "BIASED": True, "ACTIVATION": "gelu", "PRECISION": "ieee",
+    }  # fmt: skip
+    named, options = types(dtype, "x", "y", "weights", "bias"), {"warps": how.warps, "stages": how.stages}
+    return needs(kernels.resident_kernel, named, known, capability=capability, odd=("rows",), **options)
 
 
 def backward(step: Step, dtype: torch.dtype, capability: int) -> Needs:
@@ -117,6 +134,13 @@ def main() -> None:
             print(
                 f"{name} backward {tuple(step.factor.pattern)}: {needed.spilled} {needed.shared} {needed.atomics}"
             )
+    for widths, dtype, capability in (
+        ((32, 32), torch.bfloat16, 90), ((64, 16), torch.bfloat16, 90), ((32, 16), torch.bfloat16, 80),
+        ((16, 16), torch.float32, 90), ((32, 16), torch.float32, 80),
+    ):  # fmt: skip
+        needed = held(widths, dtype, capability)
+        name = f"blocks {widths} held, {dtype} sm_{capability}"
+        print(f"{name}: {needed.spilled} {needed.shared} {needed.atomics}")
     both = butterfly(32) + tuple(p.transposed for p in reversed(butterfly(32)))
     for patterns in (butterfly(64), both):
         for dtype in (torch.bfloat16, torch.complex64):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from kmatrix.ops.definition import Patterns
+from kmatrix.ops.triton import resident
 from kmatrix.ops.triton.available import precision
 from kmatrix.ops.triton.packing import Packed, pack, unpacked_gradients
 from kmatrix.ops.triton.plan import Plan, Step
@@ -75,6 +76,8 @@ def multiply(
     """Rows of numbers times a packed chain."""
     from kmatrix.ops.triton.kernels import chain, factor
 
+    if gather is None and resident.applies(x, plan, n_out):
+        return resident.multiply(x, plan, packed, bias=bias, activation=activation)
     pairs = 2 if x.is_complex() else 1
     x, y = _real(x), x.new_empty(x.shape[0], n_out)
     real_y = _real(y)
