@@ -21,12 +21,14 @@ WORDS = 28
 def terminal(sheet: Sheet, width: int) -> RenderableType:
     """The table for a terminal of some width.
 
-    Every block begins with the columns that tell the rows apart. Headings wrap at spaces, and so do words; no figure is
-    cut or folded unless it is wider than the terminal.
+    Every block begins with the columns that tell the rows apart, if they leave room for others. Headings wrap at
+    spaces, and so do words; no figure is cut or folded unless it is wider than the terminal.
     """
     width += PAD  # the last column has none behind it
-    keys = _keys(sheet)
-    least = {k: _least(sheet, k, WORDS) for k in keys}
+    least = {k: _least(sheet, k, WORDS) for k in _keys(sheet)}
+    if sum(wide + PAD for wide in least.values()) > 0.75 * width:
+        least = {0: least[0]}
+    keys = list(least)
     room = width - sum(wide + PAD for wide in least.values())
     rest = [k for k in range(len(sheet.columns)) if k not in keys]
     least |= {k: _least(sheet, k, min(WORDS, room - PAD)) for k in rest}

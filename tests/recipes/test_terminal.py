@@ -63,6 +63,14 @@ def test_every_block_says_whose_its_rows_are() -> None:
         ]
 
 
+def test_columns_that_leave_no_room_are_not_repeated() -> None:
+    heads = ["name", *(f"#{k}" for k in range(6))]
+    rows = [["the same", *("1.2345678" for _ in range(5)), str(k)] for k in range(3)]
+    found = lines(Sheet("Alike", heads, rows), 40)
+    assert max(map(len, found)) <= 40 and sum("name" in line for line in found) == 3
+    assert sum("1.2345678" in line for line in found) == 9
+
+
 def test_what_fits_is_one_table() -> None:
     small = Sheet("Small", ["name", "#value"], [["a", "1.0"], ["b", "12.0"]])
     assert lines(small, 80) == ["Small", "name  value", "a       1.0", "b      12.0", ""]
