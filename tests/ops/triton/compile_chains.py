@@ -65,7 +65,7 @@ def held(widths: tuple[int, int], dtype: torch.dtype, capability: int) -> Needs:
     b, c = widths
     factors = [Factor(p, p.a == 1, p.d == 1) for p in (Pattern(c, b, b, 1), Pattern(1, c, c, b))]
     steps = tuple([Step(i, i + 1, f, Tile(16, 1, 16, 16, 1, 4)) for i, f in enumerate(factors)])
-    how = resident.residence(steps, dtype, {80: 166_912, 90: 232_448}[capability])
+    how = resident.how(steps, dtype, {80: 166_912, 90: 232_448}[capability])
     assert how is not None, "the rule says that these do not fit"
     first, second = resident.constants(steps[0], 0), resident.constants(steps[1], factors[0].numel)
     known: dict[str, object] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,12 @@ from torch.nn import functional
 from kmatrix.ops import Pattern, use_backend
 from kmatrix.ops.apply import chain_apply
 from kmatrix.ops.definition import reference_chain_matmul
+from kmatrix.ops.schedule import Factor
 from kmatrix.ops.triton import resident
 from kmatrix.ops.triton.available import interpreted, triton_is_here
 from kmatrix.ops.triton.launch import forward
-from kmatrix.ops.triton.plan import Choice, Factor, Plan, Step, Tile, plan
+from kmatrix.ops.triton.plan import Choice, Plan, Step, Tile, plan
+from kmatrix.ops.triton.residence import DTYPES, residence
 
 pytestmark = pytest.mark.skipif(
     not triton_is_here().ok or not interpreted(), reason="Triton's interpreter is not there"
@@ -23,7 +26,6 @@ pytestmark = pytest.mark.skipif(
 
 MONARCH = (Pattern(16, 16, 16, 1), Pattern(1, 16, 16, 16))
 TILE = Tile(16, 1, 16, 16, 1, 4)
-CHIP = 232_448
 
 
 def of(patterns: Sequence[Pattern], shapes: Sequence[Sequence[int]] | None = None) -> Plan:
@@ -61,7 +63,7 @@ def check(y: Tensor, x: Tensor, exact: Tensor, plain: Tensor) -> None:
     assert error <= 2 * max((plain.double() - exact).norm(), least)
 
 
-@pytest.mark.parametrize("dtype", resident.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("batch", [1, 49])
 @pytest.mark.parametrize(
     ("patterns", "shapes"),
@@ -90,7 +92,7 @@ def test_products(
     check(y, x, exact, reference_chain_matmul(x, weights, patterns))
 
 
-@pytest.mark.parametrize("dtype", resident.DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("name", ["", "relu", "gelu", "silu"])
 def test_bias_and_activation(runs: list[int], dtype: torch.dtype, name: str) -> None:
     weights = [(torch.randn(*p) / 4).to(dtype) for p in MONARCH]
@@ -144,6 +146,21 @@ def test_what_else_surrounds_a_chain_goes_through_the_ring(runs: list[int]) -> N
     torch.testing.assert_close(found, [whole[0], whole[1], whole[2][:, :10]])
 
 
+def test_the_rule_prefers_what_stays_on_the_chip() -> None:
+    butterfly = tuple([Pattern(512 >> k, 2, 2, 1 << k) for k in range(10)])
+
+    def blocks(batch: int, dtype: torch.dtype, **known: Any) -> list[int]:
+        return [step.factor.pattern.b for step in plan(butterfly, butterfly, batch, dtype, **known).steps]
+
+    assert blocks(4096, torch.bfloat16) == blocks(65536, torch.bfloat16) == [32, 32]
+    assert blocks(1024, torch.bfloat16) != [32, 32]
+    assert blocks(4096, torch.float16) != [32, 32]
+    assert blocks(4096, torch.bfloat16, choice=Choice(64, 2**25)) != [32, 32]  # was measured
+    assert all(width <= 16 for width in blocks(4096, torch.float32))  # would not fit
+    one = (Pattern(1, 128, 128, 1), Pattern(1, 128, 128, 1))
+    assert len(plan(one, one, 65536, torch.bfloat16).steps) == 1
+
+
 def test_for_many_vectors() -> None:
     few, many = (torch.empty(1).expand(batch, 256) for batch in (4095, 4096))
     assert not resident.applies(few, of(MONARCH), 256)
@@ -167,4 +184,4 @@ def test_for_many_vectors() -> None:
     ],
 )
 def test_what_fits(patterns: Sequence[Pattern], dtype: torch.dtype, fits: bool) -> None:
-    assert (resident.residence(of(patterns).steps, dtype, CHIP) is not None) == fits
+    assert (residence([step.factor for step in of(patterns).steps], dtype) is not None) == fits

@@ -15,6 +15,7 @@ import torch
 from kmatrix.ops.definition import Pattern, Patterns
 from kmatrix.ops.merging import product_pattern, split
 from kmatrix.ops.schedule import Factor, Shapes
+from kmatrix.ops.triton.residence import MANY, residence
 
 SECTOR = 32  # bytes that memory delivers at least
 LEAST = 16  # rows and columns of a matrix instruction
@@ -22,6 +23,7 @@ LEAST = 16  # rows and columns of a matrix instruction
 # and one sum of many products is rounded more often than some sums of two.
 _WIDEST = {2: 128, 4: 16, 8: 16}
 _BYTES_PER_SECOND = 5.5e12  # of the second cache
+_MEMORY = 4.2e12  # bytes a second, read and written
 _HALF_RATE, _SINGLE_RATE = 2e14, 1.5e13  # multiply-adds a second
 _UNHIDDEN = 0.3  # of the shorter of both is not hidden behind the longer
 _LATENCY = 2e-6  # seconds until a pass has begun and ended
@@ -88,7 +90,7 @@ def plan(
         >>> butterfly = tuple(Pattern(2048 // 2**k, 2, 2, 2**k) for k in range(12))
         >>> found = plan(butterfly, butterfly, 2**15, torch.bfloat16)
         >>> [tuple(step.factor.pattern) for step in found.steps]
-        [(64, 64, 64, 1), (1, 64, 64, 64)]
+        [(32, 128, 128, 1), (1, 32, 32, 128)]
     """
     widest, ring, _ = by_rule(dtype) if choice is None else choice
     factors = tuple(Factor(p, s[0] == 1, s[3] == 1) for p, s in zip(patterns, shapes, strict=True))
@@ -100,7 +102,9 @@ def plan(
             if cost < best[stop][0]:
                 spread = tile if backward else _spread(tile, factor.pattern, batch, 1 + dtype.is_complex)
                 best[stop] = cost, (*best[start][1], Step(start, stop, factor, spread))
-    steps = best[-1][1]
+    cost, steps = best[-1]
+    if len(steps) > 1 and not backward and batch >= MANY and choice in (None, by_rule(dtype)):
+        _, steps = min([(cost, steps), *_resident(factors, widest, batch, dtype, ring)], key=lambda b: b[0])
     return Plan(steps, _chunk(steps, batch, dtype, ring))
 
 
@@ -198,6 +202,27 @@ def _cost(factor: Factor, tile: Tile, batch: int, dtype: torch.dtype, merged: bo
     arithmetic = factor.pattern.rows * max(c, LEAST) / rate
     memory = (traffic + weights) / _BYTES_PER_SECOND
     return max(memory, arithmetic) + _UNHIDDEN * min(memory, arithmetic) + _LATENCY / batch
+
+
+def _resident(
+    factors: tuple[Factor, ...], widest: int, batch: int, dtype: torch.dtype, ring: int
+) -> list[tuple[float, tuple[Step, ...]]]:
+    """The chain as two factors that stay on the chip while all vectors pass: seconds for one vector, and the steps."""
+    found: list[tuple[float, tuple[Step, ...]]] = []
+    for middle, first in _groups(factors, 0, widest):
+        for stop, second in _groups(factors, middle, widest) if middle < len(factors) else []:
+            if stop < len(factors) or residence((first, second), dtype) is None:
+                continue
+            made = first.numel * (middle > 1) + second.numel * (stop - middle > 1)  # by multiplying out
+            numbers = first.pattern.cols + second.pattern.rows + 3 * made / batch
+            memory = numbers * dtype.itemsize / _MEMORY
+            rate = _HALF_RATE if dtype.itemsize == 2 else _SINGLE_RATE
+            arithmetic = sum(f.pattern.rows * f.pattern.c for f in (first, second)) / rate
+            cost = max(memory, arithmetic) + _UNHIDDEN * min(memory, arithmetic) + _LATENCY / batch
+            tiles = [_tile(f, batch, dtype, ring, False) for f in (first, second)]
+            steps = Step(0, middle, first, tiles[0]), Step(middle, stop, second, tiles[1])
+            found.append((cost, steps))
+    return found
 
 
 def _chunk(steps: tuple[Step, ...], batch: int, dtype: torch.dtype, ring: int) -> int:

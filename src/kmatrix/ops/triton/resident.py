@@ -1,7 +1,6 @@
-"""Chains of two factors whose blocks stay on the chip while all vectors pass: when that is possible, and the launch.
+"""Chains of two factors whose blocks stay on the chip while all vectors pass: when that is done, and the launch.
 
-What a program needs of shared memory and registers was found by compiling, and ``tests/ops/triton/compile_chains.py``
-checks it. There is nothing between the factors that other programs see, so there are no rings, counters or waits.
+There is nothing between the factors that other programs see, so there are no rings, counters or waits.
 """
 
 from __future__ import annotations
@@ -14,19 +13,8 @@ from torch import Tensor
 
 from kmatrix.ops.triton.available import precision
 from kmatrix.ops.triton.packing import Packed
-from kmatrix.ops.triton.plan import LEAST, Plan, Step
-
-MANY = 4096
-"""Vectors from which on it pays that every program loads all blocks."""
-
-DTYPES = (torch.bfloat16, torch.float32)
-_FACTORS = 2
-_WIDEST = {2: 128, 4: 32}  # blocks of float32, which have no matrix instructions, are held more than once
-_LONGEST = {2: 1024, 4: 512}  # numbers of a vector, of which 16 have room in registers
-_EACH = 4096  # numbers of a tile at least
-_PER_THREAD = {2: 32, 4: 16}  # numbers of a tile
-_WARPS = 16  # of all programs of a processor, with 128 registers for each thread
-_STAGES = 3  # tiles in shared memory at a time: two are on their way while one is multiplied
+from kmatrix.ops.triton.plan import Plan, Step
+from kmatrix.ops.triton.residence import DTYPES, MANY, SHARED, Residence, residence
 
 Constants = tuple[int, ...]
 
@@ -38,16 +26,7 @@ class Chip(NamedTuple):
     shared: int
 
 
-class Residence(NamedTuple):
-    """How the kernel runs: vectors of a tile, warps, stages, and programs of one processor."""
-
-    vectors: int
-    warps: int
-    stages: int
-    programs: int
-
-
-_INTERPRETER = Chip(2, 232_448)  # few processors, so that each program has several tiles
+_INTERPRETER = Chip(2, SHARED)  # few processors, so that each program has several tiles
 
 
 @lru_cache(maxsize=16)
@@ -56,47 +35,24 @@ def chip(device: torch.device) -> Chip:
     if device.type != "cuda":
         return _INTERPRETER
     found = torch.cuda.get_device_properties(device)
-    shared = getattr(found, "shared_memory_per_block_optin", 0)
+    shared = getattr(found, "shared_memory_per_block_optin", found.shared_memory_per_block)
     return Chip(found.multi_processor_count, shared)
 
 
 @lru_cache(maxsize=1024)
-def residence(steps: tuple[Step, ...], dtype: torch.dtype, shared: int) -> Residence | None:
-    """How two factors stay in so many bytes of shared memory, if they do."""
-    if len(steps) != _FACTORS or dtype not in DTYPES:
-        return None
-    itemsize = dtype.itemsize
-    patterns = [step.factor.pattern for step in steps]
-    if any(size & (size - 1) for pattern in patterns for size in pattern):
-        return None
-    sides = [side for pattern in patterns for side in (pattern.b, pattern.c)]
-    if min(sides) < LEAST or max(sides) > _WIDEST[itemsize]:
-        return None
-    longest = max(patterns[0].cols, patterns[0].rows, patterns[1].rows)
-    if longest > _LONGEST[itemsize]:
-        return None
-    vectors = max(_EACH // longest, LEAST)
-    numbers = longest * vectors
-    warps = min(max(numbers // (32 * _PER_THREAD[itemsize]), 4), _WARPS)
-    blocks = sum(step.factor.numel for step in steps) * itemsize
-    spare = int(
-        any(step.factor.tied_a and step.factor.tied_d for step in steps)
-    )  # one product for all vectors
-    for stages in (_STAGES, _STAGES - 1):
-        needed = blocks + (stages + spare) * numbers * itemsize
-        if needed <= shared:
-            return Residence(vectors, warps, stages, max(min(_WARPS // warps, shared // needed), 1))
-    return None
+def how(steps: tuple[Step, ...], dtype: torch.dtype, shared: int) -> Residence | None:
+    """How these steps stay in so many bytes of shared memory, if they do."""
+    return residence([step.factor for step in steps], dtype, shared)
 
 
 def applies(x: Tensor, plan: Plan, n_out: int) -> bool:
     """Whether these rows, neither padded nor gathered, go through the kernel on their way to so many entries."""
-    if len(x) < MANY or x.dtype not in DTYPES or len(plan.steps) != _FACTORS:
+    if len(x) < MANY or x.dtype not in DTYPES:
         return False
-    first, second = [step.factor.pattern for step in plan.steps]
-    if x.shape[1] != first.cols or n_out != second.rows:
+    first, last = plan.steps[0].factor.pattern, plan.steps[-1].factor.pattern
+    if x.shape[1] != first.cols or n_out != last.rows:
         return False
-    return residence(plan.steps, x.dtype, chip(x.device).shared) is not None
+    return how(plan.steps, x.dtype, chip(x.device).shared) is not None
 
 
 def constants(step: Step, place: int) -> Constants:
@@ -110,14 +66,14 @@ def multiply(x: Tensor, plan: Plan, packed: Packed, *, bias: Tensor | None, acti
     from kmatrix.ops.triton.kernels import resident as kernels
 
     here = chip(x.device)
-    how = residence(plan.steps, x.dtype, here.shared)
-    assert how is not None
+    told = how(plan.steps, x.dtype, here.shared)
+    assert told is not None
     first, second = [constants(step, place) for step, place in zip(plan.steps, packed.places, strict=True)]
     y = x.new_empty(len(x), plan.steps[1].factor.pattern.rows)
-    programs = min(-(-len(x) // how.vectors), here.processors * how.programs)
+    programs = min(-(-len(x) // told.vectors), here.processors * told.programs)
     kernels.resident_kernel[(programs,)](
-        x, x.stride(0), y, y.stride(0), packed.buffer, bias, len(x), FIRST=first, SECOND=second, BT=how.vectors,
+        x, x.stride(0), y, y.stride(0), packed.buffer, bias, len(x), FIRST=first, SECOND=second, BT=told.vectors,
         BIASED=bias is not None, ACTIVATION=activation, PRECISION=precision(),
-        num_warps=how.warps, num_stages=how.stages,
+        num_warps=told.warps, num_stages=told.stages,
     )  # fmt: skip
     return y
