@@ -178,6 +178,7 @@ def test_for_many_vectors() -> None:
         ((Pattern(32, 64, 64, 1), Pattern(1, 32, 32, 64)), torch.bfloat16, False),  # 2048 numbers
         ((Pattern(8, 128, 128, 1), Pattern(1, 32, 32, 32)), torch.bfloat16, False),  # 320 KiB of blocks
         ((Pattern(8, 32, 32, 1), Pattern(1, 8, 8, 32)), torch.bfloat16, False),  # narrow blocks
+        ((Pattern(8, 32, 128, 1), Pattern(1, 128, 32, 8)), torch.bfloat16, False),  # would be spilled
         ((Pattern(3, 16, 16, 1), Pattern(1, 16, 16, 3)), torch.bfloat16, False),
         ((*MONARCH, MONARCH[0]), torch.bfloat16, False),
         (MONARCH[:1], torch.bfloat16, False),

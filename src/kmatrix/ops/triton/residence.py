@@ -24,6 +24,7 @@ _FACTORS = 2
 _NARROWEST = 16  # what a matrix instruction takes at least
 _WIDEST = {2: 128, 4: 32}  # blocks of float32, which have no matrix instructions, are held more than once
 _LONGEST = {2: 1024, 4: 512}  # numbers of a vector, of which 16 have room in registers
+_WIDE = 1 << 16  # numbers of a vector times the wider side of a block: beyond, registers are spilled
 _VECTORS, _EACH = 16, 4096  # vectors and numbers of a tile at least
 _PER_THREAD = {2: 32, 4: 16}  # numbers of a tile
 _WARPS = 16  # of all programs of a processor, with 128 registers for each thread
@@ -58,7 +59,7 @@ def residence(factors: Sequence[Factor], dtype: torch.dtype, shared: int = SHARE
     if min(sides) < _NARROWEST or max(sides) > _WIDEST[itemsize]:
         return None
     longest = max(patterns[0].cols, patterns[0].rows, patterns[1].rows)
-    if longest > _LONGEST[itemsize]:
+    if longest > _LONGEST[itemsize] or longest * max(sides) > _WIDE:
         return None
     vectors = max(_EACH // longest, _VECTORS)
     numbers = longest * vectors
