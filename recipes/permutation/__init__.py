@@ -15,6 +15,6 @@ RECIPE: Recipe[settings.Settings] = Recipe(
     stand_in="MNIST (28 x 28, padded to 32) and sign digits (resized to 32 x 32) stand in for CIFAR-10.",
     search=settings.search,
     objective=("validation", "maximize"),
-    takes={"small": "2 h", "paper": "GPU, not run"},
+    takes={"small": "1.5 h", "paper": "GPU, not run"},
     wants={"small": "MNIST, sign digits", "paper": "CIFAR-10"},
 )
