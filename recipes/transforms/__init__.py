@@ -17,5 +17,5 @@ RECIPE: Recipe[Settings] = Recipe(
     search=search,
     objective=("rmse", "minimize"),
     dealt=True,
-    takes={"small": "1 to 2 h", "paper": "not run"},
+    takes={"small": "1 h", "paper": "not run"},
 )
