@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch loads; test processes already fill the cores
-os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton loads; kernels for the GPU are tested without one
+os.environ.setdefault("TRITON_INTERPRET", "1")  # before Triton loads: GPU kernels are tested without a GPU
 
 import hypothesis
 import numpy as np

@@ -142,7 +142,10 @@ def test_a_request_stays_in_its_thread(mixed) -> None:
 
 
 def test_unknown_names_are_refused_at_once() -> None:
-    with pytest.raises(ArgumentError, match="use one of native, triton, portable, reference"), use_backend("fastest"):
+    with (
+        pytest.raises(ArgumentError, match="use one of native, triton, portable, reference"),
+        use_backend("fastest"),
+    ):
         pass
 
 
