@@ -7,7 +7,7 @@ import importlib
 import json
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,14 @@ package = recipes()
 recipe_module, runner, stops = (
     importlib.import_module(f"{package.__name__}.common.{name}") for name in ("recipe", "runner", "stops")
 )
+
+
+@pytest.fixture(autouse=True)
+def _told_as_at_a_terminal() -> Iterator[None]:
+    """What a shell starts in the background is born deaf to Ctrl-C, and so would be these tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def stopping(number: int, *, swallow: bool = False) -> Any:

@@ -18,8 +18,9 @@ from rich.markup import escape
 import kmatrix as km
 from kmatrix.cli.tables import fact_table, output, plain_table
 from kmatrix.compress import describe_model
-from kmatrix.ops.dispatch import BACKENDS, NATIVE
+from kmatrix.ops.dispatch import BACKENDS, NATIVE, TRITON
 from kmatrix.ops.native_module import build_info, native_part
+from kmatrix.ops.triton.available import triton_is_here
 from kmatrix.ops.wisdom import answers, obstacle, processor_name, wisdom_path
 from kmatrix.report.words import brief
 from kmatrix.structures.serialization import describe
@@ -109,10 +110,16 @@ def _installation() -> dict[str, str]:
         "scipy": _version("scipy"),
         "safetensors": _version("safetensors"),
         "processor": processor_name(),
-        "backends": ", ".join(b.name for b in BACKENDS if b is not NATIVE or native_part().module),
+        "backends": ", ".join(b.name for b in BACKENDS if b.name not in _absent()),
         "kernels": _kernels(),
         "wisdom": _wisdom(),
     }
+
+
+def _absent() -> set[str]:
+    """Backends that this machine cannot run."""
+    absent = set() if native_part().module else {NATIVE.name}
+    return absent if torch.cuda.is_available() and triton_is_here().ok else absent | {TRITON.name}
 
 
 def _kernels() -> str:
