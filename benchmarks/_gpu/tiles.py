@@ -107,7 +107,7 @@ def _arguments(bench: Bench) -> tuple[list[Tensor], Patterns]:
 
 def _runner(bench: Bench, plan: Plan) -> Callable[[Tensor], list[Tensor]]:
     """Forward, with weights that are multiplied out before, or the backward pass alone."""
-    from kmatrix.ops.triton import launch
+    from kmatrix.ops.triton import backward, launch
     from kmatrix.ops.triton.packing import pack
 
     weights, patterns = _arguments(bench)
@@ -115,12 +115,12 @@ def _runner(bench: Bench, plan: Plan) -> Callable[[Tensor], list[Tensor]]:
         packed = pack(weights, patterns, plan.steps)
         return lambda x: [launch.forward(x, weights, patterns, plan, packed=packed)]
 
-    def backward(x: Tensor) -> list[Tensor]:
-        grad_x, gradients = launch.gradients(bench.upstream, x, weights, patterns, plan, True)
+    def run_backward(x: Tensor) -> list[Tensor]:
+        grad_x, gradients = backward.gradients(bench.upstream, x, weights, patterns, plan, True)
         assert grad_x is not None
         return [grad_x, *gradients]
 
-    return backward
+    return run_backward
 
 
 def try_plans(case: Case, plans: Sequence[Plan], device: str) -> list[str]:

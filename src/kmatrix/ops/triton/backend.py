@@ -81,7 +81,7 @@ class Triton:
         self, grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, need_x: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
         """Gradients, a launch for each factor as multiplied out."""
-        from kmatrix.ops.triton.launch import gradients
+        from kmatrix.ops.triton.backward import gradients
 
         with device_of(x):
             return gradients(grad, x, weights, patterns, plan_of(x, weights, patterns, backward=True), need_x)

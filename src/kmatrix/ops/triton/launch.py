@@ -1,4 +1,4 @@
-"""Running the kernels: arguments, grids and buffers."""
+"""Running the kernels forward: arguments, grids and buffers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.triton import resident
 from kmatrix.ops.triton.available import precision
-from kmatrix.ops.triton.packing import Packed, pack, unpacked_gradients
+from kmatrix.ops.triton.packing import Packed, pack
 from kmatrix.ops.triton.plan import Plan, Step
 
 SHORTEST_CHAIN = 2  # factors that are worth a ring between them
@@ -79,8 +79,8 @@ def multiply(
     if gather is None and resident.applies(x, plan, n_out):
         return resident.multiply(x, plan, packed, bias=bias, activation=activation)
     pairs = 2 if x.is_complex() else 1
-    x, y = _real(x), x.new_empty(x.shape[0], n_out)
-    real_y = _real(y)
+    x, y = real_rows(x), x.new_empty(x.shape[0], n_out)
+    real_y = real_rows(y)
     batch, steps = x.shape[0], plan.steps
     common: dict[str, Any] = {
         "scales": packed.scales, "gather": gather, "bias": bias, "n_in": x.shape[1], "n_out": n_out * pairs,
@@ -108,7 +108,7 @@ def multiply(
     return y
 
 
-def _real(rows: Tensor) -> Tensor:
+def real_rows(rows: Tensor) -> Tensor:
     """Rows of complex numbers as rows of pairs."""
     return torch.view_as_real(rows).flatten(1) if rows.is_complex() else rows
 
@@ -155,72 +155,9 @@ def forward(
     """
     packed = pack(weights, patterns, plan.steps) if packed is None else packed
     n_out = patterns[-1].rows if n_out is None else n_out
-    added = None if bias is None else _real(bias.contiguous()[None])[0]
+    added = None if bias is None else real_rows(bias.contiguous()[None])[0]
     y = multiply(
         rows_of(x), plan, packed,
         n_out=n_out, gather=gather, bias=added, activation=activation,
     )  # fmt: skip
     return y.view(*x.shape[:-1], n_out)
-
-
-PARTS = 528  # programs that share the vectors in a backward pass: some for each processor of a large GPU
-
-
-def factor_gradients(
-    grad: Tensor, x: Tensor, plan: Plan, i: int, packed: Packed, pairs: int, need_x: bool
-) -> tuple[Tensor | None, Tensor]:
-    """Gradients of the rows and of factor ``i``, for rows of real numbers; that of the factor in float32."""
-    from kmatrix.ops.triton.kernels import gradient as kernels
-
-    step = plan.steps[i]
-    batch, tile = x.shape[0], step.tile
-    f = constants(step, pairs)
-    a, b, c, d, held_a, held_d = f[:6]
-    b, c = b * pairs, c * pairs
-    whole = b <= tile.outputs and c <= tile.inputs
-    stacked = held_d > 1 and tile.diagonals > 1
-    d_tiles = -(-d // tile.diagonals)
-    places = a * d_tiles * -(-b // tile.outputs) * -(-c // tile.inputs)
-    steps = _power_below(batch * places // (PARTS * tile.vectors))
-    parts = -(-batch // (steps * tile.vectors))
-    sums = x.new_empty((parts, a, d if stacked else d_tiles, c, b), dtype=torch.float32)
-    fused = need_x and whole
-    grad_x = torch.empty_like(x) if fused else None
-    target = x if grad_x is None else grad_x
-    kernels.gradient_kernel[(parts * places,)](
-        grad, grad.stride(0), x, x.stride(0), target, target.stride(0), *packed.factor(i), sums, batch,
-        F=f, Q=pairs, STEPS=steps, NEED_X=fused, SCALED=packed.scales is not None,
-        PRECISION=precision(), num_warps=tile.warps,
-    )  # fmt: skip
-    if need_x and not whole:
-        grad_x = factor_product(grad, plan, i, packed, pairs, turned=True)
-    tied = [0] + [1] * (held_a == 1) + [2] * (held_d == 1)
-    return grad_x, sums.sum(tied).view(held_a, held_d, c, b)
-
-
-def _power_below(size: int) -> int:
-    """The largest power of two up to ``size``, so that few kernels are compiled; at least one."""
-    return 1 << max(size.bit_length() - 1, 0)
-
-
-def gradients(
-    grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, plan: Plan, need_x: bool
-) -> tuple[Tensor | None, list[Tensor]]:
-    """Gradients of ``x`` (if needed) and of every weight; the vectors between factors are computed again."""
-    pairs = 2 if x.is_complex() else 1
-    packed = pack(weights, patterns, plan.steps)
-    inputs = [_real(rows_of(x))]
-    for i in range(len(plan.steps) - 1):
-        inputs.append(factor_product(inputs[-1], plan, i, packed, pairs))
-    upstream: Tensor | None = _real(rows_of(grad))
-    found: list[Tensor] = []
-    for i in reversed(range(len(plan.steps))):
-        assert upstream is not None
-        wanted = need_x or i > 0
-        upstream, gradient = factor_gradients(upstream, inputs.pop(), plan, i, packed, pairs, wanted)
-        found.append(gradient)
-    grad_weights = unpacked_gradients(found[::-1], packed, weights, patterns, plan.steps)
-    if upstream is None:
-        return None, grad_weights
-    rows = torch.view_as_complex(upstream.view(len(upstream), -1, 2)) if pairs == 2 else upstream
-    return rows.reshape(x.shape), grad_weights

@@ -182,9 +182,8 @@ def _registers(tile: Tile, shared: bool, itemsize: int, backward: bool) -> float
     groups = 1 if shared else tile.diagonals
     rows = tile.vectors * tile.diagonals
     inputs, outputs, weights = rows * tile.inputs, rows * tile.outputs, groups * tile.inputs * tile.outputs
-    copies = (
-        0.5 if itemsize == 2 else 2.0
-    )  # without matrix instructions several threads hold the same operand
+    # A register holds two halves; without matrix instructions, several threads hold the same operand.
+    copies = 0.5 if itemsize == 2 else 2.0
     if backward:
         return inputs + weights + copies * (weights + inputs + outputs)
     return outputs + copies * (weights + inputs)

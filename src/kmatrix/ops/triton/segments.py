@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from kmatrix.ops import dispatch
 from kmatrix.ops.segments_definition import is_empty
 from kmatrix.ops.triton.available import interpreted, precision, triton_is_here
-from kmatrix.ops.triton.backend import DTYPES
+from kmatrix.ops.triton.backend import DTYPES, device_of
 from kmatrix.ops.triton.launch import rows_of
 from kmatrix.ops.triton.segments_plan import PROGRAMS, SMALL_MEMORY, Side, sides_of, tile_for
 from kmatrix.ops.verdict import Verdict
@@ -49,7 +48,7 @@ class TritonSegments:
         self, x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int, bias: Tensor | None = None
     ) -> Tensor:
         """The product, plus a contiguous bias of its type."""
-        with _device_of(x):
+        with device_of(x):
             call = _Call(x, left, right, places, rows)
             z = call.onto(call.pairs(x), call.factor(right, call.sides.cols))
             y = call.back(z, call.factor(left, call.sides.rows), bias)
@@ -66,7 +65,7 @@ class TritonSegments:
     ) -> Gradients:
         """The gradients of ``x``, ``left`` and ``right`` that are needed, as new contiguous tensors."""
         grad_x = grad_left = grad_right = None
-        with _device_of(x):
+        with device_of(x):
             call = _Call(x, left, right, places, grad.shape[-1])
             on_cols = call.factor(right, call.sides.cols) if need[0] or need[1] else None
             upstream = call.pairs(grad)
@@ -196,8 +195,3 @@ def _memory(device: torch.device) -> int:
     if device.type != "cuda":
         return 1 << 18
     return int(torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor)
-
-
-def _device_of(x: Tensor) -> AbstractContextManager[object]:
-    """Where Triton is to launch: on the current device, which need not be that of the tensors."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()

@@ -1,4 +1,4 @@
-"""Chains on the GPU whose numbers are settled: packed once, so that a product is one launch."""
+"""Chains on the GPU whose numbers are settled: packed once, so that a product multiplies nothing out."""
 
 from __future__ import annotations
 
@@ -37,7 +37,6 @@ class Settled:
         whole = x.new_empty(1).expand(*x.shape[:-1], patterns[0].cols)  # of the size the chain itself takes
         plan = plan_of(whole, self._weights, patterns)
         groups = tuple([(step.start, step.stop) for step in plan.steps])
-        packed = self._packed.get(groups)
         with device_of(x):
             packed = self._packed.get(groups) or self._pack(groups, plan)
             bias = ends.bias if self._take is None else None
