@@ -12,9 +12,24 @@ if(KMATRIX_SANITIZE)
     set(release_flags -O1 -g ${sanitizers})
 endif()
 
+# The module knows the sources it was built from: beside others it is not used. sources_digest() in
+# ops/native_module.py computes the same, from a line "name digest" for each file, sorted by name.
+file(GLOB sources CONFIGURE_DEPENDS "${csrc}/*.h" "${csrc}/*.cpp")
+set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${sources})
+list(SORT sources)
+set(described "")
+foreach(source IN LISTS sources)
+    get_filename_component(name "${source}" NAME)
+    file(SHA256 "${source}" digest)
+    string(APPEND described "${name} ${digest}\n")
+endforeach()
+string(SHA256 sources_digest "${described}")
+configure_file("${CMAKE_CURRENT_LIST_DIR}/sources.cpp.in" "${CMAKE_CURRENT_BINARY_DIR}/sources.cpp" @ONLY)
+
 # NB_STATIC: nanobind inside the module. STABLE_ABI: one module for every Python from 3.12; without effect before.
 nanobind_add_module(_native NB_STATIC STABLE_ABI NOMINSIZE NOSTRIP
-    "${csrc}/bindings.cpp" "${csrc}/dispatch.cpp" "${csrc}/fingerprint.cpp")
+    "${csrc}/bindings.cpp" "${csrc}/dispatch.cpp" "${csrc}/fingerprint.cpp"
+    "${CMAKE_CURRENT_BINARY_DIR}/sources.cpp")
 
 foreach(isa IN LISTS instruction_sets)
     add_library(kernels_${isa} OBJECT "${csrc}/variant.cpp")

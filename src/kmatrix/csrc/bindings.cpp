@@ -252,7 +252,10 @@ uint64_t fingerprint(const nb::sequence &pointers, const nb::sequence &nbytes) {
 
 #include "windows.h"
 
+extern const char *const km_sources;  // cmake/native.cmake
+
 NB_MODULE(_native, m) {
+    m.attr("sources") = km_sources;
     nb::set_leak_warnings(false);  // torch keeps references past the end of the interpreter
     m.def("forked", [] { forked = true; });
     m.def("compiled", &compiled);

@@ -6,6 +6,7 @@ or where it refuses to run, everything works on the portable path.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import logging
@@ -241,6 +242,8 @@ class WindowsType(Protocol):
 class NativeModule(Protocol):
     """What ``kmatrix._native`` offers."""
 
+    sources: str  # what sources_digest() was when it was built
+
     Chain: ChainType
     Call: CallType
     Boxes: BoxesType
@@ -278,6 +281,11 @@ def native_part() -> NativePart:
     """Load the compiled module, once in a process."""
     try:
         module = cast(NativeModule, importlib.import_module("kmatrix._native"))
+        here = sources_digest()
+        if here and getattr(module, "sources", None) != here:
+            return _absent(
+                "the native kernels were built from other sources (run `make native`, or pip install again)"
+            )
         isa = _requested_isa(module) or module.default_isa()
     except ImportError as error:
         if build_info().get("native"):
@@ -305,6 +313,20 @@ def _requested_isa(module: NativeModule) -> str:
             reason = "not in this build, or not on this processor"
             raise RuntimeError(f"KMATRIX_ISA={asked}: {reason}; the build holds {built}") from None
     return asked.lower()
+
+
+def sources_digest() -> str:
+    """A digest of the C++ sources beside this package, as CMake takes it (cmake/native.cmake); "" without any.
+
+    In a source tree a module can be older than its sources, after ``git pull`` say, and then means other things by
+    its arguments. A wheel brings a module and no sources.
+    """
+    folder = resources.files("kmatrix").joinpath("csrc")
+    if not folder.is_dir():
+        return ""
+    files = sorted((f for f in folder.iterdir() if f.name.endswith((".h", ".cpp"))), key=lambda f: f.name)
+    lines = [f"{f.name} {hashlib.sha256(f.read_bytes()).hexdigest()}\n" for f in files]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 @lru_cache(maxsize=1)
