@@ -93,7 +93,10 @@ class Run:
     trial: bool = False
 
     def shared(self) -> Path:
-        """A folder that all runs have, for what several of them need; the run's own where there is none."""
+        """A folder that all runs have, for what several of them need; the run's own where there is none.
+
+        Who writes there makes it: a run that lacks its data leaves nothing behind.
+        """
         return self.folder if self.shared_folder is None else self.shared_folder
 
     def data(self) -> Path:

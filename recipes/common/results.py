@@ -46,9 +46,14 @@ class Results:
         self.head = {"format": FORMAT, "recipe": recipe.name, "preset": preset, "settings": as_json(settings)}
         self.searched: dict[str, dict[str, Any]] = {}
         self.rows: dict[str, Row] = {}
-        if folder.is_dir():
+        if (folder / FILE).is_file() or (folder / ROWS).is_dir():
             with self._alone():
                 self._take_in()
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing was made so far, neither now nor before."""
+        return not (self.rows or self.searched or (self.folder / FILE).is_file())
 
     def _alone(self) -> FileLock:
         """The folder, which exists now, for this process alone."""

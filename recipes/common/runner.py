@@ -109,7 +109,7 @@ def execute(recipe: Recipe[Any], options: Options) -> list[Sheet]:
             kept = sum(planned.digest in results.rows for planned in plan)
             raise StoppedError(stops.number or signal.SIGINT, kept, len(plan)) from None
         except BaseException:
-            if among.first:
+            if among.first and not results.empty:  # a start that was refused leaves the folder to others
                 results.collect(_everything(recipe, settings, options.seeds, results))
             raise
         among.wait()
@@ -162,7 +162,6 @@ class _Context:
         with tempfile.TemporaryDirectory() as empty:
             out = Path(empty) if dry or self.options.out is None else self.options.out
             folder, shared = out / RUNS / planned.digest, out / SHARED
-            shared.mkdir(parents=True, exist_ok=True)
             run = Run(
                 planned.seed, self.device, folder, among.rank, among.world, dry,
                 self.options.data, self.bars.step, shared, trial,
@@ -188,8 +187,7 @@ class _Context:
             reason, way_out = "has nothing to search", "leave --search out"
             raise RecipeError(complaint(COMMAND, "--search", self.recipe.name, reason, way_out))
         assert self.options.out is not None
-        self.options.out.mkdir(parents=True, exist_ok=True)
-        storage = self.options.storage or f"sqlite:///{self.options.out / 'search.db'}"
+        storage = self.options.storage or self.options.out / "search.db"
         for done, case in enumerate(cases):
             self.bars.run(f"search, {case.name}", done, len(cases))
             one = partial(self._trial, case)
@@ -205,8 +203,8 @@ class _Context:
             )
             if best is not None:
                 results.searched[case.name] = best
-            if self.among.first:
-                results.collect(list(results.rows))
+                if self.among.first:
+                    results.collect(list(results.rows))
 
     def _trial(self, case: Case, settings: Any) -> Row:
         planned = Planned(case, settings, SEARCH_SEED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 from .errors import RecipeError, complaint
@@ -26,7 +27,7 @@ def searched(
     case: Case,
     preset: str,
     trials: int,
-    storage: str,
+    storage: str | Path,
     run: Callable[[Any], Row],
     among: Processes,
 ) -> Found | None:
@@ -40,7 +41,8 @@ def searched(
         case: to find settings for.
         preset: a part of the study's name.
         trials: how many there shall be, with those that are there, by this machine or others.
-        storage: where optuna keeps trials, as a URL; the study is ``RECIPE/PRESET/CASE`` and a digest of the settings.
+        storage: where optuna keeps trials, a URL or a file; the study is ``RECIPE/PRESET/CASE`` and a digest of the
+            settings.
         run: one run of the case with given settings.
         among: the processes that run a trial together.
 
@@ -50,6 +52,14 @@ def searched(
     optuna = _optuna()
     assert recipe.search is not None
     alone = Processes() if recipe.dealt else among  # where runs are dealt, so are trials
+    if not among.agree(_searches(recipe, settings, case)):
+        return None
+    # A new file is made once a run went through: one that lacks its data leaves nothing behind.
+    new = isinstance(storage, Path) and alone.agree(not storage.exists())
+    own = float(run(settings)[recipe.objective[0]]) if new else None
+    if isinstance(storage, Path):
+        storage.parent.mkdir(parents=True, exist_ok=True)
+        storage = f"sqlite:///{storage}"
     study = None
     # Trials of other settings say nothing about these.
     name = f"{recipe.name}/{preset}/{case.name}/{digest(settings, case, 0)}"
@@ -60,9 +70,8 @@ def searched(
                 sampler=optuna.samplers.TPESampler(multivariate=True, constant_liar=True),
             )  # fmt: skip
         among.wait()
-    default = alone.agree(study.user_attrs.get(DEFAULT) if study is not None else None)
-    if default is None and alone.agree(_searches(recipe, settings, case, study)):
-        default = float(run(settings)[recipe.objective[0]])
+    if alone.agree(study.user_attrs.get(DEFAULT) if study is not None else None) is None:
+        default = float(run(settings)[recipe.objective[0]]) if own is None else own
         if study is not None:
             study.set_user_attr(DEFAULT, default)
     repeats = 0
@@ -115,14 +124,11 @@ def _tried(study: Any, mark: str) -> bool:
     return study is not None and any(t.user_attrs.get(SETTINGS) == mark for t in study.get_trials())
 
 
-def _searches(recipe: Recipe[Any], settings: Any, case: Case, study: Any) -> bool:
+def _searches(recipe: Recipe[Any], settings: Any, case: Case) -> bool:
     """Whether the case has anything to search."""
-    if study is None:
-        return False
     assert recipe.search is not None
-    trial = study.ask()
+    trial = _optuna().create_study().ask()
     recipe.search(trial, settings, case)
-    study.tell(trial, state=_optuna().trial.TrialState.FAIL)
     return bool(trial.params)
 
 

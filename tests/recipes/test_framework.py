@@ -123,6 +123,23 @@ def test_what_was_made_before_an_error_is_kept(tmp_path: Path) -> None:
     assert [row["case"] for row in rows] == ["a"]
 
 
+@pytest.mark.parametrize("trials", [0, 2])
+def test_a_start_that_is_refused_writes_nothing(tmp_path: Path, trials: int) -> None:
+    """So the folder is free for another recipe, and one that was there is as it was."""
+    cases = [recipe_module.Case("a", {"bias": False, "data": True})]
+    recipe = made_recipe(cases=lambda settings: cases)
+    for out in (tmp_path / "new", tmp_path):
+        with pytest.raises(km.ArgumentError, match="this preset needs data"):
+            runner.execute(recipe, runner.Options(seeds=1, out=out, trials=trials))
+        assert list(tmp_path.iterdir()) == []
+    other = made_recipe(name="another", settings=lambda preset: Settings(preset, steps=2))
+    runner.execute(other, runner.Options(seeds=1, out=tmp_path))
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    with pytest.raises(km.ArgumentError, match="another recipe"):
+        runner.execute(recipe, runner.Options(seeds=1, out=tmp_path, trials=trials))
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
 class Counted:
     """Something beside model and optimiser that has a state."""
 

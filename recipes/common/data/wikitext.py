@@ -51,5 +51,6 @@ def _pieces(text: str, size: int, file: Path) -> Tokenizer:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=size, show_progress=False, initial_alphabet=alphabet)
     made.train_from_iterator(text.splitlines(keepends=True), trainer)
+    file.parent.mkdir(parents=True, exist_ok=True)
     replace_text(file, made.to_str())
     return made
