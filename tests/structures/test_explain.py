@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 
 import kmatrix as km
-from kmatrix._errors import ArgumentError, DtypeError
+from kmatrix._errors import ArgumentError, BackendUnavailableError, DtypeError
 from kmatrix.ops import chain_matmul, use_backend
 from kmatrix.ops.dispatch import BACKENDS, observing
 from kmatrix.ops.native_module import native_part
@@ -54,6 +56,52 @@ def test_several_products_and_none() -> None:
 def test_a_request_is_part_of_the_answer() -> None:
     with use_backend("reference"):
         assert km.explain(km.Butterfly().random(8, 8), seconds=0.01).backend == "reference"
+
+
+REFUSED = {
+    "chain": (lambda dtype: km.Butterfly().random(8, 8, dtype=dtype), "chain_matmul"),
+    "boxes": (lambda dtype: km.GBLR(nblocks=2, budget=0.5).random(8, 8, dtype=dtype), "segments_matmul"),
+    "one of two": (
+        lambda dtype: km.Butterfly().random(4, 4, dtype=dtype) @ km.Circulant().random(4, 4, dtype=dtype),
+        "chain_matmul",
+    ),
+    "weights": (lambda dtype: [torch.randn(1, 8, 4, 1, dtype=dtype)], "chain_matmul"),
+}
+
+
+@pytest.mark.parametrize(("interpreter", "dtype"), [("0", torch.float32), ("1", torch.float64)])
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_request_that_is_refused_is_answered(
+    name: str, interpreter: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(
+        "TRITON_INTERPRET", interpreter
+    )  # 0: only GPUs; 1: no float64
+    make, who = REFUSED[name]
+    matrix = make(dtype)
+    multiply = partial(chain_matmul, weights=matrix) if name == "weights" else matrix
+    x = torch.randn(1, 4 if name in ("weights", "one of two") else 8, dtype=dtype)
+    with use_backend("triton"):
+        told = km.explain(matrix, seconds=0.01)
+        with pytest.raises(BackendUnavailableError) as raised:
+            multiply(x)
+    assert told.backend is None
+    assert told.refused == str(raised.value)
+    assert told.refused.startswith(f"{who}: backend='triton': ")
+    assert f"raises BackendUnavailableError: {told.refused}" in str(told)
+    assert not [line for line in str(told).splitlines() if line.startswith("*")]
+    free = km.explain(matrix, seconds=0.01)
+    assert free.refused is None and "raises" not in str(free)
+    assert told.products == free.products and told.what == free.what
+    measured = {c.name for c in free.candidates if c.seconds is not None}
+    assert {c.name for c in told.candidates if c.seconds is not None} == measured
+
+
+def test_a_request_that_does_not_matter_is_not_met() -> None:
+    with use_backend("triton"):
+        told = km.explain(km.Circulant().random(4, 4), seconds=0.01)
+    assert told.backend is None and told.refused is None
+    assert [c.name for c in told.candidates if c.seconds is not None] == ["itself", "dense"]
 
 
 @pytest.mark.skipif(BEST != "native", reason="schedules are those of the native kernels")

@@ -146,6 +146,16 @@ def use_backend(name: str) -> Iterator[None]:
         _requested.reset(token)
 
 
+@contextmanager
+def free() -> Iterator[None]:
+    """Run every product inside the block on the best backend that can, whatever ``use_backend`` asks for around it."""
+    token = _requested.set(None)
+    try:
+        yield
+    finally:
+        _requested.reset(token)
+
+
 class Product(NamedTuple):
     """A product that ran: its vectors, its weights, who multiplied, and what was folded in before and behind."""
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kmatrix._checks import check_seconds, check_size
-from kmatrix._errors import DtypeError, complaint
+from kmatrix._errors import BackendUnavailableError, DtypeError, complaint
 from kmatrix.ops import dispatch, native, segments_dispatch
 from kmatrix.ops.chain import chain_matmul, check_chain
 from kmatrix.ops.definition import reference_chain_matmul
@@ -49,16 +49,19 @@ class Explanation:
 
     Attributes:
         what: the matrix, its number type, batch size and threads, in words.
-        backend: who multiplies by default; None if the matrix needs no chain product and no boxes.
+        backend: who multiplies; None if the matrix needs no chain product and no boxes, or it is refused.
         candidates: every backend in order of preference, then the dense product, then ``torch.fft`` if the matrix is
             that of a Fourier transform.
         products: each product with a chain or with boxes that one multiplication runs, and how, in words.
+        refused: what a multiplication raises here, because ``use_backend`` asks for a backend that cannot run it; then
+            ``products`` are those without the request. None where it runs.
     """
 
     what: str
     backend: str | None
     candidates: tuple[Candidate, ...]
     products: tuple[str, ...]
+    refused: str | None = None
 
     @property
     def dense_seconds(self) -> float:
@@ -74,6 +77,8 @@ class Explanation:
                 time, spread = _time(c.seconds, *(c.quartiles or ()))
                 against = f"{self.dense_seconds / c.seconds:.2f}x dense"
             lines.append(f"{mark} {c.name:10} {time:>10} {spread:>18} {against:>14}  {c.reason}")
+        if self.refused is not None:
+            lines.append(f"  raises BackendUnavailableError: {self.refused}")
         return "\n".join([*lines, *[f"  {product}" for product in self.products]])
 
 
@@ -89,6 +94,7 @@ def explain(
     Everyone runs in rounds, turn by turn: a time is the median of the rounds, and the quartiles in brackets hold half
     of them. A complex matrix whose entries are those of a discrete Fourier transform or its inverse, up to a multiple
     and rounding, is timed beside ``torch.fft`` too; for cosine and sine transforms torch has nothing to compare with.
+    Inside ``use_backend`` the answer is about the backend that it asks for, also where that one cannot run.
 
     Args:
         matrix: a structured matrix, or the weights of a chain as for ``chain_matmul``.
@@ -112,7 +118,8 @@ def explain(
     """
     check_size("explain", "batch", batch)
     seconds = check_seconds("explain", "seconds", seconds)
-    name, multiply, dense = _described(matrix, patterns)
+    with torch.no_grad(), dispatch.free():
+        name, multiply, dense = _described(matrix, patterns)
     m, n = dense.shape
     generator = torch.Generator("cpu").manual_seed(0)
     x = torch.randn(batch, n, generator=generator, device="cpu").to(dense.device, dense.dtype)
@@ -120,12 +127,11 @@ def explain(
     kind = str(dense.dtype).removeprefix("torch.")
     what = f"{name}, {m} x {n}, {kind}, batch {batch}, {threads} thread{'s' if threads > 1 else ''}"
     with torch.no_grad():
-        with dispatch.observing() as products, segments_dispatch.observing() as sums:
-            multiply(x)
+        products, sums, refused = _observed(multiply, x)
         runners = {b.name: _forced(b.name, multiply, x) for b in dispatch.BACKENDS}
         reasons = {b.name: _refusal(b, products, sums) for b in dispatch.BACKENDS}
         able = {name: run for name, run in runners.items() if reasons[name][0]}
-        if not products and not sums:
+        if not products and not sums and refused is None:
             able["itself"] = lambda: multiply(x)
         able["dense"] = lambda: functional.linear(x, dense)
         told = {name: reason for name, (_, reason) in reasons.items()}
@@ -138,7 +144,25 @@ def explain(
     candidates = tuple([_candidate(name, reason, times.get(name)) for name, reason in told.items()])
     ran = [product.backend for product in products] + [one.backend for one in sums]
     words = *[_words(product) for product in products], *[_words_of_boxes(one) for one in sums]
-    return Explanation(what, ran[0] if ran else None, candidates, words)
+    return Explanation(what, ran[0] if ran and refused is None else None, candidates, words, refused)
+
+
+def _observed(
+    multiply: Callable[[Tensor], Tensor], x: Tensor
+) -> tuple[list[Product], list[SegmentsProduct], str | None]:
+    """The products that run, or those that would without ``use_backend`` and what is raised because of it."""
+    with dispatch.observing() as products, segments_dispatch.observing() as sums:
+        try:
+            multiply(x)
+        except BackendUnavailableError as error:
+            if dispatch.requested() is None:
+                raise
+            refused = str(error)
+        else:
+            return products, sums, None
+    with dispatch.free():
+        products, sums, _ = _observed(multiply, x)
+    return products, sums, refused
 
 
 def _candidate(name: str, reason: str, times: list[float] | None) -> Candidate:
@@ -168,16 +192,14 @@ def _described(
 ) -> tuple[str, Callable[[Tensor], Tensor], Tensor]:
     """What it is, how it multiplies, and the same as an ordinary matrix."""
     if isinstance(matrix, StructuredMatrix):
-        with torch.no_grad():
-            return type(matrix.structure).__name__, matrix, matrix.to_dense()
+        return type(matrix.structure).__name__, matrix, matrix.to_dense()
     if not isinstance(matrix, Sequence) or isinstance(matrix, str) or not len(matrix):
         way_out = "pass a StructuredMatrix, or the weights of a chain"
         raise DtypeError(complaint("explain", "matrix", type(matrix).__name__, "not a matrix", way_out))
     weights = tuple(matrix)
     chain = check_chain("explain", weights, patterns)
-    with torch.no_grad():
-        eye = torch.eye(chain[0].cols, dtype=weights[0].dtype, device=weights[0].device)
-        dense = reference_chain_matmul(eye, weights, chain).mT.contiguous()
+    eye = torch.eye(chain[0].cols, dtype=weights[0].dtype, device=weights[0].device)
+    dense = reference_chain_matmul(eye, weights, chain).mT.contiguous()
     return "chain", lambda x: chain_matmul(x, weights, chain), dense
 
 
