@@ -74,9 +74,7 @@ REFUSED = {
 def test_a_request_that_is_refused_is_answered(
     name: str, interpreter: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(
-        "TRITON_INTERPRET", interpreter
-    )  # 0: only GPUs; 1: no float64
+    monkeypatch.setenv("TRITON_INTERPRET", interpreter)  # 0: only GPUs; 1: no float64
     make, who = REFUSED[name]
     matrix = make(dtype)
     multiply = partial(chain_matmul, weights=matrix) if name == "weights" else matrix
