@@ -31,7 +31,7 @@ kaleidoscope, variation, scrambles, sinkhorn = map(
     part, ("kaleidoscope", "variation", "scrambles", "sinkhorn")
 )
 seriation, certificate, models, running = map(part, ("seriation", "certificate", "models", "run"))
-settings = part("settings")
+settings, tables = part("settings"), part("tables")
 resnet = importlib.import_module(f"{package.__name__}.common.resnet")
 
 
@@ -422,3 +422,14 @@ def test_paper_runs_dry(kmatrix: Command) -> None:
     chosen = [word for name in ("fc/*", "kaleidoscope/bit*", "sinkhorn/rows*") for word in ("--cases", name)]
     done = kmatrix("recipe", "run", "permutation", "--preset", "paper", "--dry-run", "--seeds", "1", *chosen)
     assert done.exit_code == 0, done.output
+
+
+def test_figures_of_the_paper_stand_beside_what_the_paper_did() -> None:
+    """K in stages is ours: the paper's K is compared with the one that is learned in the paper's way."""
+    small = settings.settings("small")
+    sheet = tables.sheets(small, [])[0]
+    printed = {(row[0], row[1]): row[-1] for row in sheet.rows}
+    assert printed["2-D bit reversal", "K as in the paper + CNN"] == "93.6"
+    assert printed["2-D bit reversal", "K in stages + CNN"] == tables.NONE
+    assert printed["none", "CNN, unpermuted images"] == "94.9"
+    assert {figure for (kind, _), figure in printed.items() if kind.startswith("random")} == {tables.NONE}
