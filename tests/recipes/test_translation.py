@@ -1,4 +1,4 @@
-"""The recipe of translation: the model, the families, decoding, words, the fast decoder, and the command."""
+"""The recipe of translation: the model, the families, decoding, words, training, and the command."""
 
 from __future__ import annotations
 
@@ -28,24 +28,13 @@ def part(name: str) -> Any:
     return importlib.import_module(f"{package.__name__}.{name}")
 
 
-model, families, settled = (part(f"translation.{name}") for name in ("model", "families", "settled"))
+model, families = part("translation.model"), part("translation.families")
 decoding, text, quality = (part(f"translation.{name}") for name in ("decoding", "text", "quality"))
-settings, speed, running = (part(f"translation.{name}") for name in ("settings", "speed", "run"))
+settings, running = part("translation.settings"), part("translation.run")
 common, pairs_of = part("common"), part("common.data.translation")
 
 SMALL = model.Size(32, 64, 4, (3, 5), (3, 7), 50, 40)
 NAMES = ["dense", *families.FAMILIES]
-
-
-def made(family: str = "dense", everywhere: bool = False, size: Any = SMALL) -> Any:
-    """A model whose biases and norms are no longer zeros and ones."""
-    net = model.Translator(size)
-    families.replace(net, family, everywhere)
-    with torch.no_grad():
-        for name, parameter in net.named_parameters():
-            if name.endswith("bias") or "norm" in name:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-    return net.eval()
 
 
 def sentences(count: int, words: int, most: int = 50) -> Tensor:
@@ -72,7 +61,7 @@ def test_dynamic_convolution_is_its_definition(causal: bool, kernel: int) -> Non
     torch.testing.assert_close(conv(x), expected)
 
 
-def test_the_decoder_does_not_see_what_follows() -> None:
+def test_the_decoder_does_not_see_what_follows(made: Any) -> None:
     net, source, target = made(), sentences(1, 6), sentences(1, 7, 40)
     other = target.clone()
     other[0, 4:] = 3
@@ -80,14 +69,14 @@ def test_the_decoder_does_not_see_what_follows() -> None:
     assert same.abs().max() < 1e-6
 
 
-def test_padding_changes_nothing() -> None:
+def test_padding_changes_nothing(made: Any) -> None:
     net, source, target = made(), sentences(1, 6), sentences(1, 5, 40)
     padded = torch.cat([source, torch.full((1, 4), model.PAD)], 1)
     both = torch.cat([padded, sentences(1, 10)])
     torch.testing.assert_close(net(both, target.expand(2, -1))[:1], net(source, target), atol=1e-5, rtol=1e-5)
 
 
-def test_steps_give_what_the_whole_sentence_gives() -> None:
+def test_steps_give_what_the_whole_sentence_gives(made: Any) -> None:
     net, source, target = made(), sentences(3, 6), sentences(3, 9, 40)
     source[0, 4:] = model.PAD
     with torch.no_grad():
@@ -148,7 +137,7 @@ def test_replacing_counts_and_leaves_the_rest() -> None:
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)
-def test_every_family_learns(family: str) -> None:
+def test_every_family_learns(made: Any, family: str) -> None:
     net = made(family).train()
     source, target = sentences(8, 5), sentences(8, 5, 40)
     optimizer = torch.optim.Adam(net.parameters(), lr=3e-3)
@@ -171,91 +160,6 @@ def test_many_vectors_give_what_few_give(family: str) -> None:
     with torch.no_grad():
         layer.bias.normal_()
     torch.testing.assert_close(layer(x), torch.stack([layer(row) for row in x.flatten(0, 1)]).view(3, 20, 24))
-
-
-# The fast decoder
-
-
-@pytest.mark.parametrize("everywhere", [False, True])
-@pytest.mark.parametrize("fold", [False, True])
-@pytest.mark.parametrize("family", NAMES)
-def test_the_settled_decoder_is_the_model(family: str, fold: bool, everywhere: bool) -> None:
-    net, source, target = made(family, everywhere), sentences(1, 6), sentences(1, 9, 40)
-    with torch.inference_mode():
-        expected = net(source, target)[0]
-        fast = settled.Settled(net, limit=9, fold=fold)
-        for _ in range(2):  # what the last sentence left behind does not matter
-            fast.begin(source[0])
-            got = torch.cat([fast.output(fast.hidden(int(target[0, t]), t)) for t in range(9)])
-            torch.testing.assert_close(got, expected, atol=2e-5, rtol=2e-5)
-
-
-def test_the_settled_decoder_says_what_greedy_search_says() -> None:
-    net, source = made("b"), sentences(1, 6)
-    expected = decoding.greedy(net, source)[0]
-    assert settled.Settled(net, limit=decoding.limits(source) - 1).translate(source[0]) == expected
-
-
-def test_the_two_forms_of_dense_agree() -> None:
-    layer, x, out = nn.Linear(12, 7), torch.randn(1, 12), torch.empty(1, 7)
-    with torch.inference_mode():
-        for bias in (layer.bias, None):
-            for form in settled.dense_forms(layer.weight, bias):
-                expected = nn.functional.linear(x, layer.weight, bias)
-                torch.testing.assert_close(form(x), expected)
-                form(x, out)
-                torch.testing.assert_close(out, expected)
-
-
-def test_a_profile_adds_up_and_leaves_the_decoder_as_it_was() -> None:
-    fast = settled.Settled(made("b"), limit=9)
-    chosen = speed.drawn(2, 4, 8, 40, torch.Generator().manual_seed(0))
-    said = [fast.translate(*sentence) for sentence in chosen]
-    shares = speed.profile(fast, chosen)
-    assert {"encoder, keys and values", "the four linear layers", speed.REST} <= set(shares)
-    assert not any("timed" in repr(value) for value in vars(fast.layers[0]).values())
-    assert [fast.translate(*sentence) for sentence in chosen] == said
-
-
-def test_contenders_share_what_is_not_replaced() -> None:
-    chosen = speed.drawn(2, 3, 5, 40, torch.Generator().manual_seed(0))
-    contenders = [speed.Contender(), speed.Contender("b"), speed.Contender("b", everywhere=True)]
-    decoders, counts = speed._decoders(contenders, SMALL, 5)
-    dense, b, everywhere = (decoder.model for decoder in decoders.values())
-    assert dense.encoder[0].ffn.fc1.weight is b.encoder[0].ffn.fc1.weight
-    assert dense.decoder[0].attention.q.weight is b.decoder[0].attention.q.weight
-    assert isinstance(everywhere.output, km.nn.Linear)
-    found = speed.compete(contenders, SMALL, chosen, 2)
-    assert found["contenders"]["dense"]["ratio"] == [1.0, 1.0, 1.0]
-    assert all(c["error"] < 1e-4 for c in found["contenders"].values())
-    assert counts["b"]["parameters"] == found["contenders"]["b"]["parameters"]
-
-
-def test_who_says_something_else_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even if only the last word of the longest sentence differs."""
-    chosen = speed.drawn(2, 3, 6, 40, torch.Generator().manual_seed(0))
-    longest = max(count for _, count in chosen)
-    hidden = settled.Settled.hidden
-
-    def wrong(self: Any, word: int, position: int) -> Tensor:
-        return hidden(self, word, position) * (1.01 if position == longest - 1 else 1.0)  # type: ignore[no-any-return]
-
-    monkeypatch.setattr(settled.Settled, "hidden", wrong)
-    with pytest.raises(part("common.errors").MismatchError, match=f"contender=dense: over {longest} words"):
-        speed.compete([speed.Contender()], SMALL, chosen, 1)
-
-
-def test_scores_that_are_no_numbers_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    hidden = settled.Settled.hidden
-    monkeypatch.setattr(settled.Settled, "hidden", lambda self, *args: hidden(self, *args) * torch.nan)
-    chosen = speed.drawn(1, 3, 6, 40, torch.Generator().manual_seed(0))
-    with pytest.raises(part("common.errors").MismatchError, match="nan"):
-        speed.compete([speed.Contender()], SMALL, chosen, 1)
-
-
-def test_sentences_are_spread_over_the_lengths() -> None:
-    encoded = [(torch.ones(3), torch.ones(k)) for k in (9, 2, 4, 7, 5, 30, 6)]
-    assert [count for _, count in speed.lengths(encoded, 3, 4, 9)] == [4, 6, 9]
 
 
 # Decoding
@@ -293,13 +197,13 @@ def test_a_beam_as_wide_as_everything_finds_the_best() -> None:
             assert decoding.beam_search(Chain(scores), source, 81, penalty)[0] == best[1]
 
 
-def test_a_beam_of_one_is_greedy() -> None:
+def test_a_beam_of_one_is_greedy(made: Any) -> None:
     net, source = made(), sentences(5, 6)
     source[2, 3:] = model.PAD
     assert decoding.beam_search(net, source, 1) == decoding.greedy(net, source)
 
 
-def test_a_sentence_does_not_depend_on_its_batch() -> None:
+def test_a_sentence_does_not_depend_on_its_batch(made: Any) -> None:
     net, source = made(), sentences(4, 6)
     together = decoding.beam_search(net, source, 3)
     assert together == [decoding.beam_search(net, source[k : k + 1], 3)[0] for k in range(4)]
@@ -452,7 +356,9 @@ def test_what_is_searched_is_a_rate_of_the_grid() -> None:
             assert rates == ((4.0, 1.0) if case.options["family"] == "dense" else (1.0, 4.0))
 
 
-def test_rates_reach_the_parameters_they_are_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rates_reach_the_parameters_they_are_for(
+    made: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[dict[float, int]] = []
 
     def train(model: Any, optimizer: Any, *args: Any, **options: Any) -> Any:
