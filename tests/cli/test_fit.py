@@ -238,7 +238,8 @@ def test_bad_places_are_found_before_the_work(
         raise AssertionError("the fit was started")
 
     monkeypatch.setattr(km, "fit", never)
-    complaint(kmatrix("fit", low_rank, "--tol", "1e-3", "--out", "no/A.safetensors"))
+    said = complaint(kmatrix("fit", low_rank, "--tol", "1e-3", "--out", "no/A.safetensors"))
+    assert said.startswith("kmatrix fit: --out=no/A.safetensors: ")
 
 
 def test_an_interrupted_search_keeps_the_best_so_far(

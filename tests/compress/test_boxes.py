@@ -27,11 +27,11 @@ def _matrix(m: int, n: int, count: int, budget: float, seed: int = 0) -> GBLRMat
     return made
 
 
-def _same(layer: nn.Module, matrix: km.StructuredMatrix) -> None:
+def _same(layer: nn.Module, matrix: km.StructuredMatrix) -> bool:
     x = torch.randn(7, matrix.shape[1], dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = x @ matrix.to_dense().mT
-        assert torch.allclose(layer(x), expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
+        return torch.allclose(layer(x), expected, rtol=1e-12, atol=1e-12 * float(expected.abs().max()))
 
 
 @pytest.mark.parametrize("form", ["auto", "factors", "dense"])
@@ -41,13 +41,13 @@ def _same(layer: nn.Module, matrix: km.StructuredMatrix) -> None:
 def test_stock_modules_compute_the_same(m: int, n: int, count: int, budget: float, form: str) -> None:
     matrix = _matrix(m, n, count, budget)
     for one in (matrix, matrix.T, 2 * matrix):
-        _same(stock_layer(one, form=form), one)  # type: ignore[arg-type]
+        assert _same(stock_layer(one, form=form), one)  # type: ignore[arg-type]
 
 
 def test_boxes_inside_products_and_sums_are_lowered() -> None:
     a, b = _matrix(30, 40, 10, 0.3), km.LowRank(3).random(40, 30, dtype=torch.float64)
     for one in (a @ b, (a @ b).T, a + b.T, b @ a):
-        _same(stock_layer(one, form="factors"), one)
+        assert _same(stock_layer(one, form="factors"), one)
 
 
 def test_wrapping_empty_and_missing_boxes() -> None:
@@ -55,7 +55,7 @@ def test_wrapping_empty_and_missing_boxes() -> None:
     generator = torch.Generator().manual_seed(2)
     numbers = [torch.randn(size, dtype=torch.float64, generator=generator) for size in (10, 11)]
     matrix = GBLRMatrix.from_boxes((30, 40), boxes, *numbers)
-    _same(stock_layer(matrix, form="factors"), matrix)
+    assert _same(stock_layer(matrix, form="factors"), matrix)
     nothing = GBLRMatrix.from_boxes((5, 4), Boxes([], [], [], []), torch.zeros(0), torch.zeros(0))
     assert not stock_layer(nothing, form="factors")(torch.ones(4)).any()
 
