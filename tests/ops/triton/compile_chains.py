@@ -9,8 +9,9 @@ from ahead_of_time import Needs, needs
 
 from kmatrix.ops import Pattern
 from kmatrix.ops.triton import resident
+from kmatrix.ops.triton.backward import stages
 from kmatrix.ops.triton.kernels import chain as links_of
-from kmatrix.ops.triton.kernels import gradient, paths
+from kmatrix.ops.triton.kernels import gradient, paths, pullback
 from kmatrix.ops.triton.kernels import resident as kernels
 from kmatrix.ops.triton.launch import constants, links
 from kmatrix.ops.triton.plan import Factor, Plan, Step, Tile, plan
@@ -95,6 +96,21 @@ def backward(step: Step, dtype: torch.dtype, capability: int) -> Needs:
     )
 
 
+def pulled_back(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
+    """The backward pass of a plan of several steps."""
+    pairs = 2 if dtype.is_complex else 1
+    told, tiles, _ = stages(found, pairs, *[[0] * len(found.steps)] * 3)
+    width = max(step.factor.pattern.rows for step in found.steps[:-1]) * pairs
+    known: dict[str, object] = {
+        "scales": None, "STAGES": told, "Q": pairs, "NEED_X": True, "SCALED": False, "PRECISION": "ieee",
+        "CHUNK": found.chunk, "WIDTH": width, "TILES": tiles,
+    }  # fmt: skip
+    warps = max(step.tile.warps for step in found.steps)
+    named = types(dtype, "grad", "x", "grad_x", "ring", "weights")
+    odd = ("rows", "chunks")
+    return needs(pullback.pullback_kernel, named, known, capability=capability, warps=warps, odd=odd)
+
+
 def multiplied_out(patterns: tuple[Pattern, ...], dtype: torch.dtype) -> list[Needs]:
     """A run of factors or two as one block, and for one run the gradient of one of its factors."""
     q = 2 if dtype.is_complex else 1
@@ -129,7 +145,10 @@ def main() -> None:
         for batch in (16, 32768):
             needed = chain(plan(patterns, patterns, batch, dtype), dtype, capability)
             print(f"{name} batch {batch}: {needed.spilled} {needed.shared} {needed.atomics}")
-        for step in plan(patterns, patterns, 32768, dtype, backward=True).steps:
+        back = plan(patterns, patterns, 32768, dtype, backward=True)
+        needed = pulled_back(back, dtype, capability)
+        print(f"{name} batch 32768 backward: {needed.spilled} {needed.shared} {needed.atomics}")
+        for step in back.steps:
             needed = backward(step, dtype, capability)
             print(
                 f"{name} backward {tuple(step.factor.pattern)}: {needed.spilled} {needed.shared} {needed.atomics}"

@@ -17,6 +17,7 @@ from kmatrix.ops.dispatch import observing
 from kmatrix.ops.gradients import chain_gradients
 from kmatrix.ops.triton import plan as rule
 from kmatrix.ops.triton.available import interpreted, triton_is_here
+from kmatrix.ops.triton.backward import gradients, stages
 from kmatrix.ops.triton.launch import forward, links
 
 pytestmark = pytest.mark.skipif(
@@ -109,8 +110,38 @@ def test_chunks_go_through_the_ring() -> None:
     torch.testing.assert_close(y, reference_chain_matmul(x, weights, patterns))
 
 
+@pytest.mark.parametrize(
+    ("n", "widest", "factors", "dtype", "need_x"),
+    [
+        (16, 4, 2, torch.float32, True),
+        (8, 2, 3, torch.complex64, True),
+        (8, 2, 3, torch.float32, False),
+        (16, 2, 4, torch.float32, True),
+    ],
+)
+def test_gradients_go_through_the_ring(
+    n: int, widest: int, factors: int, dtype: torch.dtype, need_x: bool
+) -> None:
+    """More chunks than have room on any shelf, the last not full; sums that grow from chunk to chunk; a tied weight."""
+    patterns = tuple(butterfly(n))
+    weights, x = draw(patterns, dtype), torch.randn((2 * factors - 1) * 16 + 5, n, dtype=dtype)
+    weights[1] = weights[1][:1]
+    grad = torch.randn(x.shape, dtype=dtype)
+    shapes = tuple([tuple(w.shape) for w in weights])
+    found = rule.plan(patterns, shapes, len(x), dtype, backward=True, choice=rule.Choice(widest, 1))
+    assert len(found.steps) == factors
+    small = [step._replace(tile=step.tile._replace(vectors=16, steps=1)) for step in found.steps]
+    found = rule.Plan(tuple(small), 16)
+    grad_x, grad_weights = gradients(grad, x, weights, patterns, found, need_x)
+    exact_x, exact = chain_gradients(grad, x, weights, patterns)
+    torch.testing.assert_close(grad_x, exact_x if need_x else None, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(grad_weights, list(exact), atol=1e-3, rtol=1e-4)
+    again = gradients(grad, x, weights, patterns, found, need_x)[1]
+    assert all(torch.equal(one, other) for one, other in zip(again, grad_weights, strict=True))
+
+
 def test_wide_blocks_are_cut_into_tiles() -> None:
-    patterns = [Pattern(1, 150, 140, 2)]
+    patterns = [Pattern(1, 150, 140, 2), Pattern(2, 3, 150, 1)]
     check(draw(patterns, torch.float32), patterns, torch.randn(3, 280))
 
 
@@ -138,28 +169,74 @@ def test_products_of_weights_beyond_float16(size: float, scale: float) -> None:
     assert error([y], exact) <= 2 * error([reference_chain_matmul(x, weights, patterns)], exact)
 
 
-@pytest.mark.parametrize("sizes", [(64, 3), (1024, 4), (4096, 1)])
-def test_nobody_waits_for_a_later_ticket(sizes: tuple[int, int]) -> None:
+ORDERS = [(64, 16, 3), (1024, 16, 4), (4096, 16, 1), (4096, 4, 20)]
+
+
+@pytest.mark.parametrize(("n", "widest", "chunks"), ORDERS)
+def test_nobody_waits_for_a_later_ticket(n: int, widest: int, chunks: int) -> None:
     """Tickets are drawn in order; a tile waits for all tiles of its chunk at the factor before, and for those that
     read what it overwrites. Each of them must have a smaller ticket, or programs that fill the GPU might wait for ever.
     """
-    n, chunks = sizes
     patterns = tuple(butterfly(n))
-    found = rule.plan(patterns, patterns, 1 << 16, torch.bfloat16, choice=rule.Choice(16, 2**22))
+    found = rule.plan(patterns, patterns, 1 << 16, torch.bfloat16, choice=rule.Choice(widest, 2**22))
     places = [0] * len(found.steps)
     factors, tiles = links(found, 1, places, places)
     assert len(factors) > 1
-    first: dict[tuple[int, int], int] = {}
-    last: dict[tuple[int, int], int] = {}
-    for k, (*_, begin, count, _, _) in enumerate(factors):
-        for chunk in range(chunks):
-            first[chunk, k] = (chunk + k) * tiles + begin
-            last[chunk, k] = first[chunk, k] + count - 1
+    first, last = tickets(factors, tiles, chunks)
     for (chunk, k), ticket in first.items():
         if k:
             assert last[chunk, k - 1] < ticket
         if k + 1 < len(factors) and chunk >= 2:
             assert last[chunk - 2, k + 1] < ticket
+
+
+@pytest.mark.parametrize(("n", "widest", "chunks"), ORDERS)
+def test_no_gradient_waits_for_a_later_ticket(n: int, widest: int, chunks: int) -> None:
+    """As above; and whoever reads a shelf of the ring finds there what was written for it, and nothing later."""
+    patterns = tuple(butterfly(n))
+    choice = rule.Choice(widest, 2**22)
+    found = rule.plan(patterns, patterns, 1 << 16, torch.bfloat16, backward=True, choice=choice)
+    places = [0] * len(found.steps)
+    told, tiles, shelves = stages(found, 1, places, places, places)
+    stage_count, k_last = len(told), len(found.steps) - 1
+    assert stage_count == 2 * k_last + 1 > 1
+    first, last = tickets(told, tiles, chunks)
+    written: dict[int, tuple[int, int]] = {}  # what lies on a shelf: chunk and the stage that wrote it
+    for phase in range(chunks + stage_count - 1):
+        for s, constants in reversed(list(enumerate(told))):  # as late as may be: readers before writers
+            chunk = phase - s
+            if not 0 <= chunk < chunks:
+                continue
+            source, rooms, target, slots, reader, behind = constants[18:24]
+            if 0 < s < stage_count - 1:
+                before = s - 1 if s < k_last else 2 * k_last - s - 1
+                assert written[source + chunk % rooms] == (chunk, before)
+            if s > k_last:
+                assert written[behind + chunk % 2] == (chunk, s - 1)
+            if s < stage_count - 1:
+                assert target + chunk % slots < shelves
+                written[target + chunk % slots] = chunk, s
+                if chunk >= slots:
+                    assert last[chunk - slots, reader] < first[chunk, s]
+            if s:
+                assert last[chunk, s - 1] < first[chunk, s]
+            if chunk:
+                assert last[chunk - 1, s] < first[chunk, s]
+
+
+Tickets = dict[tuple[int, int], int]
+
+
+def tickets(told: Sequence[Sequence[int]], tiles: int, chunks: int) -> tuple[Tickets, Tickets]:
+    """The first and the last ticket of each chunk at each stage."""
+    first: Tickets = {}
+    last: Tickets = {}
+    for k, constants in enumerate(told):
+        begin, count = constants[15:17]
+        for chunk in range(chunks):
+            first[chunk, k] = (chunk + k) * tiles + begin
+            last[chunk, k] = first[chunk, k] + count - 1
+    return first, last
 
 
 def test_the_interpreter_is_never_chosen_by_itself() -> None:

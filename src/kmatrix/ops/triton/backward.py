@@ -1,19 +1,36 @@
-"""Running the kernels backward: the vectors between factors are computed again, then a launch for each factor."""
+"""Running the kernels backward: the vectors between factors are computed again, and nothing is added in a random order.
+
+A chain takes one launch; a factor alone, or a chain with blocks that no tile holds whole, a launch for each product.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
+from math import prod
 
 import torch
 from torch import Tensor
 
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.triton.available import precision
-from kmatrix.ops.triton.launch import constants, factor_product, real_rows, rows_of
+from kmatrix.ops.triton.launch import (
+    SHORTEST_CHAIN,
+    Constants,
+    constants,
+    factor_product,
+    real_rows,
+    rows_of,
+    tiles_of,
+)
 from kmatrix.ops.triton.packing import Packed, pack, unpacked_gradients
-from kmatrix.ops.triton.plan import Plan
+from kmatrix.ops.triton.plan import Plan, Step
 
 PARTS = 528  # programs that share the vectors in a backward pass: some for each processor of a large GPU
+
+
+Gradients = tuple[Tensor | None, list[Tensor]]
+"""Of rows of real numbers, and of every packed factor in float32."""
 
 
 def factor_gradients(
@@ -25,15 +42,14 @@ def factor_gradients(
     step = plan.steps[i]
     batch, tile = x.shape[0], step.tile
     f = constants(step, pairs)
-    a, b, c, d, held_a, held_d = f[:6]
+    a, b, c, d = f[:4]
     b, c = b * pairs, c * pairs
-    whole = b <= tile.outputs and c <= tile.inputs
-    stacked = held_d > 1 and tile.diagonals > 1
     d_tiles = -(-d // tile.diagonals)
     places = a * d_tiles * -(-b // tile.outputs) * -(-c // tile.inputs)
     steps = _power_below(batch * places // (PARTS * tile.vectors))
     parts = -(-batch // (steps * tile.vectors))
-    sums = x.new_empty((parts, a, d if stacked else d_tiles, c, b), dtype=torch.float32)
+    sums = x.new_empty(_shape_of_sums(step, pairs, parts), dtype=torch.float32)
+    whole = _is_whole(step, pairs)
     fused = need_x and whole
     grad_x = torch.empty_like(x) if fused else None
     target = x if grad_x is None else grad_x
@@ -44,13 +60,110 @@ def factor_gradients(
     )  # fmt: skip
     if need_x and not whole:
         grad_x = factor_product(grad, plan, i, packed, pairs, turned=True)
-    tied = [0] + [1] * (held_a == 1) + [2] * (held_d == 1)
-    return grad_x, sums.sum(tied).view(held_a, held_d, c, b)
+    return grad_x, _added_up(sums, step, pairs)
 
 
 def _power_below(size: int) -> int:
     """The largest power of two up to ``size``, so that few kernels are compiled; at least one."""
     return 1 << max(size.bit_length() - 1, 0)
+
+
+def _is_whole(step: Step, pairs: int) -> bool:
+    """Whether a tile holds all inputs and outputs of a group."""
+    pattern, tile = step.factor.pattern, step.tile
+    return pattern.b * pairs <= tile.outputs and pattern.c * pairs <= tile.inputs
+
+
+def _shape_of_sums(step: Step, pairs: int, shares: int) -> tuple[int, ...]:
+    """What the kernels call ``sums``: diagonals that share their matrix are added up in a tile."""
+    (a, b, c, d), _, tied_d = step.factor
+    across = -(-d // step.tile.diagonals) if tied_d or step.tile.diagonals == 1 else d
+    return shares, a, across, c * pairs, b * pairs
+
+
+def _added_up(sums: Tensor, step: Step, pairs: int) -> Tensor:
+    """The gradient of a packed factor from the shares of all programs."""
+    (a, b, c, d), tied_a, tied_d = step.factor
+    tied = [0] + [1] * tied_a + [2] * tied_d
+    return sums.sum(tied).view(1 if tied_a else a, 1 if tied_d else d, c * pairs, b * pairs)
+
+
+def stages(
+    plan: Plan, pairs: int, places: Sequence[int], lanes: Sequence[int], sums: Sequence[int]
+) -> tuple[tuple[Constants, ...], int, int]:
+    """What ``pullback_kernel`` calls ``STAGES``, the number of tiles of a phase, and of shelves of the ring.
+
+    ``stage`` says what stands behind the constants of each factor. The products of factor ``k`` are read by the factor
+    behind it and again by its gradient, which is as many stages later as there are chunks on their shelf.
+    """
+    steps = plan.steps
+    k_last = len(steps) - 1
+    rooms = [2 * (k_last - k) for k in range(k_last)]  # of the products of factor k, in chunks
+    forward = [sum(rooms[:k]) for k in range(k_last)]  # where they begin
+    back = [sum(rooms) + 2 * k for k in range(k_last)]  # where their gradients begin
+    found: list[Constants] = []
+    total = 0
+
+    def append(k: int, *shelves: int) -> None:
+        nonlocal total
+        f = constants(steps[k], pairs)
+        tiles = tiles_of(f, plan.chunk, pairs)
+        found.append((*f, total, tiles, places[k], *shelves, lanes[k], sums[k]))
+        total += tiles
+
+    for k in range(k_last):
+        source = (forward[k - 1], rooms[k - 1]) if k else (0, 1)
+        append(k, *source, forward[k], rooms[k], 2 * k_last - k - 1, 0)
+    for s, k in enumerate(reversed(range(k_last + 1)), k_last):
+        source = (forward[k - 1], rooms[k - 1]) if k else (0, 1)
+        target = (back[k - 1], 2, s + 1) if k else (0, 1, s)
+        append(k, *source, *target, back[k] if k < k_last else 0)
+    return tuple(found), total, sum(rooms) + 2 * k_last
+
+
+def _in_one_launch(
+    grad: Tensor, x: Tensor, plan: Plan, packed: Packed, pairs: int, need_x: bool
+) -> Gradients:
+    """Gradients of a chain whose tiles hold blocks whole."""
+    from kmatrix.ops.triton.kernels import pullback as kernels
+
+    steps = plan.steps
+    shapes = [
+        _shape_of_sums(step, pairs, plan.chunk // (step.tile.vectors * step.tile.steps)) for step in steps
+    ]
+    sizes = [prod(shape) for shape in shapes]
+    places = tuple(accumulate(sizes[:-1], initial=0))
+    told, tiles, shelves = stages(plan, pairs, packed.places, packed.lanes, places)
+    chunks = -(-len(x) // plan.chunk)
+    width = max(step.factor.pattern.rows for step in steps[:-1]) * pairs
+    ring = x.new_empty(shelves * plan.chunk * width)
+    sums = x.new_empty(sum(sizes), dtype=torch.float32)
+    counters = torch.zeros(1 + chunks * len(told), dtype=torch.int32, device=x.device)
+    grad_x = torch.empty_like(x) if need_x else None
+    target = x if grad_x is None else grad_x
+    kernels.pullback_kernel[(tiles * (chunks + len(told) - 1),)](
+        grad, grad.stride(0), x, x.stride(0), target, target.stride(0), ring, packed.buffer, packed.scales, sums,
+        counters, len(x), chunks, STAGES=told, Q=pairs, NEED_X=need_x, SCALED=packed.scales is not None,
+        PRECISION=precision(), CHUNK=plan.chunk, WIDTH=width, TILES=tiles,
+        num_warps=max(step.tile.warps for step in steps),
+    )  # fmt: skip
+    shares = [part.view(shape) for part, shape in zip(sums.split(sizes), shapes, strict=True)]
+    return grad_x, [_added_up(share, step, pairs) for share, step in zip(shares, steps, strict=True)]
+
+
+def _one_by_one(grad: Tensor, x: Tensor, plan: Plan, packed: Packed, pairs: int, need_x: bool) -> Gradients:
+    """Gradients factor by factor, all vectors between two of them in memory."""
+    inputs = [x]
+    for i in range(len(plan.steps) - 1):
+        inputs.append(factor_product(inputs[-1], plan, i, packed, pairs))
+    upstream: Tensor | None = grad
+    found: list[Tensor] = []
+    for i in reversed(range(len(plan.steps))):
+        assert upstream is not None
+        wanted = need_x or i > 0
+        upstream, gradient = factor_gradients(upstream, inputs.pop(), plan, i, packed, pairs, wanted)
+        found.append(gradient)
+    return upstream, found[::-1]
 
 
 def gradients(
@@ -59,18 +172,11 @@ def gradients(
     """Gradients of ``x`` (if needed) and of every weight; the vectors between factors are computed again."""
     pairs = 2 if x.is_complex() else 1
     packed = pack(weights, patterns, plan.steps)
-    inputs = [real_rows(rows_of(x))]
-    for i in range(len(plan.steps) - 1):
-        inputs.append(factor_product(inputs[-1], plan, i, packed, pairs))
-    upstream: Tensor | None = real_rows(rows_of(grad))
-    found: list[Tensor] = []
-    for i in reversed(range(len(plan.steps))):
-        assert upstream is not None
-        wanted = need_x or i > 0
-        upstream, gradient = factor_gradients(upstream, inputs.pop(), plan, i, packed, pairs, wanted)
-        found.append(gradient)
-    grad_weights = unpacked_gradients(found[::-1], packed, weights, patterns, plan.steps)
-    if upstream is None:
+    short = len(plan.steps) < SHORTEST_CHAIN or not all(_is_whole(step, pairs) for step in plan.steps)
+    run = _one_by_one if short else _in_one_launch
+    grad_x, found = run(real_rows(rows_of(grad)), real_rows(rows_of(x)), plan, packed, pairs, need_x)
+    grad_weights = unpacked_gradients(found, packed, weights, patterns, plan.steps)
+    if grad_x is None:
         return None, grad_weights
-    rows = torch.view_as_complex(upstream.view(len(upstream), -1, 2)) if pairs == 2 else upstream
+    rows = torch.view_as_complex(grad_x.view(len(grad_x), -1, 2)) if pairs == 2 else grad_x
     return rows.reshape(x.shape), grad_weights

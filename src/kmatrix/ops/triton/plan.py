@@ -34,6 +34,9 @@ _PROCESSORS = 132
 _FEW, _MOST = 128, 230  # registers of a thread: with four warps, with eight
 _MOST_BACKWARD = 180
 _RING_BYTES = 32 * 2**20  # of vectors between factors, to stay in the second cache
+# Chunks in the second cache of a chain of two factors, and how many stages work side by side for one phase. The tiles
+# of forward passes are so small that one stage alone should have work for all processors.
+_AS_OF_TWO, _AS_OF_TWO_BACKWARD = (2, 1), (4, 3)
 
 
 class Tile(NamedTuple):
@@ -98,14 +101,14 @@ def plan(
     for start in range(len(factors)):
         for stop, factor in _groups(factors, start, widest):
             tile = _tile(factor, batch, dtype, ring, backward)
-            cost = best[start][0] + _cost(factor, tile, batch, dtype, stop - start > 1)
+            cost = best[start][0] + _cost(factor, tile, batch, dtype, stop - start > 1, backward)
             if cost < best[stop][0]:
                 spread = tile if backward else _spread(tile, factor.pattern, batch, 1 + dtype.is_complex)
                 best[stop] = cost, (*best[start][1], Step(start, stop, factor, spread))
     cost, steps = best[-1]
     if len(steps) > 1 and not backward and batch >= MANY and choice in (None, by_rule(dtype)):
         _, steps = min([(cost, steps), *_resident(factors, widest, batch, dtype, ring)], key=lambda b: b[0])
-    return Plan(steps, _chunk(steps, batch, dtype, ring))
+    return Plan(steps, _chunk(steps, batch, dtype, ring, backward))
 
 
 def by_rule(dtype: torch.dtype) -> Choice:
@@ -145,20 +148,21 @@ def _tile(factor: Factor, batch: int, dtype: torch.dtype, ring: int, backward: b
         vectors, least = power_of_two(batch, 32), LEAST
     half = itemsize == 2
     many, few = (_MOST if half else _MOST // 2), (_FEW if half else _FEW * 3 // 4)
-    many = min(many, _MOST_BACKWARD) if backward else many
+    many = min(many, _MOST_BACKWARD if half else _MOST_BACKWARD // 2) if backward else many
     tile = Tile(vectors, diagonals, outputs, inputs, 1, 8)
     while tile.vectors > least and _registers(tile, shared, itemsize, backward) > many * 256:
         tile = tile._replace(vectors=tile.vectors // 2)
-    tile = tile._replace(steps=_steps(tile, factor.pattern, batch, dtype, ring))
+    tile = tile._replace(steps=_steps(tile, factor.pattern, batch, dtype, ring, backward))
     return tile._replace(warps=4) if _registers(tile, shared, itemsize, backward) <= few * 128 else tile
 
 
-def _steps(tile: Tile, pattern: Pattern, batch: int, dtype: torch.dtype, ring: int) -> int:
+def _steps(tile: Tile, pattern: Pattern, batch: int, dtype: torch.dtype, ring: int, backward: bool) -> int:
     """How often a program multiplies by the same weights: often, but a chunk has work for all processors."""
     a, b, _, d = pattern
-    chunk = min(batch, ring // (2 * pattern.rows * dtype.itemsize))
+    shelves, stages = _AS_OF_TWO_BACKWARD if backward else _AS_OF_TWO
+    chunk = min(batch, ring // (shelves * pattern.rows * dtype.itemsize))
     across = a * -(-d // tile.diagonals) * -(-b * (1 + dtype.is_complex) // tile.outputs)
-    rows = min(chunk * across // _PROCESSORS, _TALL)
+    rows = min(chunk * across * stages // _PROCESSORS, _TALL)
     return 1 << max((rows // tile.vectors).bit_length() - 1, 0)
 
 
@@ -189,7 +193,7 @@ def _registers(tile: Tile, shared: bool, itemsize: int, backward: bool) -> float
     return outputs + copies * (weights + inputs)
 
 
-def _cost(factor: Factor, tile: Tile, batch: int, dtype: torch.dtype, merged: bool) -> float:
+def _cost(factor: Factor, tile: Tile, batch: int, dtype: torch.dtype, merged: bool, backward: bool) -> float:
     """Seconds for one vector."""
     _, _, c, d = factor.pattern
     strided = not (d == 1 or factor.tied_d)
@@ -199,6 +203,11 @@ def _cost(factor: Factor, tile: Tile, batch: int, dtype: torch.dtype, merged: bo
     weights = factor.numel * dtype.itemsize * (1 / (tile.vectors * tile.steps) + 3 * merged / batch)
     rate = _HALF_RATE if dtype.itemsize == 2 else _SINGLE_RATE / (4 if dtype.is_complex else 1)
     arithmetic = factor.pattern.rows * max(c, LEAST) / rate
+    if backward:  # input and gradient are read, one more is written, and most products are made a second time
+        traffic *= 2.5
+        arithmetic *= 3
+        # Sums of gradients are read and written once for each tile, in float32.
+        weights += 2 * 4 * factor.numel * (1 + dtype.is_complex) ** 2 / (tile.vectors * tile.steps)
     memory = (traffic + weights) / _BYTES_PER_SECOND
     return max(memory, arithmetic) + _UNHIDDEN * min(memory, arithmetic) + _LATENCY / batch
 
@@ -224,10 +233,15 @@ def _resident(
     return found
 
 
-def _chunk(steps: tuple[Step, ...], batch: int, dtype: torch.dtype, ring: int) -> int:
-    """As many vectors as let two of them lie between any two factors at a time, in whole tiles."""
-    between = sum(step.factor.pattern.rows for step in steps[:-1])
-    rows = ring // max(2 * between * dtype.itemsize, 1)
+def _chunk(steps: tuple[Step, ...], batch: int, dtype: torch.dtype, ring: int, backward: bool) -> int:
+    """As many vectors as let all that passes between factors stay in the second cache, in whole tiles.
+
+    Forward, two chunks lie between any two factors. Backward, ``backward.stages`` says how many there are.
+    """
+    between = [step.factor.pattern.rows for step in steps[:-1]]
+    shelves = [2 * (len(between) - k) + 2 if backward else 2 for k in range(len(between))]
+    numbers = sum(count * rows for count, rows in zip(shelves, between, strict=True))
+    rows = ring // max(numbers * dtype.itemsize, 1)
     tall = max(step.tile.vectors * step.tile.steps for step in steps)
     return max(min(rows, batch) // tall, 1) * tall
 

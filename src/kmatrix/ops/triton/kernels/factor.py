@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 
 from kmatrix.ops.triton.kernels.arithmetic import activate, narrowed, stacked_product
+from kmatrix.ops.triton.kernels.coordinates import columns_of, rows_of
 
 
 @triton.jit
@@ -63,9 +64,7 @@ def factor_tile(
     STEPS: tl.constexpr = F[10]
     D_BLOCKS: tl.constexpr = (D + BD - 1) // BD
     B_BLOCKS: tl.constexpr = (B + BB - 1) // BB
-    # Diagonals that share their matrix stand beside the vectors, as rows of one product; others are a stack.
-    SHARED: tl.constexpr = F[5] == 1 or BD == 1
-    GROUPS: tl.constexpr = 1 if SHARED else BD
+    GROUPS: tl.constexpr = 1 if F[5] == 1 else BD
     M: tl.constexpr = BT * BD // GROUPS
 
     block = tile % B_BLOCKS
@@ -75,16 +74,8 @@ def factor_tile(
     a = rest % A
     first = (rest // A) * (BT * STEPS)
 
-    m = tl.arange(0, M)
-    lane = tl.arange(0, GROUPS)
-    if SHARED:
-        t0 = (first + m // BD)[None, :]
-        d = (d0 + m % BD)[None, :]
-        stack = tl.zeros((GROUPS,), tl.int32) + (0 if F[5] == 1 else d0)
-    else:
-        t0 = (first + m)[None, :]
-        d = (d0 + lane)[:, None]
-        stack = d0 + lane
+    t0, d, stack = rows_of(d0, BT, BD, F[5])
+    t0 += first
     b = block * BB + tl.arange(0, BB)
     c = tl.arange(0, BC)
     weight += a * F[11] + stack.to(tl.int64)[:, None, None] * F[12]
@@ -98,7 +89,7 @@ def factor_tile(
         wait_for(ready, READY)
     if GUARDED:
         wait_for(free, needed)
-    out = ((a * F[1] + b // Q)[None, None, :] * D + d[:, :, None]) * Q + (b % Q)[None, None, :]
+    out = columns_of(a, b, d, F[1], D, Q)
     kept = (d < D)[:, :, None] & (b < B)[None, None, :]
     if LAST and CROPPED:
         kept = kept & (out < n_out)
@@ -108,8 +99,7 @@ def factor_tile(
         there = (t < rows) & (d < D)
         total = tl.zeros((GROUPS, M, BB), tl.float32)
         for start in tl.static_range(0, C, BC):
-            column = ((a * F[2] + (start + c) // Q)[None, None, :] * D + d[:, :, None]) * Q
-            column += (c % Q)[None, None, :]
+            column = columns_of(a, start + c, d, F[2], D, Q)
             inside = there[:, :, None] & (start + c < C)[None, None, :]
             if GATHERED:  # negative entries count from the end, as in torch; what is outside is zero
                 entry = tl.load(gather + column // Q, mask=inside, other=0)
