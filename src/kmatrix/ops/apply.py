@@ -17,6 +17,7 @@ from kmatrix.ops.chain import chain_matmul
 from kmatrix.ops.definition import Pattern as Pattern
 from kmatrix.ops.definition import Patterns, check_weights
 from kmatrix.ops.ends import Ends, OutsideError, cropping, padding
+from kmatrix.ops.on_gpu import multiply_with_ends
 from kmatrix.ops.routing import Route, is_autocast, is_plain, route
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -56,7 +57,7 @@ def chain_apply(
         rows: how many of the selected outputs to keep, the first ones; None for all.
         bias: one number for each output that is kept.
         activation: "relu", "gelu" (the exact one) or "silu" of ``torch.nn.functional``; none if empty. On a GPU it
-            is part of the product's kernel where autograd does not watch.
+            is part of the product's kernel; "gelu" and "silu" only where autograd does not watch.
         pairs: whether the weights hold complex numbers, as real pairs along a last axis.
         transposed: whether to multiply by the plain transpose of the chain.
 
@@ -105,7 +106,7 @@ def chain_apply(
             y = _folded(plain, plain_weights, chain, ends)
             if y is not None:
                 return y
-        y = _on_gpu(x, used, chain, gather, take, rows, bias)
+        y = multiply_with_ends(x, used, chain, gather, take, rows, bias)
         if y is not None:
             return y
     if x.shape[-1] < cols:
@@ -131,49 +132,10 @@ def _activated(
             _views(weights, patterns, pairs, transposed) if pairs or transposed else (weights, patterns)
         )
         places = ends["gather"], ends["take"], ends["rows"], ends["bias"]
-        y = _on_gpu(x, used, chain, *places, activation)
+        y = multiply_with_ends(x, used, chain, *places, activation)
         if y is not None:
             return y
     return _ACTIVATIONS[activation](chain_apply(x, weights, patterns, **ends))
-
-
-def _on_gpu(
-    x: Tensor,
-    weights: Sequence[Tensor],
-    patterns: Patterns,
-    gather: Tensor | None,
-    take: Tensor | None,
-    rows: int | None,
-    bias: Tensor | None,
-    activation: str = "",
-) -> Tensor | None:
-    """The product and its ends in one launch, where the GPU kernels run and nothing watches; else None."""
-    on_gpu = x.device.type == "cuda" or dispatch.requested() == dispatch.TRITON.name
-    if not on_gpu or take is not None or x.ndim == 0 or is_autocast(x) or not x.numel():
-        return None
-    given = [*weights, *([] if bias is None else [bias])]
-    if any(t.dtype != x.dtype or t.device != x.device for t in given):
-        return None
-    if route(x, given) is not Route.DIRECT or (activation and x.is_complex()):
-        return None
-    cols, full = patterns[0].cols, patterns[-1].rows
-    n_out = full if rows is None else min(rows, full)
-    if gather is not None and (
-        gather.ndim != 1 or len(gather) != cols or gather.dtype not in _INDEX or gather.device != x.device
-    ):
-        return None
-    if x.shape[-1] > cols or n_out == 0 or (bias is not None and bias.shape != (n_out,)):
-        return None
-    check_weights("chain_apply", weights, patterns)
-    x, *plain = dispatch.resolved([x, *weights])
-    backend = dispatch.choose(x, plain, patterns)
-    if backend is not dispatch.TRITON:
-        return None
-    dispatch.observe(x, plain, patterns, backend)
-    bias = None if bias is None else dispatch.resolved([bias])[0]
-    return dispatch.TRITON.run_surrounded(
-        x, plain, patterns, gather=gather, n_out=n_out, bias=bias, activation=activation
-    )
 
 
 def _views(

@@ -67,7 +67,7 @@ class _ChainProduct(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, *weights = ctx.saved_tensors
         _, need_x, *need_weights = ctx.needs_input_grad
-        grad_x, grad_weights = _pull_back(grad, x, weights, ctx.patterns, need_x, need_weights)
+        grad_x, grad_weights = pull_back(grad, x, weights, ctx.patterns, need_x, need_weights)
         return None, grad_x, *grad_weights
 
 
@@ -82,17 +82,17 @@ def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, list[Tensor | None]
     x, *weights = ctx.saved_tensors
     need_x, need_weights, _ = ctx.needs_input_grad
     patterns = unflatten_patterns(ctx.patterns)
-    return *_pull_back(grad, x, weights, patterns, need_x, need_weights), None
+    return *pull_back(grad, x, weights, patterns, need_x, need_weights), None
 
 
-def _pull_back(
+def pull_back(
     grad: Tensor, x: Tensor, weights: list[Tensor], patterns: Patterns, need_x: bool, need_weights: list[bool]
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """The gradients that are needed, by the route that this pass itself takes."""
     if is_autocast(grad):
         # The forward pass has chosen the types, whatever autocast says where backward is called.
         with torch.autocast(grad.device.type, enabled=False):
-            return _pull_back(grad, x, weights, patterns, need_x, need_weights)
+            return pull_back(grad, x, weights, patterns, need_x, need_weights)
     how = route(grad, [x, *weights])
     if not any(need_weights):
         return _adjoint_product(how, grad, weights, patterns), [None] * len(weights)

@@ -85,6 +85,8 @@ def backward(step: Step, dtype: torch.dtype, capability: int) -> Needs:
         "Q": pairs,
         "STEPS": 16,
         "NEED_X": True,
+        "PADDED": True,
+        "CROPPED": True,
         "SCALED": False,
         "scales": None,
         "PRECISION": "ieee",
@@ -102,12 +104,12 @@ def pulled_back(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
     told, tiles, _ = stages(found, pairs, *[[0] * len(found.steps)] * 3)
     width = max(step.factor.pattern.rows for step in found.steps[:-1]) * pairs
     known: dict[str, object] = {
-        "scales": None, "STAGES": told, "Q": pairs, "NEED_X": True, "SCALED": False, "PRECISION": "ieee",
-        "CHUNK": found.chunk, "WIDTH": width, "TILES": tiles,
+        "scales": None, "STAGES": told, "Q": pairs, "NEED_X": True, "PADDED": True, "CROPPED": True,
+        "SCALED": False, "PRECISION": "ieee", "CHUNK": found.chunk, "WIDTH": width, "TILES": tiles,
     }  # fmt: skip
     warps = max(step.tile.warps for step in found.steps)
     named = types(dtype, "grad", "x", "grad_x", "ring", "weights")
-    odd = ("rows", "chunks")
+    odd = ("rows", "chunks", "n_in", "n_out")
     return needs(pullback.pullback_kernel, named, known, capability=capability, warps=warps, odd=odd)
 
 

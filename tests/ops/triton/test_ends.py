@@ -52,6 +52,85 @@ def test_activations(name: str, backend: str) -> None:
         torch.testing.assert_close(chain_apply(x, w, PATTERNS, bias=bias, activation=name), exact)
 
 
+def surrounded(
+    x: Tensor, w: list[Tensor], bias: Tensor | None, gather: Tensor | None, rows: int | None, relu: bool
+) -> Tensor:
+    """What ``chain_apply`` means, in stock torch."""
+    padded = functional.pad(x, (0, 8 - x.shape[-1]))
+    y = reference_chain_matmul(padded if gather is None else padded[..., gather], w, PATTERNS)[..., :rows]
+    y = y if bias is None else y + bias
+    return functional.relu(y) if relu else y
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64], ids=str)
+@pytest.mark.parametrize(("n", "rows"), [(8, 15), (5, 11), (8, 11), (5, 15)])
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("gathered", [False, True])
+@pytest.mark.parametrize("frozen", ["", "x", "w"])
+def test_training_in_one_launch(
+    dtype: torch.dtype, n: int, rows: int, biased: bool, gathered: bool, frozen: str
+) -> None:
+    x, w = torch.randn(2, 3, n, dtype=dtype), weights(dtype)
+    bias = torch.randn(rows, dtype=dtype) if biased else None
+    gather = torch.tensor([7, 1, -3, 3, 2, 0, 6, 4]) if gathered else None
+    relu = not dtype.is_complex
+    leaves = [*([] if frozen == "x" else [x]), *([] if frozen == "w" else w), *([bias] if biased else [])]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    exact = surrounded(x, w, bias, gather, rows, relu)
+    grad = torch.randn_like(exact)
+    with use_backend("triton"), observing() as products:
+        y = chain_apply(
+            x, w, PATTERNS, gather=gather, rows=rows, bias=bias, activation="relu" if relu else ""
+        )
+        found = torch.autograd.grad(y, leaves, grad)
+    torch.testing.assert_close(y, exact)
+    torch.testing.assert_close(found, torch.autograd.grad(exact, leaves, grad), atol=1e-4, rtol=1e-4)
+    assert {product.backend for product in products} == {"triton"}
+    if (n, rows) != (8, 15) or biased or relu:
+        assert type(y.grad_fn).__name__ == "_WithEndsBackward"
+
+
+def test_a_bias_alone_needs_no_product_backward() -> None:
+    x, w, bias = torch.randn(4, 8), weights(), torch.randn(15, requires_grad=True)
+    with use_backend("triton"), observing() as products:
+        chain_apply(x, w, PATTERNS, bias=bias).sum().backward()
+    assert len(products) == 1
+    torch.testing.assert_close(bias.grad, torch.full((15,), 4.0))
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_second_derivatives_of_what_is_in_one_launch(relu: bool) -> None:
+    x, bias = torch.randn(2, 5, requires_grad=True), torch.randn(11, requires_grad=True)
+    w = [p.requires_grad_() for p in weights()]
+    leaves = [x, *w, bias]
+
+    def penalty(y: Tensor) -> Tensor:
+        grads = torch.autograd.grad(y.square().sum(), leaves, create_graph=True)
+        return sum((g.square().sum() for g in grads), torch.zeros(()))
+
+    with use_backend("triton"):
+        y = chain_apply(x, w, PATTERNS, rows=11, bias=bias, activation="relu" if relu else "")
+        found = torch.autograd.grad(penalty(y), leaves)
+    exact = torch.autograd.grad(penalty(surrounded(x, w, bias, None, 11, relu)), leaves)
+    torch.testing.assert_close(found, exact, rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_autocast_lowers_what_is_in_one_launch(learned: bool) -> None:
+    x, w, bias = torch.randn(4, 8), [p.requires_grad_(learned) for p in weights()], torch.randn(15)
+    with torch.autocast("cpu", torch.bfloat16), use_backend("triton"), observing() as products:
+        y = chain_apply(x, w, PATTERNS, bias=bias)
+    assert y.dtype == torch.bfloat16
+    assert (type(y.grad_fn).__name__ == "_WithEndsBackward") == learned
+    assert [product.backend for product in products] == ["triton"]
+    exact = surrounded(x, w, bias, None, 15, False)
+    torch.testing.assert_close(y.float(), exact, atol=0.1, rtol=0.05)
+    if learned:
+        y.sum().backward()
+        assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in w)
+
+
 def test_activations_pass_gradients_and_nan_on() -> None:
     x, w = torch.randn(4, 8), [p.requires_grad_() for p in weights()]
     with use_backend("triton"):

@@ -28,7 +28,6 @@ from kmatrix.ops.triton.plan import Plan, Step
 
 PARTS = 528  # programs that share the vectors in a backward pass: some for each processor of a large GPU
 
-
 Gradients = tuple[Tensor | None, list[Tensor]]
 """Of rows of real numbers, and of every packed factor in float32."""
 
@@ -51,15 +50,16 @@ def factor_gradients(
     sums = x.new_empty(_shape_of_sums(step, pairs, parts), dtype=torch.float32)
     whole = _is_whole(step, pairs)
     fused = need_x and whole
-    grad_x = torch.empty_like(x) if fused else None
+    grad_x = x.new_empty(x.shape) if fused else None
     target = x if grad_x is None else grad_x
     kernels.gradient_kernel[(parts * places,)](
-        grad, grad.stride(0), x, x.stride(0), target, target.stride(0), *packed.factor(i), sums, batch,
-        F=f, Q=pairs, STEPS=steps, NEED_X=fused, SCALED=packed.scales is not None,
+        grad, grad.stride(0), x, x.stride(0), target, target.stride(0), *packed.factor(i), sums, batch, x.shape[1],
+        grad.shape[1], F=f, Q=pairs, STEPS=steps, NEED_X=fused, PADDED=x.shape[1] < step.factor.pattern.cols * pairs,
+        CROPPED=grad.shape[1] < step.factor.pattern.rows * pairs, SCALED=packed.scales is not None,
         PRECISION=precision(), num_warps=tile.warps,
     )  # fmt: skip
     if need_x and not whole:
-        grad_x = factor_product(grad, plan, i, packed, pairs, turned=True)
+        grad_x = factor_product(grad, plan, i, packed, pairs, turned=True, n_out=x.shape[1])
     return grad_x, _added_up(sums, step, pairs)
 
 
@@ -139,15 +139,17 @@ def _in_one_launch(
     ring = x.new_empty(shelves * plan.chunk * width)
     sums = x.new_empty(sum(sizes), dtype=torch.float32)
     counters = torch.zeros(1 + chunks * len(told), dtype=torch.int32, device=x.device)
-    grad_x = torch.empty_like(x) if need_x else None
+    grad_x = x.new_empty(x.shape) if need_x else None
     target = x if grad_x is None else grad_x
     kernels.pullback_kernel[(tiles * (chunks + len(told) - 1),)](
         grad, grad.stride(0), x, x.stride(0), target, target.stride(0), ring, packed.buffer, packed.scales, sums,
-        counters, len(x), chunks, STAGES=told, Q=pairs, NEED_X=need_x, SCALED=packed.scales is not None,
+        counters, len(x), x.shape[1], grad.shape[1], chunks, STAGES=told, Q=pairs, NEED_X=need_x,
+        PADDED=x.shape[1] < steps[0].factor.pattern.cols * pairs,
+        CROPPED=grad.shape[1] < steps[-1].factor.pattern.rows * pairs, SCALED=packed.scales is not None,
         PRECISION=precision(), CHUNK=plan.chunk, WIDTH=width, TILES=tiles,
         num_warps=max(step.tile.warps for step in steps),
     )  # fmt: skip
-    shares = [part.view(shape) for part, shape in zip(sums.split(sizes), shapes, strict=True)]
+    shares = [part.view(shape) for part, shape in zip(torch.split(sums, sizes), shapes, strict=True)]
     return grad_x, [_added_up(share, step, pairs) for share, step in zip(shares, steps, strict=True)]
 
 
@@ -169,7 +171,10 @@ def _one_by_one(grad: Tensor, x: Tensor, plan: Plan, packed: Packed, pairs: int,
 def gradients(
     grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, plan: Plan, need_x: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
-    """Gradients of ``x`` (if needed) and of every weight; the vectors between factors are computed again."""
+    """Gradients of ``x`` (if needed) and of every weight; the vectors between factors are computed again.
+
+    An ``x`` or a ``grad`` that is too short is padded with zeros; the gradient of ``x`` is as short as ``x``.
+    """
     pairs = 2 if x.is_complex() else 1
     packed = pack(weights, patterns, plan.steps)
     short = len(plan.steps) < SHORTEST_CHAIN or not all(_is_whole(step, pairs) for step in plan.steps)

@@ -120,19 +120,31 @@ def rows_of(x: Tensor) -> Tensor:
 
 
 def factor_product(
-    x: Tensor, plan: Plan, i: int, packed: Packed, pairs: int, *, turned: bool = False
+    x: Tensor,
+    plan: Plan,
+    i: int,
+    packed: Packed,
+    pairs: int,
+    *,
+    turned: bool = False,
+    n_out: int | None = None,
 ) -> Tensor:
-    """Rows of real numbers times factor ``i`` of a plan, or its transpose."""
+    """Rows of real numbers times factor ``i`` of a plan, or its transpose; ``n_out`` of the results, if they are fewer.
+
+    Rows that are too short are padded with zeros.
+    """
     from kmatrix.ops.triton.kernels import factor as kernels
 
     f = constants(plan.steps[i], pairs, turned=turned)
-    n_out = f[0] * f[1] * f[3] * pairs
+    a, b, c, d = f[:4]
+    n, full = a * c * d * pairs, a * b * d * pairs
+    n_out = full if n_out is None else n_out
     y = x.new_empty(x.shape[0], n_out)
     weights, scales = packed.factor(i)
     kernels.factor_kernel[(tiles_of(f, len(x), pairs),)](
         x, x.stride(0), y, y.stride(0), weights, scales, None, None, x.shape[0], x.shape[1], n_out,
-        F=f, Q=pairs, GATHERED=False, PADDED=False, CROPPED=False, SCALED=scales is not None, LAST=False,
-        BIASED=False, ACTIVATION="", PRECISION=precision(), num_warps=plan.steps[i].tile.warps,
+        F=f, Q=pairs, GATHERED=False, PADDED=x.shape[1] < n, CROPPED=n_out < full, SCALED=scales is not None,
+        LAST=n_out < full, BIASED=False, ACTIVATION="", PRECISION=precision(), num_warps=plan.steps[i].tile.warps,
     )  # fmt: skip
     return y
 

@@ -28,10 +28,14 @@ def gradient_tile(
     begun,
     tile,
     rows,
+    n_in,
+    n_out,
     F: tl.constexpr,
     Q: tl.constexpr,
     STEPS: tl.constexpr,
     NEED_X: tl.constexpr,
+    PADDED: tl.constexpr,
+    CROPPED: tl.constexpr,
     SCALED: tl.constexpr,
     SCALES_BEGIN: tl.constexpr,
     READY: tl.constexpr,
@@ -44,8 +48,9 @@ def gradient_tile(
     The gradient of the weight is summed in registers and stored once, in the place of this share in ``sums``, of
     shape ``(shares, a, diagonals or their tiles, c, b)``: adding the shares up is left to torch, which does it in
     the same order every time. If they are ``GROWING``, it is added to what is there as soon as the counter ``before``
-    is at ``begun``, or is the first if that is 0. ``NEED_X`` wants all inputs and outputs in one tile. The other
-    counters are those of ``factor_tile``.
+    is at ``begun``, or is the first if that is 0. ``NEED_X`` wants all inputs and outputs in one tile. Of ``PADDED``
+    vectors only ``n_in`` numbers are there, of ``CROPPED`` gradients ``n_out``. The other counters are those of
+    ``factor_tile``.
     """
     A: tl.constexpr = F[0]
     B: tl.constexpr = F[1] * Q
@@ -101,7 +106,12 @@ def gradient_tile(
         row = t.to(tl.int64)[:, :, None]
         there = ((t < rows) & (d < D))[:, :, None]
         wanted = there & (c < C)[None, None, :]
-        upstream = numbers(grad + row * grad_stride + out, there & (b < B)[None, None, :], READY > 0)
+        known = there & (b < B)[None, None, :]
+        if PADDED:
+            wanted = wanted & (column < n_in)
+        if CROPPED:
+            known = known & (out < n_out)
+        upstream = numbers(grad + row * grad_stride + out, known, READY > 0)
         vectors = numbers(x + row * x_stride + column, wanted, READY > 0)
         total += stacked_gradient(vectors, upstream, PRECISION)
         if NEED_X:
@@ -149,15 +159,20 @@ def gradient_kernel(
     scales,
     sums,
     rows,
+    n_in,
+    n_out,
     F: tl.constexpr,
     Q: tl.constexpr,
     STEPS: tl.constexpr,
     NEED_X: tl.constexpr,
+    PADDED: tl.constexpr,
+    CROPPED: tl.constexpr,
     SCALED: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """One factor, a program for each tile."""
     gradient_tile(
         grad, grad_stride, x, x_stride, grad_x, grad_x_stride, weight, scales, sums, None, None, 0, None, 0,
-        tl.program_id(0), rows, F, Q, STEPS, NEED_X, SCALED, 0, 0, False, False, PRECISION,
+        tl.program_id(0), rows, n_in, n_out, F, Q, STEPS, NEED_X, PADDED, CROPPED, SCALED, 0, 0, False, False,
+        PRECISION,
     )  # fmt: skip

@@ -23,10 +23,14 @@ def pullback_kernel(
     sums,
     counters,
     rows,
+    n_in,
+    n_out,
     chunks,
     STAGES: tl.constexpr,
     Q: tl.constexpr,
     NEED_X: tl.constexpr,
+    PADDED: tl.constexpr,
+    CROPPED: tl.constexpr,
     SCALED: tl.constexpr,
     PRECISION: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -48,7 +52,7 @@ def pullback_kernel(
         if (tile >= 0) & (tile < STAGES[s][16]) & (chunk >= 0) & (chunk < chunks):
             stage(
                 grad, grad_stride, x, x_stride, grad_x, grad_x_stride, ring, weights, scales, sums, counters, rows,
-                chunk, tile, s, STAGES, Q, NEED_X, SCALED, PRECISION, CHUNK, WIDTH,
+                n_in, n_out, chunk, tile, s, STAGES, Q, NEED_X, PADDED, CROPPED, SCALED, PRECISION, CHUNK, WIDTH,
             )  # fmt: skip
 
 
@@ -66,12 +70,16 @@ def stage(
     sums,
     counters,
     rows,
+    n_in,
+    n_out,
     chunk,
     tile,
     s: tl.constexpr,
     STAGES: tl.constexpr,
     Q: tl.constexpr,
     NEED_X: tl.constexpr,
+    PADDED: tl.constexpr,
+    CROPPED: tl.constexpr,
     SCALED: tl.constexpr,
     PRECISION: tl.constexpr,
     CHUNK: tl.constexpr,
@@ -113,8 +121,8 @@ def stage(
     if AGAIN:
         factor_tile(
             source, source_stride, target, target_stride, weights + S[17], scales, None, None, done - 1, free, needed,
-            tile, left, 0, 0, STAGES, s, Q, False, False, False, SCALED, False, False, "", S[24], READY, True,
-            PRECISION,
+            tile, left, n_in, 0, STAGES, s, Q, False, PADDED and FIRST, False, SCALED, False, False, "", S[24], READY,
+            True, PRECISION,
         )  # fmt: skip
     else:
         if s == K - 1:
@@ -127,8 +135,9 @@ def stage(
         before = done - tl.where(chunk > 0, N, 0)
         gradient_tile(
             upstream, upstream_stride, source, source_stride, target, target_stride, weights + S[17], scales,
-            sums + S[25], done - 1, free, needed, before, begun, tile, left, S, Q, S[10], NEED_X or not LAST, SCALED,
-            S[24], READY, not LAST, True, PRECISION,
+            sums + S[25], done - 1, free, needed, before, begun, tile, left, n_in, n_out, S, Q, S[10],
+            NEED_X or not LAST, PADDED and LAST, CROPPED and s == K - 1, SCALED, S[24], READY, not LAST, True,
+            PRECISION,
         )  # fmt: skip
     tl.debug_barrier()
     tl.atomic_add(done, 1, sem="release", scope="gpu")
