@@ -1,6 +1,6 @@
 """`import kmatrix` loads nothing heavy or optional and changes nothing: checked in a fresh interpreter.
 
-What its core dependencies change when they are imported (scipy adds warning filters) is theirs, so they go first.
+What its core dependencies change when they are imported is theirs, so they go first; scipy waits until it is needed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-OPTIONAL = [
+LATER_OR_NEVER = [
+    "scipy",
     "matplotlib",
     "typer",
     "rich",
@@ -28,7 +29,7 @@ OPTIONAL = [
 
 PROBE = """
 import json, logging, os, sys, threading, warnings
-import numpy, scipy.fft, scipy.linalg, scipy.optimize, scipy.sparse.csgraph, torch
+import numpy, torch
 seen = lambda: {
     "threads": torch.get_num_threads(),
     "grad": torch.is_grad_enabled(),
@@ -64,8 +65,8 @@ def test_import_loads_the_library(probe: dict[str, Any]) -> None:
     assert "kmatrix" in probe["loaded"]
 
 
-@pytest.mark.parametrize("package", OPTIONAL)
-def test_import_loads_no_optional_package(probe: dict[str, Any], package: str) -> None:
+@pytest.mark.parametrize("package", LATER_OR_NEVER)
+def test_import_loads_nothing_that_can_wait(probe: dict[str, Any], package: str) -> None:
     assert [name for name in probe["loaded"] if name.split(".")[0] == package] == []
 
 
@@ -91,3 +92,29 @@ assert not hasattr(km, "nothing_of_this_name")
 def test_the_rest_is_reachable_without_an_import_of_its_own() -> None:
     done = subprocess.run([sys.executable, "-c", LATER], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+LISTING = """
+import json, sys
+import kmatrix.cli.app
+from kmatrix.cli.recipe import recipes
+package = recipes()
+assert [package.load(folder).title for folder in package.FOLDERS]
+print(json.dumps(sorted(sys.modules)))
+"""
+
+
+def test_listing_recipes_loads_nothing_that_only_runs_need() -> None:
+    done = subprocess.run([sys.executable, "-c", LISTING], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert "kmatrix.cli.recipe" in loaded
+    heavy = {
+        "scipy.fft",
+        "scipy.linalg",
+        "scipy.optimize",
+        "scipy.sparse",
+        "matplotlib",
+        "optuna",
+        "tokenizers",
+    }
+    assert loaded & {*heavy, "kmatrix.compress", "sacrebleu", "soundfile", "PIL"} == set()

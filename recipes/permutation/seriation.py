@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
+import scipy  # loads its parts when they are asked for
 import torch
-from scipy.sparse.csgraph import shortest_path
 from torch import Tensor
 
 from .sinkhorn import assigned
@@ -73,7 +72,7 @@ def plane(distances: Tensor, places: Places, rounds: int = 12) -> Tensor:
     """An arrangement of pixels on the grid."""
     table = distances.double().numpy()
     count = len(table)
-    far = shortest_path(table**2, directed=False)
+    far = scipy.sparse.csgraph.shortest_path(table**2, directed=False)
     middle = np.eye(count) - 1 / count
     _, vectors = scipy.linalg.eigh(-middle @ far**2 @ middle / 2, subset_by_index=[count - 2, count - 1])
     # Ranks instead of coordinates: the grid is filled evenly, whatever the images' contrast does to distances.

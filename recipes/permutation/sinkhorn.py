@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import scipy.optimize
+import scipy  # loads its parts when they are asked for
 import torch
 from torch import Tensor
 

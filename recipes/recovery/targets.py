@@ -10,8 +10,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.linalg
-import scipy.sparse
+import scipy  # loads its parts when they are asked for
 import torch
 from torch import Tensor
 

@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
-import scipy.fft
-import scipy.linalg
+import scipy  # loads its parts when they are asked for
 import torch
 from numpy.polynomial.legendre import legvander
 from torch import Tensor

@@ -10,8 +10,6 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any
 
-import scipy.fft
-import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -30,6 +28,8 @@ def scipy_transform(problem: Problem, apply: Callable[[Any], Any], dtype: torch.
 
 def scipy_transforms(problem: Problem) -> dict[str, Contender]:
     """The real and the complex transform of scipy."""
+    import scipy.fft
+
     if problem.dtype.is_complex:
         return {"scipy fft": scipy_transform(problem, scipy.fft.fft, problem.dtype)}
     return {"scipy rfft": scipy_transform(problem, scipy.fft.rfft, problem.dtype)}
@@ -104,6 +104,8 @@ def _pyfaust(problem: Problem) -> dict[str, Contender]:
 
 def _sparse(weight: Tensor, pattern: Pattern) -> Any:
     """A factor in rows of nonzero entries."""
+    import scipy.sparse
+
     a, b, c, d = (torch.arange(size) for size in pattern)
     group, row, col, place = torch.meshgrid(a, b, c, d, indexing="ij")
     rows = ((group * pattern.b + row) * pattern.d + place).flatten()

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import typer
@@ -23,10 +23,11 @@ from kmatrix._checks import check_size
 from kmatrix._errors import complaint
 from kmatrix._files import write_atomically
 from kmatrix.cli.tables import Lines, fact_table, output
-from kmatrix.compress import CompressReport, HealReport
-from kmatrix.compress.storage import check_saveable
 from kmatrix.report.compression import write_compression_report
 from kmatrix.report.page import check_available
+
+if TYPE_CHECKING:
+    from kmatrix.compress import CompressReport, HealReport
 
 _WHERE = "as package.module:function; the current folder is looked in first"
 
@@ -73,6 +74,8 @@ def compress(
     Exit codes: 0 done, 2 something was refused (where only --heal failed, the model is saved without it), 130 Ctrl-C
     (nothing is written, but for a --heal that was cut short: its best state is).
     """
+    from kmatrix.compress.storage import check_saveable
+
     console = output()
     for option, path, suffix in (("--report", report, ".html"), ("--json", json_report, ".json")):
         _check_place(option, path, suffix)
@@ -116,7 +119,7 @@ def compress(
             write_atomically("kmatrix compress", json_report, json.dumps(found.to_json(), indent=1).encode())
             work.written.append(json_report)
         show(console, found)
-        if isinstance(healed, HealReport):
+        if healed is not None and not isinstance(healed, str):
             console.print(f"healed: {healed}", highlight=False)
         for what, path in (("model", out), ("report", report), ("figures", json_report)):
             if path is not None:

@@ -17,7 +17,6 @@ from rich.markup import escape
 
 import kmatrix as km
 from kmatrix.cli.tables import fact_table, output, plain_table
-from kmatrix.compress import describe_model
 from kmatrix.ops.dispatch import BACKENDS, NATIVE, TRITON
 from kmatrix.ops.native_module import build_info, native_part
 from kmatrix.ops.triton.available import triton_is_here
@@ -48,6 +47,8 @@ def info(
 
 def _print_model(console: Console, folder: Path) -> None:
     """What the headers of a saved model say, layer by layer."""
+    from kmatrix.compress import describe_model
+
     found = describe_model(folder)
     table = plain_table(escape(str(folder)), "layer", "shape", "#numbers", "#of dense", "structure")
     for layer in found.layers:

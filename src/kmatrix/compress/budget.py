@@ -15,8 +15,6 @@ from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix._quiet import quiet
@@ -188,6 +186,9 @@ def _cost(options: Sequence[Sequence[Option]], picked: Sequence[int]) -> float:
 
 
 def _solved(options: Sequence[Sequence[Option]], budget: float) -> list[int] | None:
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array
+
     sizes = [len(layer) for layer in options]
     if not sizes:
         return []

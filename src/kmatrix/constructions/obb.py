@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,9 +13,12 @@ from kmatrix.constructions.factors import ButterflyFactors
 from kmatrix.constructions.kform import KForm, padded_size
 from kmatrix.constructions.permutations import permutation_halves
 from kmatrix.constructions.sparse import sparse_core
-from kmatrix.constructions.steps import Entries, Sparse, step_factors, take_entries
+from kmatrix.constructions.steps import Entries, step_factors, take_entries
 from kmatrix.constructions.sums import PASS, SWAP, put_side_by_side
 from kmatrix.structures import ChainMatrix
+
+if TYPE_CHECKING:
+    from kmatrix.constructions.steps import Sparse
 
 TURN = ((math.sqrt(0.5), math.sqrt(0.5)), (math.sqrt(0.5), -math.sqrt(0.5)))
 """Sum and difference of two slots, orthogonal."""

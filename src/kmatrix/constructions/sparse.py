@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import scipy.sparse
 
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix._permutations import Index
@@ -18,8 +17,11 @@ from kmatrix.constructions.steps import Entries, step_factors, take_entries
 from kmatrix.constructions.sums import sum_forms
 from kmatrix.structures import ChainMatrix
 
+if TYPE_CHECKING:
+    from scipy.sparse import sparray, spmatrix
 
-def sparse(matrix: ArrayLike | scipy.sparse.sparray | scipy.sparse.spmatrix) -> ChainMatrix:
+
+def sparse(matrix: ArrayLike | sparray | spmatrix) -> ChainMatrix:
     """Write a matrix with s nonzeros as a K-matrix: width 4 max(1, ceil(m/2) - 1), expansion at most 4.
 
     ``N`` is the power of two that holds both sides and ``m = ceil(s / N)``. Up to N nonzeros are a product

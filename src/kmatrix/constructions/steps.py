@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -16,7 +15,10 @@ from kmatrix.constructions.factors import ButterflyFactors
 from kmatrix.constructions.kform import KForm, padded_size
 from kmatrix.structures import ChainMatrix
 
-Sparse = ArrayLike | scipy.sparse.sparray | scipy.sparse.spmatrix
+if TYPE_CHECKING:
+    from scipy.sparse import sparray, spmatrix
+
+    Sparse = ArrayLike | sparray | spmatrix
 
 
 class Entries(NamedTuple):
@@ -90,6 +92,8 @@ def vertical_step(matrix: Sparse) -> ChainMatrix:
 
 def take_entries(where: str, name: str, matrix: Sparse) -> tuple[Entries, Like]:
     """Read the nonzeros of a matrix: an array or tensor, dense or sparse."""
+    import scipy.sparse
+
     if isinstance(matrix, Tensor) and matrix.layout != torch.strided:
         tensor = matrix.detach().to_sparse().coalesce()
         shape = tuple(tensor.shape)

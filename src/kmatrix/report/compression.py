@@ -6,16 +6,19 @@ import base64
 import io
 from html import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from kmatrix._files import write_atomically
-from kmatrix.compress import CompressReport, LayerReport, Tried
 from kmatrix.report.boxes import boxes_of, boxes_section
 from kmatrix.report.page import check_available
 from kmatrix.report.style import STYLE
 from kmatrix.report.tables import cards, head, number, row, table, text
 from kmatrix.report.words import brief
+
+if TYPE_CHECKING:
+    from kmatrix.compress import CompressReport, LayerReport, Tried
 
 
 def write_compression_report(

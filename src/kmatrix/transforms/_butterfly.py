@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import scipy.fft
 
 from kmatrix._permutations import digit_reversal, inverse, prime_factors
 from kmatrix.transforms._draft import (
@@ -135,6 +134,8 @@ class Embedding:
         """
         if len(self.radices) == 1:
             return [scale * dense_toeplitz(kernel, self.inputs, self.outputs)]
+        import scipy.fft
+
         spectrum = (
             scale * scipy.fft.fft(wrapped(kernel, self.inputs, self.size))[digit_reversal(self.radices)]
         )

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import scipy.fft
 
 from kmatrix._permutations import Index, digit_reversal, inverse
 from kmatrix.transforms._butterfly import dense_toeplitz, smooth_sizes, wrapped
@@ -55,6 +54,8 @@ class RealEmbedding:
         """The chain of ``y_k = sum_j kernel[k - j] x_j``, kernel values from lag ``1 - inputs`` on."""
         if not self.plan.radices:
             return Draft((dense_toeplitz(kernel, self.inputs, self.outputs),))
+        import scipy.fft
+
         spectrum = scipy.fft.fft(wrapped(kernel, self.inputs, self.plan.size))
         (leaf, *inner, top), high = grown(self.plan, 0, -0.5)
         _, b, c, d = top.shape

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import scipy.fft
 import torch
 
 from kmatrix._checks import check_size
@@ -254,6 +253,8 @@ def conv2d(
 
     Reference: arXiv 2012.14966, lemmas J.5 and J.11.
     """
+    import scipy.fft
+
     given = take_kernel("conv2d", "kernel", kernel, ndim=2, dtype=dtype, device=device)
     if not isinstance(shape, tuple | list) or len(shape) != 2:
         reason, way_out = "not a height and a width", "pass shape=(h, w)"

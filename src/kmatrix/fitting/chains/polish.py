@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from kmatrix._errors import ArgumentError, complaint
@@ -164,6 +162,9 @@ def _groups(patterns: Sequence[Pattern], i: int) -> list[Tensor]:
 
 def _overlapping(supports: Tensor) -> Tensor:
     """A number for each row of a nonnegative matrix, the same for rows with overlapping supports."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     meets = supports @ supports.T > 0
     labels = connected_components(coo_array(meets.numpy()), directed=False)[1]
     return torch.from_numpy(labels).long()

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.linalg
 import torch
 from torch import Tensor
 
@@ -98,7 +97,9 @@ def _no(reason: str) -> FitError:
 
 
 def _hadamard(n: int) -> npt.NDArray[Any]:
-    return scipy.linalg.hadamard(n).astype(np.float64)
+    from scipy.linalg import hadamard
+
+    return hadamard(n).astype(np.float64)
 
 
 def _permutation(sums: Array, visible: npt.NDArray[np.bool_]) -> Index:
@@ -189,6 +190,8 @@ def _middle(sums: Array, p: Index) -> list[Array]:
 
 def _outer(dense: Array, g: Array, p: Index) -> FastfoodParts:
     """The outer diagonals for a given middle one, then each of the three by least squares in turn."""
+    from scipy.linalg import solve
+
     n = len(p)
     h = _hadamard(n)
     middle = h @ (g[:, None] * h[p]) / n
@@ -201,7 +204,7 @@ def _outer(dense: Array, g: Array, p: Index) -> FastfoodParts:
         # W = sum_k g_k (s h_k) (h_p(k) b)^T / n, linear in g.
         left, right = s[:, None] * h, h[p] * b
         gram = (left.T @ left) * (right @ right.T) / n**2
-        g = scipy.linalg.solve(gram, ((left.T @ dense) * right).sum(1) / n, assume_a="sym")
+        g = solve(gram, ((left.T @ dense) * right).sum(1) / n, assume_a="sym")
         middle = h @ (g[:, None] * h[p]) / n
     return FastfoodParts(s, g, p, b)
 

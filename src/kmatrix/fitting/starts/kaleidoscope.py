@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from kmatrix import constructions
@@ -102,6 +101,8 @@ def _butterfly(framed: Tensor) -> ButterflyFactors:
 
 def _monomial(target: Tensor) -> ChainMatrix:
     """The largest entries of which no two share a row or column."""
+    from scipy.optimize import linear_sum_assignment
+
     columns = linear_sum_assignment(target.abs().square().numpy(), maximize=True)[1]
     entries = target[torch.arange(len(columns)), torch.from_numpy(columns)]
     return constructions.scale(constructions.permutation(columns, dtype=torch.float64), left=entries)
