@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from ahead_of_time import Needs, needs
 
@@ -14,8 +12,9 @@ from kmatrix.ops.triton.kernels import chain as links_of
 from kmatrix.ops.triton.kernels import gradient, paths, pullback
 from kmatrix.ops.triton.kernels import resident as kernels
 from kmatrix.ops.triton.launch import constants, links
+from kmatrix.ops.triton.packing import product_jobs
 from kmatrix.ops.triton.plan import Factor, Plan, Step, Tile, plan
-from kmatrix.ops.triton.runs import path_constants, runs_of
+from kmatrix.ops.triton.unpacking import gradient_jobs
 
 TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.complex64: "fp32"}
 ENDS: dict[str, object] = {
@@ -114,27 +113,18 @@ def pulled_back(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
 
 
 def multiplied_out(patterns: tuple[Pattern, ...], dtype: torch.dtype) -> list[Needs]:
-    """A run of factors or two as one block, and for one run the gradient of one of its factors."""
+    """Factors as one block or two, each a run of factors or a pair of them, and the gradients of runs."""
     q = 2 if dtype.is_complex else 1
-    runs = runs_of(patterns, 0, len(patterns))
-    assert runs is not None
-    found = [path_constants(patterns, patterns, run, [0] * len(patterns)) for run in runs]
-    n = patterns[0].cols
-    block = 64 if len(runs) == 1 else 32 // q
-    known: dict[str, object] = {
-        "FIRST": found[0], "SECOND": found[1] if len(runs) > 1 else (), "GROWS_FIRST": runs[0].growing,
-        "GROWS_SECOND": runs[-1].growing, "B": n, "R": n, "C": n, "HELD_D": 1, "LANES": 1, "Q": q,
-        "BB": block, "BR": 32 // q, "BC": block, "PRECISION": "ieee",
-    }  # fmt: skip
-    needed = [needs(paths.product_kernel, types(dtype, "source", "target"), known)]
-    if len(runs) == 1:
-        path: dict[str, object] = {
-            "PATH": found[0], "i": 1, "GROWING": runs[0].growing, "B": n, "C": n, "HELD_D": 1, "LANES": 1, "Q": q,
-            "EDGES": 2 * n, "FREE": n // 2, "BE": 64, "BF": n // 2,
-        }  # fmt: skip
-        named: dict[str, Any] = types(dtype, "source") | {"target": "*fp32"}
-        needed.append(needs(paths.gradient_kernel, named, path))
-    return needed
+    steps = plan(patterns, patterns, 32768, dtype).steps
+    places = tuple([64 * i for i in range(len(steps))])
+    known: dict[str, object] = {"Q": q, "PRECISION": "ieee"}
+    jobs, _ = product_jobs(patterns, patterns, steps, places, q)
+    found = [needs(paths.product_kernel, types(dtype, "source", "target"), known | {"JOBS": jobs})]
+    graded, _, _ = gradient_jobs(patterns, patterns, steps, places, q)
+    if graded:
+        named = types(dtype, "source", "target") | {"upstream": "*fp32"}
+        found.append(needs(paths.gradient_kernel, named, known | {"JOBS": graded}))
+    return found
 
 
 def main() -> None:
@@ -162,8 +152,8 @@ def main() -> None:
         needed = held(widths, dtype, capability)
         name = f"blocks {widths} held, {dtype} sm_{capability}"
         print(f"{name}: {needed.spilled} {needed.shared} {needed.atomics}")
-    both = butterfly(32) + tuple(p.transposed for p in reversed(butterfly(32)))
-    for patterns in (butterfly(64), both):
+    both = butterfly(64) + tuple(p.transposed for p in reversed(butterfly(64)))
+    for patterns in (butterfly(64), butterfly(4096), both):
         for dtype in (torch.bfloat16, torch.complex64):
             for needed in multiplied_out(patterns, dtype):
                 name = f"{len(patterns)} factors multiplied out, {dtype}"

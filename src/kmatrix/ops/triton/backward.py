@@ -23,19 +23,17 @@ from kmatrix.ops.triton.launch import (
     rows_of,
     tiles_of,
 )
-from kmatrix.ops.triton.packing import Packed, pack, unpacked_gradients
+from kmatrix.ops.triton.packing import Packed, pack
 from kmatrix.ops.triton.plan import Plan, Step
+from kmatrix.ops.triton.unpacking import unpacked_gradients
 
 PARTS = 528  # programs that share the vectors in a backward pass: some for each processor of a large GPU
 
-Gradients = tuple[Tensor | None, list[Tensor]]
-"""Of rows of real numbers, and of every packed factor in float32."""
-
 
 def factor_gradients(
-    grad: Tensor, x: Tensor, plan: Plan, i: int, packed: Packed, pairs: int, need_x: bool
-) -> tuple[Tensor | None, Tensor]:
-    """Gradients of the rows and of factor ``i``, for rows of real numbers; that of the factor in float32."""
+    grad: Tensor, x: Tensor, plan: Plan, i: int, packed: Packed, pairs: int, need_x: bool, total: Tensor
+) -> Tensor | None:
+    """Gradient of rows of real numbers, and into ``total`` that of factor ``i``."""
     from kmatrix.ops.triton.kernels import gradient as kernels
 
     step = plan.steps[i]
@@ -60,7 +58,8 @@ def factor_gradients(
     )  # fmt: skip
     if need_x and not whole:
         grad_x = factor_product(grad, plan, i, packed, pairs, turned=True, n_out=x.shape[1])
-    return grad_x, _added_up(sums, step, pairs)
+    _add_up(sums, step, pairs, packed.places[i], total)
+    return grad_x
 
 
 def _power_below(size: int) -> int:
@@ -81,11 +80,12 @@ def _shape_of_sums(step: Step, pairs: int, shares: int) -> tuple[int, ...]:
     return shares, a, across, c * pairs, b * pairs
 
 
-def _added_up(sums: Tensor, step: Step, pairs: int) -> Tensor:
-    """The gradient of a packed factor from the shares of all programs."""
+def _add_up(sums: Tensor, step: Step, pairs: int, place: int, total: Tensor) -> None:
+    """The gradient of a packed factor from the shares of all programs, into its place among those of all factors."""
     (a, b, c, d), tied_a, tied_d = step.factor
+    shape = (1, 1 if tied_a else a, 1 if tied_d else d, c * pairs, b * pairs)
     tied = [0] + [1] * tied_a + [2] * tied_d
-    return sums.sum(tied).view(1 if tied_a else a, 1 if tied_d else d, c * pairs, b * pairs)
+    torch.sum(sums, tied, keepdim=True, out=total[place : place + prod(shape)].view(shape))
 
 
 def stages(
@@ -122,9 +122,9 @@ def stages(
 
 
 def _in_one_launch(
-    grad: Tensor, x: Tensor, plan: Plan, packed: Packed, pairs: int, need_x: bool
-) -> Gradients:
-    """Gradients of a chain whose tiles hold blocks whole."""
+    grad: Tensor, x: Tensor, plan: Plan, packed: Packed, pairs: int, need_x: bool, total: Tensor
+) -> Tensor | None:
+    """Gradient of rows, and into ``total`` those of all factors, of a chain whose tiles hold blocks whole."""
     from kmatrix.ops.triton.kernels import pullback as kernels
 
     steps = plan.steps
@@ -149,23 +149,23 @@ def _in_one_launch(
         PRECISION=precision(), CHUNK=plan.chunk, WIDTH=width, TILES=tiles,
         num_warps=max(step.tile.warps for step in steps),
     )  # fmt: skip
-    shares = [part.view(shape) for part, shape in zip(torch.split(sums, sizes), shapes, strict=True)]
-    return grad_x, [_added_up(share, step, pairs) for share, step in zip(shares, steps, strict=True)]
+    for step, share, shape, place in zip(steps, torch.split(sums, sizes), shapes, packed.places, strict=True):
+        _add_up(share.view(shape), step, pairs, place, total)
+    return grad_x
 
 
-def _one_by_one(grad: Tensor, x: Tensor, plan: Plan, packed: Packed, pairs: int, need_x: bool) -> Gradients:
-    """Gradients factor by factor, all vectors between two of them in memory."""
+def _one_by_one(
+    grad: Tensor, x: Tensor, plan: Plan, packed: Packed, pairs: int, need_x: bool, total: Tensor
+) -> Tensor | None:
+    """The same factor by factor, all vectors between two of them in memory."""
     inputs = [x]
     for i in range(len(plan.steps) - 1):
         inputs.append(factor_product(inputs[-1], plan, i, packed, pairs))
     upstream: Tensor | None = grad
-    found: list[Tensor] = []
     for i in reversed(range(len(plan.steps))):
         assert upstream is not None
-        wanted = need_x or i > 0
-        upstream, gradient = factor_gradients(upstream, inputs.pop(), plan, i, packed, pairs, wanted)
-        found.append(gradient)
-    return upstream, found[::-1]
+        upstream = factor_gradients(upstream, inputs.pop(), plan, i, packed, pairs, need_x or i > 0, total)
+    return upstream
 
 
 def gradients(
@@ -179,8 +179,9 @@ def gradients(
     packed = pack(weights, patterns, plan.steps)
     short = len(plan.steps) < SHORTEST_CHAIN or not all(_is_whole(step, pairs) for step in plan.steps)
     run = _one_by_one if short else _in_one_launch
-    grad_x, found = run(real_rows(rows_of(grad)), real_rows(rows_of(x)), plan, packed, pairs, need_x)
-    grad_weights = unpacked_gradients(found, packed, weights, patterns, plan.steps)
+    total = torch.empty(packed.buffer.shape, dtype=torch.float32, device=x.device)
+    grad_x = run(real_rows(rows_of(grad)), real_rows(rows_of(x)), plan, packed, pairs, need_x, total)
+    grad_weights = unpacked_gradients(total, packed, weights, patterns, plan.steps)
     if grad_x is None:
         return None, grad_weights
     rows = torch.view_as_complex(grad_x.view(len(grad_x), -1, 2)) if pairs == 2 else grad_x
