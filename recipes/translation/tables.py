@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..common import Row, Sheet
 from ..common.sheets import mean_spread, of_case
 from .families import DENSE, FAMILIES
+from .model import Size
 from .settings import EVERYWHERE, IWSLT, PYDOCS, TATOEBA, Corpus, Settings
 from .speed import PARTS, REST
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 PAPER_PARAMETERS = {"dense": "39M", "b": "30M"}
 """arXiv 2012.14966, Table 4."""
+PRINTED = "at the paper's dimensions"
 REPLACED, ALL = "#parameters of the replaced layers", "#all parameters"
 _CORPORA = {
     TATOEBA: "Tatoeba, German to English (stand-in)",
@@ -39,11 +41,22 @@ def title(family: str) -> str:
 def sheets(settings: Settings, rows: Sequence[Row]) -> list[Sheet]:
     """Quality on each corpus, speed, and where the time goes."""
     made = [_quality(settings, corpus, number, rows) for number, corpus in enumerate(settings.corpora)]
-    for group, what in (("decoder", "the paper's setting"), ("whole", "the rest of a step")):
+    decoder = "the paper's setting" if _as_printed(settings) else "the decoder's linear layers"
+    for group, what in (("decoder", decoder), ("whole", "the rest of a step")):
         found = of_case(rows, f"speed/{group}")
         if found:
-            made += [_speed(found, what, group), _profile(found, what)]
+            made += [_speed(found, f"Speed {_size(settings)}: {what}", group), _profile(found, what)]
     return made
+
+
+def _as_printed(settings: Settings) -> bool:
+    """Whether speed is measured on a model as large as the paper's."""
+    return settings.speed.size == Size()
+
+
+def _size(settings: Settings) -> str:
+    """Of the model whose speed is measured."""
+    return PRINTED if _as_printed(settings) else f"at width {settings.speed.size.width}"
 
 
 def _quality(settings: Settings, corpus: Corpus, number: int, rows: Sequence[Row]) -> Sheet:
@@ -118,7 +131,7 @@ def contender(name: str) -> str:
     return ", ".join([title(family), *(extra[r] for r in rest)])
 
 
-def _speed(found: Sequence[Row], what: str, group: str) -> Sheet:
+def _speed(found: Sequence[Row], heading: str, group: str) -> Sheet:
     folded = (
         statistics.median(c["milliseconds_per_sentence"] for c in _of(found, "dense, folded"))
         if ("dense, folded" in _contenders(found))
@@ -170,7 +183,7 @@ def _speed(found: Sequence[Row], what: str, group: str) -> Sheet:
             "Folded: the projections of queries and of the result are multiplied into the keys and values of each "
             "sentence, the same function. It helps dense, too, which has a column of its own."
         )
-    return Sheet(f"Speed at the paper's dimensions: {what}", columns, lines, notes)
+    return Sheet(heading, columns, lines, notes)
 
 
 def _profile(found: Sequence[Row], what: str) -> Sheet:
@@ -235,6 +248,6 @@ def _tradeoff(settings: Settings, rows: Sequence[Row], found: Sequence[Row]) -> 
     ours.set_title(f"ours: BLEU on {settings.corpora[0].title}, small model", fontsize=9)
     paper.set_title("paper: IWSLT'14", fontsize=9)
     for ax in (ours, paper):
-        ax.set_xlabel("sentences/s at the paper's dimensions")
+        ax.set_xlabel(f"sentences/s {_size(settings) if ax is ours else PRINTED}")
     ours.set_ylabel("BLEU")
     return {"tradeoff": figure}

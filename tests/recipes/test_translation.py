@@ -388,6 +388,9 @@ def test_smoke_runs_and_reports(kmatrix: Command, tmp_path: Path) -> None:
     assert set(rows["speed/decoder"]["contenders"]) == set(NAMES)
     tables = Path("out/tables.md").read_text()
     assert "Random sentences" in tables
+    assert (
+        "**Speed at width 16: the decoder's linear layers**" in tables and "paper's dimensions" not in tables
+    )
     assert "4.90" in tables
     assert Path("out/profile.svg").is_file()
 
