@@ -18,10 +18,14 @@ STYLE = """
 :root { color-scheme: light; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; color: #1a1a1a; }
 table { border-collapse: collapse; margin: .5rem 0; display: block; overflow-x: auto; }
-th, td { padding: .25rem .7rem; border-bottom: 1px solid #ddd; text-align: left; }
+th, td { padding: .25rem .6rem; border-bottom: 1px solid #ddd; text-align: left; max-width: 20rem; }
+th { vertical-align: bottom; }
+th.number { max-width: 7rem; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
+td.number { white-space: nowrap; }
 svg { max-width: 100%; height: auto; }
 p.source { color: #555; }
+p.partial { font-weight: bold; }
 """
 
 
@@ -36,18 +40,24 @@ def svg(figure: Figure) -> str:
 
 
 def page(
-    recipe: Recipe[object], preset: str, sheets: Sequence[Sheet], pictures: Mapping[str, str], made: str
+    recipe: Recipe[object],
+    preset: str,
+    sheets: Sequence[Sheet],
+    pictures: Mapping[str, str],
+    made: str,
+    missing: str = "",
 ) -> str:
-    """The HTML of a recipe's results; pictures are SVG by name."""
+    """The HTML of a recipe's results; pictures are SVG by name, and what is missing is said first."""
     drawn = "".join(f"<figure>{_unique(text, name)}</figure>" for name, text in pictures.items())
     stand_in = f"<p>{escape(recipe.stand_in)}</p>" if recipe.stand_in and preset == "small" else ""
+    partial = f'<p class="partial">{escape(missing)}</p>\n' if missing else ""
     body = "\n".join(map(tables.html, sheets))
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(recipe.title)}</title><style>{STYLE}</style></head>\n<body>\n"
         f'<h1>{escape(recipe.title)}</h1>\n<p class="source">{escape(recipe.source)}; preset {preset}; '
-        f"{escape(made)}</p>\n{stand_in}\n{body}\n{drawn}\n</body></html>\n"
+        f"{escape(made)}</p>\n{partial}{stand_in}\n{body}\n{drawn}\n</body></html>\n"
     )
 
 

@@ -137,8 +137,9 @@ class _Context:
 
     def finish(self, results: Results, settings: Any) -> list[Sheet]:
         """Write what there is; the tables."""
-        rows = results.collect(_everything(self.recipe, settings, self.options.seeds, results))
-        return self.show(results, rows, settings)
+        everything = _everything(self.recipe, settings, self.options.seeds, results)
+        rows = results.collect(everything)
+        return self.show(results, rows, len(everything), settings)
 
     def make(self, results: Results, plan: Sequence[Planned]) -> None:
         """Make the runs that are not there yet, all together or each process some of them."""
@@ -224,8 +225,8 @@ class _Context:
         title = f"{self.recipe.name}, preset {self.options.preset}: one step of every case went through"
         return [Sheet(title, ["case", "#seconds"], found)]
 
-    def show(self, results: Results, rows: Sequence[Row], settings: Any) -> list[Sheet]:
-        """Write tables, pictures and the page, and give the tables."""
+    def show(self, results: Results, rows: Sequence[Row], planned: int, settings: Any) -> list[Sheet]:
+        """Write tables, pictures and the page, which says how many of the planned runs it has; give the tables."""
         found = list(self.recipe.sheets(settings, rows))
         if results.searched:
             found.append(_searched_sheet(results.searched))
@@ -236,7 +237,8 @@ class _Context:
             replace_text(results.folder / f"{name}.svg", text)
         replace_text(results.folder / "tables.md", "\n".join(map(sheets.markdown, found)))
         runs = f"{len(rows)} runs in {sum(row['seconds'] for row in rows) / 60:.1f} minutes"
-        html = page.page(self.recipe, self.options.preset, found, drawn, runs)
+        missing = "" if len(rows) == planned else f"Partial: {len(rows)} of {planned} runs are in it."
+        html = page.page(self.recipe, self.options.preset, found, drawn, runs, missing)
         replace_text(results.folder / "report.html", html)
         _close(drawn)
         return found
@@ -302,7 +304,7 @@ def _checked(recipe: Recipe[Any], options: Options) -> tuple[Any, list[Case]]:
             complaint(COMMAND, "--cases", " ".join(options.cases), reason, f"there are {names}")
         )
     if options.out is None and not options.dry:
-        raise RecipeError(complaint(COMMAND, "--out", None, "results go there", "pass --out FOLDER"))
+        raise RecipeError(complaint(COMMAND, "--out", None, "results go there", "pass --out OUT"))
     if options.out is not None and options.out.exists() and not options.out.is_dir():
         raise RecipeError(complaint(COMMAND, "--out", options.out, "not a folder", "pass another one"))
     return settings, wanted

@@ -72,10 +72,12 @@ def test_what_is_finished_is_kept_and_shown(tmp_path: Path, number: int, swallow
     assert [signal.getsignal(n) for n in stops.TOLD] == before
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [row["value"] for row in rows] == [1, 2]
-    assert "| 2 |" in (tmp_path / "tables.md").read_text() and (tmp_path / "report.html").is_file()
+    assert "| 2 |" in (tmp_path / "tables.md").read_text()
+    assert "Partial: 2 of 4 runs are in it." in (tmp_path / "report.html").read_text()
 
     (sheet,) = runner.execute(recipe, options)
     assert [line[0] for line in sheet.rows] == ["1", "2", "3", "4"]
+    assert "Partial" not in (tmp_path / "report.html").read_text()
 
 
 def test_handlers_of_others_stay() -> None:
