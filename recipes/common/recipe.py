@@ -105,7 +105,7 @@ class Run:
         Raises:
             DataError: if none was given, or it is no folder.
         """
-        way_out = "pass --data FOLDER or set KMATRIX_DATA; the recipe's README says what belongs there"
+        way_out = "pass --data DATA or set KMATRIX_DATA; the recipe's README says what belongs there"
         if self.data_folder is None:
             raise DataError(complaint("kmatrix recipe", "--data", None, "this preset needs data", way_out))
         if not self.data_folder.is_dir():

@@ -166,7 +166,7 @@ def _optuna() -> Any:
     try:
         import optuna
     except ModuleNotFoundError:
-        reason, way_out = "optuna is missing", "pip install 'kmatrix[recipes]'"
+        reason, way_out = "optuna is missing", "pip install optuna"
         raise RecipeError(complaint("kmatrix recipe", "--search", "", reason, way_out)) from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

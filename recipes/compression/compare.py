@@ -1,6 +1,6 @@
 """Compress a trained model to half and to a quarter of its parameters: ours against truncated SVDs.
 
-python -m recipes.compression.compare mlp --data FOLDER --trained runs/mlp --out out/mlp.json
+python -m recipes.compression.compare mlp --data DATA --trained runs/mlp --out out/mlp.json
 
 Every method sees the same calibration batches and gets the same short fine-tune, ``km.heal`` with the dense model as
 teacher; its best state on the validation part is kept. Nothing is chosen on the test part: it is only measured on it.

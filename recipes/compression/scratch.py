@@ -1,6 +1,6 @@
 """Train from scratch at half the FLOPs: structures with and without the scaling rules, against dense.
 
-python -m recipes.compression.scratch --data FOLDER --out recipes/compression/results/scratch.json
+python -m recipes.compression.scratch --data DATA --out recipes/compression/results/scratch.json
 
 An MLP on MNIST whose two large matrices are replaced before training. Learning rates are chosen on the validation part
 with one seed; the table is the test accuracy over three other seeds, at dense's learning rate (rules of scaling are

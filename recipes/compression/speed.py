@@ -1,6 +1,6 @@
 """How much time compressed models take, against dense, one thread.
 
-python -m recipes.compression.speed --data FOLDER --trained runs --out recipes/compression/results/speed.json
+python -m recipes.compression.speed --data DATA --trained runs --out recipes/compression/results/speed.json
 
 Three parts: the two trained models at batches of 1 and 64; the decoding step of a transformer of width 512; and 200
 layers that ``km.compress_`` chose, measured again.

@@ -19,7 +19,7 @@ def data_folder(given: Path | None) -> Path:
     """The folder with the data: the one given, or the one that the environment names."""
     named = os.environ.get(FOLDER_VARIABLE)
     if given is None and not named:
-        raise SystemExit(f"where is the data? Give --data FOLDER or set {FOLDER_VARIABLE} (see README.md)")
+        raise SystemExit(f"where is the data? Give --data DATA or set {FOLDER_VARIABLE} (see README.md)")
     folder = given if given is not None else Path(str(named))
     if not folder.is_dir():
         raise SystemExit(f"{folder} is not a folder")

@@ -1,6 +1,6 @@
 """Train one of the two models that the other recipes compress.
 
-python -m recipes.compression.train mlp --data FOLDER --out runs/mlp
+python -m recipes.compression.train mlp --data DATA --out runs/mlp
 """
 
 import argparse

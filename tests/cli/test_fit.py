@@ -155,7 +155,7 @@ def test_the_answer_has_the_dtype_of_the_file(kmatrix: Command, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "kmatrix fit: --tol=None: neither a tolerance nor a structure was given; pass --tol"),
+        ([], "kmatrix fit: no --tol: neither a tolerance nor a structure was given; pass --tol"),
         (["--tol", "0"], "kmatrix fit: --tol=0.0: must be positive"),
         (["--tol", "-1"], "kmatrix fit: --tol=-1.0: must be positive"),
         (["--tol", "1e-20"], "kmatrix fit: --tol=1e-20: below the rounding"),

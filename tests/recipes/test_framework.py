@@ -105,7 +105,7 @@ def test_runs_are_made_once_and_written(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} >= {"results.json", "tables.md", "losses.svg", "report.html"}
     assert not (tmp_path / "rows").exists()
     page = (tmp_path / "report.html").read_text()
-    assert "A note." in page and "<svg" in page
+    assert "A note." in page and "<svg" in page and "Partial" not in page
     assert not re.search(r"""(src|href)=(?!"#)""", page)  # it needs nothing else
 
     runner.execute(recipe, runner.Options(seeds=3, out=tmp_path))
@@ -117,7 +117,7 @@ def test_runs_are_made_once_and_written(tmp_path: Path) -> None:
 def test_what_was_made_before_an_error_is_kept(tmp_path: Path) -> None:
     cases = [recipe_module.Case("a", {"bias": False}), recipe_module.Case("b", {"bias": True, "data": True})]
     recipe = made_recipe(cases=lambda settings: cases)
-    with pytest.raises(km.ArgumentError, match="--data=None: this preset needs data"):
+    with pytest.raises(km.ArgumentError, match="--data=None: this preset needs data; pass --data DATA"):
         runner.execute(recipe, runner.Options(seeds=1, out=tmp_path))
     rows = json.loads((tmp_path / "results.json").read_text())["rows"]
     assert [row["case"] for row in rows] == ["a"]
@@ -304,8 +304,12 @@ def test_the_command_lists_and_refuses(kmatrix: Command, tmp_path: Path) -> None
         assert folder.replace("_", "-") in listed.stdout
         assert package.load(folder).takes["small"] in listed.stdout
     assert max(map(len, listed.stdout.splitlines())) <= 80 and "MNIST, sign digits" in listed.stdout
+    assert "--out OUT" in listed.stdout and "--data DATA" in listed.stdout
     refused = kmatrix("recipe", "run", "nonsense", "--out", str(tmp_path))
     assert refused.exit_code == 2 and "no such recipe; there are transforms, " in refused.stderr
+    nowhere = kmatrix("recipe", "run", "transforms")
+    assert nowhere.exit_code == 2
+    assert nowhere.stderr == "error kmatrix recipe: no --out: results go there; pass --out OUT\n"
 
 
 @pytest.mark.parametrize("folder", package.FOLDERS)
@@ -322,6 +326,8 @@ def test_every_recipe_is_complete(folder: str) -> None:
     assert set(recipe.takes) == {"small", "paper"} and set(recipe.wants) in (set(), {"small", "paper"})
     text = (ROOT / "recipes" / folder / "README.md").read_text()
     assert f"kmatrix recipe run {recipe.name} --preset small" in text
+    assert f"kmatrix recipe run {recipe.name} --out out  " in text  # smoke, which needs no data
+    assert "FOLDER" not in text  # the data are in DATA everywhere
     for word in ("**Claim.**", "**Figure.**"):
         assert word in text
 
@@ -396,7 +402,9 @@ def test_processes_search_together(tmp_path: Path, dealt: bool) -> None:
 
 def test_data_are_checked_when_read(tmp_path: Path) -> None:
     data = part("data")
-    with pytest.raises(km.ArgumentError, match="no MNIST there"):
+    with pytest.raises(
+        km.ArgumentError, match=r"no MNIST there: none of mnist\.npz, train-images-idx3-ubyte, "
+    ):
         data.mnist(tmp_path)
     (tmp_path / "mnist.npz").write_bytes(b"not a zip")
     with pytest.raises(km.ArgumentError, match="unreadable"):

@@ -12,12 +12,20 @@ def find(folder: Path, names: Sequence[str], what: str) -> Path:
     Raises:
         DataError: if there is none of them.
     """
+    path = found(folder, names)
+    if path is None:
+        reason = f"no {what} there: none of {', '.join(names)} in it or in its folders"
+        raise DataError(complaint("kmatrix recipe", "--data", folder, reason, "see the recipe's README"))
+    return path
+
+
+def found(folder: Path, names: Sequence[str]) -> Path | None:
+    """The same, or None."""
     for name in names:
         for path in (folder / name, *sorted(folder.glob(f"*/{name}"))):
             if path.is_file():
                 return path
-    reason = f"no {what} there: none of {', '.join(names)} in it or in its folders"
-    raise DataError(complaint("kmatrix recipe", "--data", folder, reason, "see the recipe's README"))
+    return None
 
 
 def bad(path: Path, reason: str) -> DataError:

@@ -156,8 +156,8 @@ def _opened(path: Path) -> Image:
     try:
         import PIL.Image
     except ModuleNotFoundError:
-        way_out = "pip install 'kmatrix[recipes]'"
-        raise DataError(complaint("kmatrix recipe", "--data", path, "Pillow is missing", way_out)) from None
+        reason, way_out = "Pillow is missing", "pip install pillow"
+        raise DataError(complaint("kmatrix recipe", "--data", path, reason, way_out)) from None
     try:
         return PIL.Image.open(path)
     except OSError as error:  # what Pillow does not know is one, too

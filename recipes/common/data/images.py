@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, complaint
-from .folder import bad, find
+from .folder import bad, find, found
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,11 @@ def mnist(folder: Path) -> Images:
     Raises:
         DataError: if they are not there, or not what they should be.
     """
-    try:
-        arrays = _npz(find(folder, ("mnist.npz",), "MNIST"))
+    archive = found(folder, ("mnist.npz",))
+    if archive is not None:
+        arrays = _npz(archive)
         parts = [(arrays[f"x_{part}"], arrays[f"y_{part}"]) for part in ("train", "test")]
-    except DataError as missing:
-        if "unreadable" in str(missing):
-            raise
+    else:
         parts = [(_idx(folder, f"{p}-images", 3), _idx(folder, f"{p}-labels", 1)) for p in ("train", "t10k")]
     (x, y), (x_test, y_test) = parts
     if x.shape != (60_000, 28, 28) or x_test.shape != (10_000, 28, 28):
@@ -124,7 +123,7 @@ def _npz(path: Path) -> dict[str, np.ndarray]:
 def _idx(folder: Path, stem: str, dims: int) -> np.ndarray:
     """An array of bytes in the format of the original MNIST files."""
     names = [f"{stem}{dot}idx{dims}-ubyte{end}" for end in ("", ".gz") for dot in ("-", ".")]
-    path = find(folder, names, "MNIST")
+    path = find(folder, ["mnist.npz", *names], "MNIST")
     try:
         raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
         kind, *shape = struct.unpack(f">{1 + dims}I", raw[: 4 * (1 + dims)])

@@ -270,6 +270,6 @@ def _soundfile(path: Path) -> Any:
     try:
         import soundfile  # type: ignore[import-untyped]
     except ModuleNotFoundError:
-        reason, way_out = "soundfile is missing", "pip install 'kmatrix[recipes]'"
+        reason, way_out = "soundfile is missing", "pip install soundfile"
         raise DataError(complaint("kmatrix recipe", "--data", path, reason, way_out)) from None
     return soundfile

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -101,7 +102,12 @@ def in_options(complaint_of_library: str, command: str) -> str:
         'kmatrix fit: --budget=0.001: too little for a box; use a larger --budget'
         >>> in_options("compress_: budget=0.1: too small; pass budget=0.2 or more", "compress")
         'kmatrix compress: --budget=0.1: too small; pass --budget 0.2 or more'
+        >>> in_options("kmatrix recipe: --out=None: results go there; pass --out OUT", "recipe")
+        'kmatrix recipe: no --out: results go there; pass --out OUT'
     """
+    not_given = re.fullmatch(r"(kmatrix \w+): (--[\w-]+)=None: (.*)", complaint_of_library, re.DOTALL)
+    if not_given:
+        return "{}: no {}: {}".format(*not_given.groups())
     where, colon, rest = complaint_of_library.partition(": ")
     argument, equals, value = rest.partition("=")
     if command == "compress":

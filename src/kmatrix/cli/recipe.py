@@ -34,8 +34,8 @@ def recipe_list() -> None:
     console.print(shown, "", needed, sep="\n")
     console.print(
         "\nRoughly, with 3 seeds, on one idle core where no GPU is named. The READMEs say where the data are from.\n"
-        "kmatrix recipe run NAME --out FOLDER      synthetic data, seconds to a minute\n"
-        "    --preset small --data FOLDER          real data",
+        "kmatrix recipe run NAME --out OUT         synthetic data, seconds to a minute\n"
+        "    --preset small --data DATA            real data",
         highlight=False,
     )
 
@@ -43,7 +43,7 @@ def recipe_list() -> None:
 def recipe_run(
     name: Annotated[str, typer.Argument(help="Of the recipe, as `kmatrix recipe list` prints it.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results; goes on from what is there.")
+        Path | None, typer.Option(metavar="OUT", help="Folder of the results; goes on from what is there.")
     ] = None,
     preset: Annotated[
         str,
@@ -51,7 +51,8 @@ def recipe_run(
     ] = "smoke",
     seeds: Annotated[int, typer.Option(help="How many runs of every case.")] = 3,
     data: Annotated[
-        Path | None, typer.Option(help="Folder with the data.", envvar=FOLDER_VARIABLE, show_envvar=True)
+        Path | None,
+        typer.Option(metavar="DATA", help="Folder with the data.", envvar=FOLDER_VARIABLE, show_envvar=True),
     ] = None,
     cases: Annotated[
         list[str] | None, typer.Option(help="Only cases of such names, as in 'dft*'; may be given again.")
