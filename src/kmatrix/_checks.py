@@ -54,6 +54,15 @@ def check_positive(where: str, name: str, value: object) -> float:
     return number
 
 
+def check_finite(where: str, name: str, value: object) -> float:
+    """The value as a float, or raise if it is not a finite number."""
+    number = _as_number(value)
+    if not math.isfinite(number):
+        way_out = "pass a number such as 0.3"
+        raise ArgumentError(complaint(where, name, repr(value), "not a finite number", way_out))
+    return number
+
+
 def _as_number(value: object) -> float:
     """A real number as a float, infinite if it is too large for one; NaN for what is none."""
     try:

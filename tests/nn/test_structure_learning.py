@@ -256,6 +256,8 @@ def test_what_cannot_be_learned_is_refused() -> None:
             StructureLearning(optimiser, net, 1e-9, 10) if learns else harden_(net, 1e-9)
     with pytest.raises(DtypeError, match="optimizer"):
         StructureLearning(net, net, 0.3, 10)  # type: ignore[arg-type]
+    with pytest.raises(DtypeError, match=r"schedule=0\.5: not a kmatrix\.nn\.Schedule"):
+        StructureLearning(optimiser, net, 0.3, 10, schedule=0.5)  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="LBFGS"):
         StructureLearning(torch.optim.LBFGS(net.parameters()), net, 0.3, 10)
     plain = nn.Linear(3, 3)
@@ -270,6 +272,10 @@ def test_what_cannot_be_learned_is_refused() -> None:
         {"sigma": (2.0,)},
         {"sigma": 5.0},
         {"sigma": (2.0, math.inf)},
+        {"begin": "x"},
+        {"begin": None},
+        {"begin": math.nan},
+        {"reach": [0.5]},
     ):
         with pytest.raises(ArgumentError, match="Schedule"):
             Schedule(10, **options)

@@ -122,7 +122,7 @@ def learn_structure(
             a box), a ``km.Gaudi`` matrix is inside another matrix or is the model, ``schedule`` is for another number
             of steps, ``data`` is empty or cannot be begun again, there is nothing to learn from, or the loss is not
             finite in the first step.
-        DtypeError: if ``data`` is not iterable, or the model is none.
+        DtypeError: if ``data`` is not iterable, the model is none, or ``schedule`` is no ``Schedule``.
 
     Example:
         >>> import torch, kmatrix as km

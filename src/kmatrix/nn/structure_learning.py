@@ -59,7 +59,7 @@ class StructureLearning:
     Raises:
         ArgumentError: if the model has no ``km.Gaudi`` matrix, one is the model itself or inside another matrix, a
             number is out of range, ``schedule`` is for another number of steps, or ``optimizer`` is ``LBFGS``.
-        DtypeError: if ``optimizer`` is no optimiser of torch.
+        DtypeError: if ``optimizer`` is no optimiser of torch, or ``schedule`` no ``Schedule``.
 
     Example:
         >>> import torch, kmatrix as km

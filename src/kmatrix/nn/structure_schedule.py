@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from kmatrix._checks import check_size
-from kmatrix._errors import ArgumentError, complaint
+from kmatrix._checks import check_finite, check_size
+from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.structures.gaudi.mask import checked_sigma
 
 
@@ -20,6 +20,10 @@ class Schedule:
         reach: share of the steps after which they meet the budget, and after which masks are exact.
         sigma: the Gaussian of the masks at first and at ``reach``, growing by the same factor with each step, such as
             ``(2.0, 100.0)`` for boxes that begin at the cost of dense, as in the paper; None for exact masks always.
+
+    Raises:
+        ArgumentError: if a number is missing or out of range.
+        DtypeError: if ``steps`` is not a whole number.
     """
 
     steps: int
@@ -29,6 +33,8 @@ class Schedule:
 
     def __post_init__(self) -> None:
         check_size("Schedule", "steps", self.steps)
+        check_finite("Schedule", "begin", self.begin)
+        check_finite("Schedule", "reach", self.reach)
         for name, low, value, high in (
             ("begin", 0.0, self.begin, self.reach),
             ("reach", self.begin, self.reach, 1.0),
@@ -65,7 +71,10 @@ class Schedule:
 
 
 def check_schedule(where: str, schedule: Schedule | None, steps: int) -> None:
-    """Raise if a schedule is for another number of steps: the budget would be met too early, or not in time."""
+    """Raise if a schedule is none, or for another number of steps: the budget would be met too early or too late."""
+    if not isinstance(schedule, Schedule | None):
+        way_out = f"pass Schedule({steps}, ...)"
+        raise DtypeError(complaint(where, "schedule", repr(schedule), "not a kmatrix.nn.Schedule", way_out))
     if schedule is not None and schedule.steps != steps:
         reason = f"it is for {schedule.steps} steps, and there are {steps}"
         raise ArgumentError(complaint(where, "schedule", schedule, reason, f"pass Schedule({steps}, ...)"))
