@@ -42,7 +42,7 @@ def types(dtype: torch.dtype, *pointers: str) -> dict[str, str]:
 def chain(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
     """The forward pass of a plan of several steps."""
     pairs = 2 if dtype.is_complex else 1
-    factors, tiles = links(found, pairs, *[[0] * len(found.steps)] * 2)
+    factors, tiles = links(found, pairs, *[(0,) * len(found.steps)] * 2)
     width = max(step.factor.pattern.rows for step in found.steps[:-1]) * pairs
     known = {
         **ENDS, "FACTORS": factors, "Q": pairs, "ACTIVATION": "", "PRECISION": "ieee", "CHUNK": found.chunk,
@@ -100,7 +100,7 @@ def backward(step: Step, dtype: torch.dtype, capability: int) -> Needs:
 def pulled_back(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
     """The backward pass of a plan of several steps."""
     pairs = 2 if dtype.is_complex else 1
-    told, tiles, _ = stages(found, pairs, *[[0] * len(found.steps)] * 3)
+    told, tiles, _ = stages(found, pairs, *[(0,) * len(found.steps)] * 3)
     width = max(step.factor.pattern.rows for step in found.steps[:-1]) * pairs
     known: dict[str, object] = {
         "scales": None, "STAGES": told, "Q": pairs, "NEED_X": True, "PADDED": True, "CROPPED": True,

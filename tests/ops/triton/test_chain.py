@@ -179,7 +179,7 @@ def test_nobody_waits_for_a_later_ticket(n: int, widest: int, chunks: int) -> No
     """
     patterns = tuple(butterfly(n))
     found = rule.plan(patterns, patterns, 1 << 16, torch.bfloat16, choice=rule.Choice(widest, 2**22))
-    places = [0] * len(found.steps)
+    places = (0,) * len(found.steps)
     factors, tiles = links(found, 1, places, places)
     assert len(factors) > 1
     first, last = tickets(factors, tiles, chunks)
@@ -196,7 +196,7 @@ def test_no_gradient_waits_for_a_later_ticket(n: int, widest: int, chunks: int) 
     patterns = tuple(butterfly(n))
     choice = rule.Choice(widest, 2**22)
     found = rule.plan(patterns, patterns, 1 << 16, torch.bfloat16, backward=True, choice=choice)
-    places = [0] * len(found.steps)
+    places = (0,) * len(found.steps)
     told, tiles, shelves = stages(found, 1, places, places, places)
     stage_count, k_last = len(told), len(found.steps) - 1
     assert stage_count == 2 * k_last + 1 > 1

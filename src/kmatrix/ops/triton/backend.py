@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -80,7 +81,7 @@ class Triton:
     def run_backward(
         self, grad: Tensor, x: Tensor, weights: Sequence[Tensor], patterns: Patterns, need_x: bool
     ) -> tuple[Tensor | None, list[Tensor]]:
-        """Gradients, a launch for each factor as multiplied out."""
+        """Gradients: of a chain in one launch, and those of what was multiplied out in another."""
         from kmatrix.ops.triton.backward import gradients
 
         with device_of(x):
@@ -106,6 +107,7 @@ def batch_class(batch: int) -> int:
     return 1 << min(max(4, 2 * (((batch - 1).bit_length() + 1) // 2)), 16)
 
 
+@lru_cache(maxsize=1024)
 def in_words(found: Plan) -> str:
     """The factors as multiplied out."""
     return "factors " + ", ".join("x".join(map(str, step.factor.pattern)) for step in found.steps)

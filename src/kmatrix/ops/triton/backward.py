@@ -6,6 +6,7 @@ A chain takes one launch; a factor alone, or a chain with blocks that no tile ho
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 from math import prod
 
@@ -88,8 +89,9 @@ def _add_up(sums: Tensor, step: Step, pairs: int, place: int, total: Tensor) -> 
     torch.sum(sums, tied, keepdim=True, out=total[place : place + prod(shape)].view(shape))
 
 
+@lru_cache(maxsize=1024)
 def stages(
-    plan: Plan, pairs: int, places: Sequence[int], lanes: Sequence[int], sums: Sequence[int]
+    plan: Plan, pairs: int, places: tuple[int, ...], lanes: tuple[int, ...], sums: tuple[int, ...]
 ) -> tuple[tuple[Constants, ...], int, int]:
     """What ``pullback_kernel`` calls ``STAGES``, the number of tiles of a phase, and of shelves of the ring.
 

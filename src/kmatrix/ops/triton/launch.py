@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -45,8 +46,9 @@ def tiles_of(f: Constants, rows: int, pairs: int) -> int:
     return a * -(-rows // (vectors * repetitions)) * -(-d // diagonals) * -(-b * pairs // outputs)
 
 
+@lru_cache(maxsize=1024)
 def links(
-    plan: Plan, pairs: int, places: Sequence[int], lanes: Sequence[int]
+    plan: Plan, pairs: int, places: tuple[int, ...], lanes: tuple[int, ...]
 ) -> tuple[tuple[Constants, ...], int]:
     """What ``chain_kernel`` calls ``FACTORS``, and the number of tiles of a phase.
 

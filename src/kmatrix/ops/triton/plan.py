@@ -33,10 +33,11 @@ _TALL = 512  # vectors that meet the same weights one after the other
 _PROCESSORS = 132
 _FEW, _MOST = 128, 230  # registers of a thread: with four warps, with eight
 _MOST_BACKWARD = 180
-_RING_BYTES = 32 * 2**20  # of vectors between factors, to stay in the second cache
-# Chunks in the second cache of a chain of two factors, and how many stages work side by side for one phase. The tiles
-# of forward passes are so small that one stage alone should have work for all processors.
-_AS_OF_TWO, _AS_OF_TWO_BACKWARD = (2, 1), (4, 3)
+# Of vectors between factors, to stay in the second cache of 50 MiB: either half of it keeps what its side reads, so
+# that numbers written on one side and read on the other take room in both.
+_RING_BYTES = 16 * 2**20
+# Chunks in the second cache of a chain of two factors, and how many stages work side by side at a time.
+_AS_OF_TWO, _AS_OF_TWO_BACKWARD = (2, 2), (4, 3)
 
 
 class Tile(NamedTuple):

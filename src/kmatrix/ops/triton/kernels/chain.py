@@ -116,7 +116,7 @@ def link(
     factor_tile(
         source, source_stride, target, target_stride, weights + FACTORS[k][17], scales, bias, gather,
         done - 1, free, needed, tile, left, n_in, n_out, FACTORS, k, Q, GATHERED and FIRST, PADDED and FIRST, CROPPED,
-        SCALED, LAST, BIASED, ACTIVATION, FACTORS[k][18], READY, not LAST, PRECISION,
+        SCALED, LAST, BIASED, ACTIVATION, FACTORS[k][18], READY, not LAST, True, PRECISION,
     )  # fmt: skip
     tl.debug_barrier()
     tl.atomic_add(done, 1, sem="release", scope="gpu")

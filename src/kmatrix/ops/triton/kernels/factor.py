@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kmatrix.ops.triton.kernels.arithmetic import activate, narrowed, stacked_product
+from kmatrix.ops.triton.kernels.arithmetic import activate, narrowed, numbers, put, stacked_product
 from kmatrix.ops.triton.kernels.coordinates import columns_of, rows_of
 
 
@@ -44,13 +44,14 @@ def factor_tile(
     SCALES_BEGIN: tl.constexpr,
     READY: tl.constexpr,
     GUARDED: tl.constexpr,
+    ONCE: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """Multiply tile number ``tile`` of the first ``rows`` vectors of ``source`` by factor ``k``, into ``target``.
 
     ``FACTORS`` are what ``launch.constants`` says of each. The tile waits until the counter ``ready`` is at ``READY``,
     if that is not 0, and if it is ``GUARDED`` until ``free`` is at ``needed``; weights are on their way before that. A
-    source that other programs have just written is read past the first cache, which knows nothing of them.
+    source for which it does not wait is read ``ONCE``, or again later.
     """
     F: tl.constexpr = FACTORS[k]
     A: tl.constexpr = F[0]
@@ -109,10 +110,7 @@ def factor_tile(
             if PADDED:
                 inside = inside & (column < n_in)
             place = source + row * source_stride + column
-            if READY > 0:
-                vectors = tl.load(place, mask=inside, other=0.0, cache_modifier=".cg")
-            else:
-                vectors = tl.load(place, mask=inside, other=0.0)
+            vectors = numbers(place, inside, READY > 0, ONCE and B_BLOCKS == 1)
             if start > 0:
                 matrix = block_of(weight, start + c, b, held, C, F[13], F[14])
             total += stacked_product(vectors, matrix, PRECISION)
@@ -123,11 +121,8 @@ def factor_tile(
             if BIASED:
                 total += tl.load(bias + out, mask=wanted, other=0.0).to(tl.float32)
             total = activate(total, ACTIVATION)
-        tl.store(
-            target + row * target_stride + out,
-            narrowed(total, target.dtype.element_ty, PRECISION),
-            mask=wanted,
-        )
+        total = narrowed(total, target.dtype.element_ty, PRECISION)
+        put(target + row * target_stride + out, total, wanted, LAST)
         if C > BC:
             matrix = block_of(weight, c, b, held, C, F[13], F[14])
 
@@ -175,5 +170,5 @@ def factor_kernel(
     """One factor, a program for each tile."""
     factor_tile(
         x, x_stride, y, y_stride, weight, scales, bias, gather, None, None, 0, tl.program_id(0), rows, n_in, n_out,
-        (F,), 0, Q, GATHERED, PADDED, CROPPED, SCALED, LAST, BIASED, ACTIVATION, 0, 0, False, PRECISION,
+        (F,), 0, Q, GATHERED, PADDED, CROPPED, SCALED, LAST, BIASED, ACTIVATION, 0, 0, False, True, PRECISION,
     )  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kmatrix.ops.triton.kernels.arithmetic import narrowed, stacked_product
+from kmatrix.ops.triton.kernels.arithmetic import narrowed, numbers, put, stacked_product
 from kmatrix.ops.triton.kernels.coordinates import columns_of, rows_of
 from kmatrix.ops.triton.kernels.factor import wait_for
 
@@ -40,6 +40,8 @@ def gradient_tile(
     SCALES_BEGIN: tl.constexpr,
     READY: tl.constexpr,
     GUARDED: tl.constexpr,
+    X_FRESH: tl.constexpr,
+    GRAD_FRESH: tl.constexpr,
     GROWING: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
@@ -49,8 +51,8 @@ def gradient_tile(
     shape ``(shares, a, diagonals or their tiles, c, b)``: adding the shares up is left to torch, which does it in
     the same order every time. If they are ``GROWING``, it is added to what is there as soon as the counter ``before``
     is at ``begun``, or is the first if that is 0. ``NEED_X`` wants all inputs and outputs in one tile. Of ``PADDED``
-    vectors only ``n_in`` numbers are there, of ``CROPPED`` gradients ``n_out``. The other counters are those of
-    ``factor_tile``.
+    vectors only ``n_in`` numbers are there, of ``CROPPED`` gradients ``n_out``. ``X_FRESH`` and ``GRAD_FRESH`` are what
+    other programs of the launch have written. The other counters are those of ``factor_tile``.
     """
     A: tl.constexpr = F[0]
     B: tl.constexpr = F[1] * Q
@@ -111,15 +113,15 @@ def gradient_tile(
             wanted = wanted & (column < n_in)
         if CROPPED:
             known = known & (out < n_out)
-        upstream = numbers(grad + row * grad_stride + out, known, READY > 0)
-        vectors = numbers(x + row * x_stride + column, wanted, READY > 0)
+        upstream = numbers(grad + row * grad_stride + out, known, GRAD_FRESH, C_BLOCKS == 1)
+        vectors = numbers(x + row * x_stride + column, wanted, X_FRESH, B_BLOCKS == 1)
         total += stacked_gradient(vectors, upstream, PRECISION)
         if NEED_X:
             pulled = stacked_product(upstream, matrix, PRECISION)
             if SCALED:
                 pulled *= scale[:, None, None]
             pulled = narrowed(pulled, grad_x.dtype.element_ty, PRECISION)
-            tl.store(grad_x + row * grad_x_stride + column, pulled, mask=wanted)
+            put(grad_x + row * grad_x_stride + column, pulled, wanted, not GUARDED)
     where = (
         ((share.to(tl.int64) * A + a) * KEPT + slot)[:, None, None] * (C * B)
         + c[None, :, None] * B
@@ -128,7 +130,7 @@ def gradient_tile(
     held = (slot < KEPT)[:, None, None] & (c < C)[None, :, None] & (b < B)[None, None, :]
     if GROWING:
         wait_for(before, begun)
-        total += numbers(sums + where, held & (begun > 0), True)
+        total += numbers(sums + where, held & (begun > 0), True, False)
     tl.store(sums + where, total, mask=held)
 
 
@@ -136,15 +138,6 @@ def gradient_tile(
 def stacked_gradient(x, grad, PRECISION: tl.constexpr):
     """``x^T grad`` for stacks of matrices."""
     return stacked_product(tl.permute(x, (0, 2, 1)), grad, PRECISION)
-
-
-@triton.jit
-def numbers(place, mask, FRESH: tl.constexpr):
-    """What lies there, zero where masked; past the first cache if other programs have just written it."""
-    if FRESH:
-        return tl.load(place, mask=mask, other=0.0, cache_modifier=".cg")
-    else:
-        return tl.load(place, mask=mask, other=0.0)
 
 
 @triton.jit(do_not_specialize=["rows"])
@@ -174,5 +167,5 @@ def gradient_kernel(
     gradient_tile(
         grad, grad_stride, x, x_stride, grad_x, grad_x_stride, weight, scales, sums, None, None, 0, None, 0,
         tl.program_id(0), rows, n_in, n_out, F, Q, STEPS, NEED_X, PADDED, CROPPED, SCALED, 0, 0, False, False,
-        PRECISION,
+        False, False, PRECISION,
     )  # fmt: skip

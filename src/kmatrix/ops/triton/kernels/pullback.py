@@ -122,7 +122,7 @@ def stage(
         factor_tile(
             source, source_stride, target, target_stride, weights + S[17], scales, None, None, done - 1, free, needed,
             tile, left, n_in, 0, STAGES, s, Q, False, PADDED and FIRST, False, SCALED, False, False, "", S[24], READY,
-            True, PRECISION,
+            True, False, PRECISION,
         )  # fmt: skip
     else:
         if s == K - 1:
@@ -136,8 +136,8 @@ def stage(
         gradient_tile(
             upstream, upstream_stride, source, source_stride, target, target_stride, weights + S[17], scales,
             sums + S[25], done - 1, free, needed, before, begun, tile, left, n_in, n_out, S, Q, S[10],
-            NEED_X or not LAST, PADDED and LAST, CROPPED and s == K - 1, SCALED, S[24], READY, not LAST, True,
-            PRECISION,
+            NEED_X or not LAST, PADDED and LAST, CROPPED and s == K - 1, SCALED, S[24], READY, not LAST, not LAST,
+            s > K - 1, True, PRECISION,
         )  # fmt: skip
     tl.debug_barrier()
     tl.atomic_add(done, 1, sem="release", scope="gpu")
