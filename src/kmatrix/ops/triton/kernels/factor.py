@@ -96,21 +96,16 @@ def factor_tile(
         kept = kept & (out < n_out)
     for step in range(STEPS):
         t = t0 + step * BT
-        row = t.to(tl.int64)[:, :, None]
         there = (t < rows) & (d < D)
         total = tl.zeros((GROUPS, M, BB), tl.float32)
+        from_row = source + t.to(tl.int64)[:, :, None] * source_stride
         for start in tl.static_range(0, C, BC):
-            column = columns_of(a, start + c, d, F[2], D, Q)
             inside = there[:, :, None] & (start + c < C)[None, None, :]
-            if GATHERED:  # negative entries count from the end, as in torch; what is outside is zero
-                entry = tl.load(gather + column // Q, mask=inside, other=0)
-                entry = tl.where(entry < 0, entry + A * F[2] * D, entry)
-                inside = inside & (entry >= 0) & (entry * Q < n_in)
-                column = entry * Q + column % Q
-            if PADDED:
-                inside = inside & (column < n_in)
-            place = source + row * source_stride + column
-            vectors = numbers(place, inside, READY > 0, ONCE and B_BLOCKS == 1)
+            column = columns_of(a, start + c, d, F[2], D, Q)
+            vectors = entries_of(
+                from_row, column, inside, gather, n_in, A * F[2] * D, Q, GATHERED, PADDED, READY > 0,
+                ONCE and B_BLOCKS == 1,
+            )  # fmt: skip
             if start > 0:
                 matrix = block_of(weight, start + c, b, held, C, F[13], F[14])
             total += stacked_product(vectors, matrix, PRECISION)
@@ -122,9 +117,26 @@ def factor_tile(
                 total += tl.load(bias + out, mask=wanted, other=0.0).to(tl.float32)
             total = activate(total, ACTIVATION)
         total = narrowed(total, target.dtype.element_ty, PRECISION)
-        put(target + row * target_stride + out, total, wanted, LAST)
+        put(target + t.to(tl.int64)[:, :, None] * target_stride + out, total, wanted, LAST)
         if C > BC:
             matrix = block_of(weight, c, b, held, C, F[13], F[14])
+
+
+@triton.jit
+def entries_of(
+    row, column, inside, gather, n_in,
+    SIZE: tl.constexpr, Q: tl.constexpr, GATHERED: tl.constexpr, PADDED: tl.constexpr, FRESH: tl.constexpr,
+    ONCE: tl.constexpr,
+):  # fmt: skip
+    """Numbers of vectors, which have ``n_in``, where they would lie in ones of ``SIZE`` entries that are gathered."""
+    if GATHERED:  # negative entries count from the end, as in torch; what is outside is zero
+        entry = tl.load(gather + column // Q, mask=inside, other=0)
+        entry = tl.where(entry < 0, entry + SIZE, entry)
+        inside = inside & (entry >= 0) & (entry * Q < n_in)
+        column = entry * Q + column % Q
+    if PADDED:
+        inside = inside & (column < n_in)
+    return numbers(row + column, inside, FRESH, ONCE)
 
 
 @triton.jit
