@@ -23,7 +23,7 @@ from kmatrix.ops.triton.plan import plan as planned
 from kmatrix.structures.chain import AbstractChainMatrix
 
 WIDTHS = (16, 32, 64, 128)
-RINGS = (8 * 2**20, 32 * 2**20)  # bytes of vectors between two factors
+RINGS = (0, 8 * 2**20, 32 * 2**20)  # bytes of vectors between two factors; 0 for a launch for each
 FEWEST_ROWS, MOST_ROWS = 16, 512  # of one matrix instruction; of a tile
 TUNED = (
     "butterfly 1024",
@@ -69,7 +69,7 @@ def neighbours(plan: Plan) -> Iterator[Plan]:
                 tile = step.tile._replace(**{name: other})
                 if _sensible(step, tile):
                     yield _whole(plan, [*plan.steps[:i], step._replace(tile=tile), *plan.steps[i + 1 :]])
-    for chunk in (plan.chunk * 2, plan.chunk // 2):
+    for chunk in (plan.chunk * 2, plan.chunk // 2) if plan.chunk else ():
         if chunk >= max(step.tile.vectors * step.tile.steps for step in plan.steps):
             yield plan._replace(chunk=chunk)
 
@@ -95,6 +95,8 @@ def _sensible(step: Step, tile: Tile) -> bool:
 
 def _whole(base: Plan, steps: Sequence[Step]) -> Plan:
     """A plan of other steps, whose chunk is that of another as far as whole tiles allow."""
+    if not base.chunk:
+        return Plan(tuple(steps), 0)
     tall = max(step.tile.vectors * step.tile.steps for step in steps)
     return Plan(tuple(steps), max(base.chunk // tall, 1) * tall)
 

@@ -253,7 +253,9 @@ class _Trial:
 def in_words(schedule: Schedule | Choice) -> str:
     """A schedule in words."""
     if isinstance(schedule, Choice):
-        ring = f"{schedule.ring // 2**20} MiB between factors"
+        ring = (
+            f"{schedule.ring // 2**20} MiB between factors" if schedule.ring else "a launch for each factor"
+        )
         return f"triton kernel, blocks of {schedule.widest} at most, {ring}"
     kernel, passes, height = schedule
     tall = f", tiles {height} vector{'' if height == 1 else 's'} high" if kernel == "tiles" else ""

@@ -13,7 +13,11 @@ from kmatrix.ops import Pattern, prepare, use_backend
 from kmatrix.ops.apply import chain_apply
 from kmatrix.ops.definition import reference_chain_matmul
 from kmatrix.ops.dispatch import observing
+from kmatrix.ops.gradients import chain_gradients
 from kmatrix.ops.triton.available import interpreted, precision, triton_is_here
+from kmatrix.ops.triton.backward import gradients
+from kmatrix.ops.triton.launch import forward
+from kmatrix.ops.triton.plan import Choice, plan
 
 pytestmark = pytest.mark.skipif(
     not triton_is_here().ok or not interpreted(), reason="Triton's interpreter is not there"
@@ -154,13 +158,39 @@ def test_a_selection_behind_is_left_to_torch() -> None:
     torch.testing.assert_close(y, reference_chain_matmul(x, w, PATTERNS)[:, take])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+def test_factor_by_factor(dtype: torch.dtype) -> None:
+    """What measuring may choose instead of the ring: ends at the first and the last launch, gradients as well."""
+    patterns = tuple([Pattern(16 >> k, 2, 2, 1 << k) for k in range(5)])
+    w, x = [torch.randn(p, dtype=dtype) for p in patterns], torch.randn(70, 29, dtype=dtype)
+    found = plan(patterns, patterns, 70, dtype, choice=Choice(4, 0))
+    assert len(found.steps) == 3
+    assert found.chunk == 0
+    gather = torch.randperm(32)
+    bias = torch.randn(30, dtype=dtype)
+    y = forward(x, w, patterns, found, gather=gather, n_out=30, bias=bias, activation="relu")
+    wide = [t.double() for t in w]
+    padded = functional.pad(x.double(), (0, 3))
+    exact = functional.relu(reference_chain_matmul(padded[:, gather], wide, patterns)[:, :30] + bias)
+    close = {"atol": 2e-2, "rtol": 1e-2} if dtype == torch.float16 else {"atol": 1e-4, "rtol": 1e-4}
+    torch.testing.assert_close(y.double(), exact, **close)
+    grad = torch.randn(70, 30, dtype=dtype)
+    grad_x, grads = gradients(grad, x, w, patterns, found, True)
+    pulled = functional.pad(grad.double(), (0, 2))
+    exact_x, exact_grads = chain_gradients(pulled, padded, wide, patterns)
+    assert grad_x is not None
+    torch.testing.assert_close(grad_x.double(), exact_x[:, :29], **close)
+    close = {"atol": 0.3, "rtol": 1e-2} if dtype == torch.float16 else {"atol": 1e-3, "rtol": 1e-4}
+    torch.testing.assert_close([g.double() for g in grads], list(exact_grads), **close)
+
+
 @pytest.mark.parametrize("take", [None, [4, 0, 14]])
 def test_prepared(take: list[int] | None) -> None:
     x, w, bias = torch.randn(2, 2, 6), weights(), torch.randn(15 if take is None else 3)
     gather = [5, -1, 0, 1, 2, 3, 4, -1]
-    plan = prepare(w, n=6, gather=gather, take=take, bias=bias)
+    chain = prepare(w, n=6, gather=gather, take=take, bias=bias)
     with use_backend("triton"), observing() as products:
-        y = plan(x)
+        y = chain(x)
     assert not products  # nothing is dispatched again
     chosen = torch.cat([x, torch.zeros(2, 2, 1)], -1)[..., gather]
     exact = reference_chain_matmul(chosen, w, PATTERNS)
@@ -177,10 +207,10 @@ def test_prepared_for_one_vector_and_for_many() -> None:
     """Plans of different groupings, each packed once."""
     patterns = [Pattern(256 >> (k + 1), 2, 2, 1 << k) for k in range(8)]
     w = [torch.randn(p) for p in patterns]
-    plan = prepare(w)
+    chain = prepare(w)
     for x in (torch.randn(256), torch.randn(70, 256), torch.randn(1, 256)):
         with use_backend("triton"):
-            torch.testing.assert_close(plan(x), reference_chain_matmul(x, w, patterns), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(chain(x), reference_chain_matmul(x, w, patterns), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("told", ["high", "tf32", "highest", "ieee"])

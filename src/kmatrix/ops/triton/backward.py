@@ -179,8 +179,8 @@ def gradients(
     """
     pairs = 2 if x.is_complex() else 1
     packed = pack(weights, patterns, plan.steps)
-    short = len(plan.steps) < SHORTEST_CHAIN or not all(_is_whole(step, pairs) for step in plan.steps)
-    run = _one_by_one if short else _in_one_launch
+    ring = plan.chunk and len(plan.steps) >= SHORTEST_CHAIN and all(_is_whole(s, pairs) for s in plan.steps)
+    run = _in_one_launch if ring else _one_by_one
     total = torch.empty(packed.buffer.shape, dtype=torch.float32, device=x.device)
     grad_x = run(real_rows(rows_of(grad)), real_rows(rows_of(x)), plan, packed, pairs, need_x, total)
     grad_weights = unpacked_gradients(total, packed, weights, patterns, plan.steps)

@@ -76,38 +76,62 @@ def multiply(
     activation: str = "",
 ) -> Tensor:
     """Rows of numbers times a packed chain."""
-    from kmatrix.ops.triton.kernels import chain, factor
-
     if gather is None and resident.applies(x, plan, n_out):
         return resident.multiply(x, plan, packed, bias=bias, activation=activation)
     pairs = 2 if x.is_complex() else 1
     x, y = real_rows(x), x.new_empty(x.shape[0], n_out)
-    real_y = real_rows(y)
-    batch, steps = x.shape[0], plan.steps
     common: dict[str, Any] = {
         "scales": packed.scales, "gather": gather, "bias": bias, "n_in": x.shape[1], "n_out": n_out * pairs,
-        "Q": pairs, "GATHERED": gather is not None, "PADDED": x.shape[1] < steps[0].factor.pattern.cols * pairs,
-        "CROPPED": n_out < steps[-1].factor.pattern.rows, "SCALED": packed.scales is not None,
+        "Q": pairs, "GATHERED": gather is not None,
+        "PADDED": x.shape[1] < plan.steps[0].factor.pattern.cols * pairs,
+        "CROPPED": n_out < plan.steps[-1].factor.pattern.rows, "SCALED": packed.scales is not None,
         "BIASED": bias is not None, "ACTIVATION": activation, "PRECISION": precision(),
     }  # fmt: skip
-    warps = max(step.tile.warps for step in steps)
-    if len(steps) < SHORTEST_CHAIN:
-        f = constants(steps[0], pairs)
-        factor.factor_kernel[(tiles_of(f, batch, pairs),)](
-            x, x.stride(0), real_y, real_y.stride(0), packed.buffer, rows=batch, F=f, LAST=True, num_warps=warps,
-            **common,
-        )  # fmt: skip
-        return y
+    run = _factor_by_factor if len(plan.steps) < SHORTEST_CHAIN or not plan.chunk else _through_ring
+    run(x, real_rows(y), plan, packed, pairs, common)
+    return y
+
+
+def _through_ring(
+    x: Tensor, y: Tensor, plan: Plan, packed: Packed, pairs: int, common: dict[str, Any]
+) -> None:
+    """The product in one launch."""
+    from kmatrix.ops.triton.kernels import chain
+
+    batch, steps = len(x), plan.steps
     factors, tiles = links(plan, pairs, packed.places, packed.lanes)
     chunks = -(-batch // plan.chunk)
     width = max(step.factor.pattern.rows for step in steps[:-1]) * pairs
     ring = x.new_empty(2 * (len(steps) - 1) * plan.chunk * width)
     counters = torch.zeros(1 + chunks * len(steps), dtype=torch.int32, device=x.device)
     chain.chain_kernel[(tiles * (chunks + len(steps) - 1),)](
-        x, x.stride(0), real_y, real_y.stride(0), ring, packed.buffer, counters=counters, rows=batch, chunks=chunks,
-        FACTORS=factors, CHUNK=plan.chunk, WIDTH=width, TILES=tiles, num_warps=warps, **common,
+        x, x.stride(0), y, y.stride(0), ring, packed.buffer, counters=counters, rows=batch, chunks=chunks,
+        FACTORS=factors, CHUNK=plan.chunk, WIDTH=width, TILES=tiles,
+        num_warps=max(step.tile.warps for step in steps), **common,
     )  # fmt: skip
-    return y
+
+
+def _factor_by_factor(
+    x: Tensor, y: Tensor, plan: Plan, packed: Packed, pairs: int, common: dict[str, Any]
+) -> None:
+    """The product in a launch for each factor, all vectors between two of them in memory."""
+    from kmatrix.ops.triton.kernels import factor
+
+    last = len(plan.steps) - 1
+    for i, step in enumerate(plan.steps):
+        f = constants(step, pairs)
+        target = y if i == last else x.new_empty(len(x), step.factor.pattern.rows * pairs)
+        weights, scales = packed.factor(i)
+        given = dict(common, scales=scales)
+        if i > 0:
+            given.update(GATHERED=False, PADDED=False, n_in=x.shape[1])
+        if i < last:
+            given.update(BIASED=False, ACTIVATION="", CROPPED=False)
+        factor.factor_kernel[(tiles_of(f, len(x), pairs),)](
+            x, x.stride(0), target, target.stride(0), weights, rows=len(x), F=f, LAST=i == last,
+            num_warps=step.tile.warps, **given,
+        )  # fmt: skip
+        x = target
 
 
 def real_rows(rows: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class Tile(NamedTuple):
 class Choice(NamedTuple):
     """What measuring may choose: the widest block to multiply out, and bytes of vectors between two factors.
 
-    The second cache should hold the latter.
+    The second cache should hold the latter; 0 for a launch for each factor.
     """
 
     widest: int
@@ -72,7 +72,7 @@ class Step(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The steps, and how many vectors go from one to the next at a time."""
+    """The steps, and how many vectors go from one to the next at a time; 0 if all, in a launch for each step."""
 
     steps: tuple[Step, ...]
     chunk: int
@@ -109,7 +109,7 @@ def plan(
     cost, steps = best[-1]
     if len(steps) > 1 and not backward and batch >= MANY and choice in (None, by_rule(dtype)):
         _, steps = min([(cost, steps), *_resident(factors, widest, batch, dtype, ring)], key=lambda b: b[0])
-    return Plan(steps, _chunk(steps, batch, dtype, ring, backward))
+    return Plan(steps, _chunk(steps, batch, dtype, ring, backward) if ring else 0)
 
 
 def by_rule(dtype: torch.dtype) -> Choice:
@@ -161,7 +161,7 @@ def _steps(tile: Tile, pattern: Pattern, batch: int, dtype: torch.dtype, ring: i
     """How often a program multiplies by the same weights: often, but a chunk has work for all processors."""
     a, b, _, d = pattern
     shelves, stages = _AS_OF_TWO_BACKWARD if backward else _AS_OF_TWO
-    chunk = min(batch, ring // (shelves * pattern.rows * dtype.itemsize))
+    chunk = min(batch, (ring or 1 << 62) // (shelves * pattern.rows * dtype.itemsize))
     across = a * -(-d // tile.diagonals) * -(-b * (1 + dtype.is_complex) // tile.outputs)
     rows = min(chunk * across * stages // _PROCESSORS, _TALL)
     return 1 << max((rows // tile.vectors).bit_length() - 1, 0)

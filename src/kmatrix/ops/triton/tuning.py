@@ -15,7 +15,7 @@ from kmatrix.ops.wisdom import entry
 
 REPEATS = 8  # products between two looks at the clock, so that waiting for the GPU costs each little
 _WIDTHS = (16, 32, 64, 128)
-_RINGS = (8 * 2**20, 16 * 2**20, 32 * 2**20)
+_RINGS = (8 * 2**20, 16 * 2**20, 32 * 2**20, 0)
 
 
 def question(patterns: Patterns, dtype: torch.dtype, batch: int, device: torch.device) -> str:
@@ -34,7 +34,7 @@ def learned(patterns: Patterns, dtype: torch.dtype, batch: int, device: torch.de
     """What was measured to be best, if anything was and it makes sense."""
     match entry(question(patterns, dtype, batch, device)):
         case {"kernel": "triton", "widest": int(widest), "ring": int(ring)}:
-            if widest in _WIDTHS and _RINGS[0] <= ring <= 2 * _RINGS[-1]:
+            if widest in _WIDTHS and ring in _RINGS:
                 return Choice(widest, ring)
     return None
 
