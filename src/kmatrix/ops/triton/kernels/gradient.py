@@ -122,16 +122,22 @@ def gradient_tile(
                 pulled *= scale[:, None, None]
             pulled = narrowed(pulled, grad_x.dtype.element_ty, PRECISION)
             put(grad_x + row * grad_x_stride + column, pulled, wanted, not GUARDED)
-    where = (
-        ((share.to(tl.int64) * A + a) * KEPT + slot)[:, None, None] * (C * B)
-        + c[None, :, None] * B
-        + b[None, None, :]
-    )
+    first = (share.to(tl.int64) * A + a) * KEPT
+    add_to_sums(sums, total, first, slot, c, b, before, begun, KEPT, C, B, GROWING)
+
+
+@triton.jit
+def add_to_sums(
+    sums, total, first, slot, c, b, before, begun,
+    KEPT: tl.constexpr, C: tl.constexpr, B: tl.constexpr, GROWING: tl.constexpr,
+):  # fmt: skip
+    """Store gradients of weights from matrix ``first`` on, or add them to those of the chunk before when it is done."""
+    where = sums + (first + slot)[:, None, None] * (C * B) + c[None, :, None] * B + b[None, None, :]
     held = (slot < KEPT)[:, None, None] & (c < C)[None, :, None] & (b < B)[None, None, :]
     if GROWING:
         wait_for(before, begun)
-        total += numbers(sums + where, held & (begun > 0), True, False)
-    tl.store(sums + where, total, mask=held)
+        total += numbers(where, held & (begun > 0), True, False)
+    tl.store(where, total, mask=held)
 
 
 @triton.jit
