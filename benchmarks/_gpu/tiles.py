@@ -18,8 +18,9 @@ from _gpu.problems import allow_tf32, exactly, release
 from _gpu.workers import is_fatal
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.triton.backend import batch_class
-from kmatrix.ops.triton.plan import LEAST, Choice, Plan, Step, Tile
+from kmatrix.ops.triton.plan import Choice, Plan, Step
 from kmatrix.ops.triton.plan import plan as planned
+from kmatrix.ops.triton.tiles import LEAST, Tile
 from kmatrix.structures.chain import AbstractChainMatrix
 
 WIDTHS = (16, 32, 64, 128)

@@ -154,7 +154,7 @@ def _tune_on_gpu(weights: Sequence[Tensor], patterns: Patterns, batch: int, seco
     """The same for plans of the GPU kernels, whose ends change nothing."""
     x = torch.randn(batch, patterns[0].cols, device=weights[0].device).to(weights[0].dtype)
     group = gpu_batch_class(batch)
-    choices = gpu.candidates(patterns, [tuple(w.shape) for w in weights], group, x.dtype)
+    choices = gpu.candidates(patterns, [tuple(w.shape) for w in weights], group, x.dtype, x.device)
     times = race([gpu.trial(x, weights, patterns, choice) for choice in choices], seconds)
     times = [time / (1 if interpreted() else gpu.REPEATS) for time in times]
     fastest = min(range(len(times)), key=times.__getitem__)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from ahead_of_time import Needs, needs
 
 from kmatrix.ops import Pattern
 from kmatrix.ops.triton import resident
-from kmatrix.ops.triton.backward import stages
+from kmatrix.ops.triton.backward import is_whole, stages
 from kmatrix.ops.triton.kernels import chain as links_of
-from kmatrix.ops.triton.kernels import gradient, paths, pullback
+from kmatrix.ops.triton.kernels import factor, gradient, paths, pullback
 from kmatrix.ops.triton.kernels import resident as kernels
 from kmatrix.ops.triton.launch import constants, links
 from kmatrix.ops.triton.packing import product_jobs
-from kmatrix.ops.triton.plan import Factor, Plan, Step, Tile, plan
+from kmatrix.ops.triton.plan import Factor, Plan, Step, plan
+from kmatrix.ops.triton.tiles import Tile
 from kmatrix.ops.triton.unpacking import gradient_jobs
 
 TYPES = {torch.bfloat16: "bf16", torch.float32: "fp32", torch.complex64: "fp32"}
@@ -65,7 +68,7 @@ def held(widths: tuple[int, int], dtype: torch.dtype, capability: int) -> Needs:
     b, c = widths
     factors = [Factor(p, p.a == 1, p.d == 1) for p in (Pattern(c, b, b, 1), Pattern(1, c, c, b))]
     steps = tuple([Step(i, i + 1, f, Tile(16, 1, 16, 16, 1, 4)) for i, f in enumerate(factors)])
-    how = resident.how(steps, dtype, {80: 166_912, 90: 232_448}[capability])
+    how = resident.how(steps, dtype, MEMORY[capability])
     assert how is not None, "the rule says that these do not fit"
     first, second = resident.constants(steps[0], 0), resident.constants(steps[1], factors[0].numel)
     known: dict[str, object] = {
@@ -112,6 +115,15 @@ def pulled_back(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
     return needs(pullback.pullback_kernel, named, known, capability=capability, warps=warps, odd=odd)
 
 
+def alone(step: Step, dtype: torch.dtype, capability: int, *, turned: bool = False) -> Needs:
+    """One step, or its transpose."""
+    pairs = 2 if dtype.is_complex else 1
+    f = constants(step, pairs, turned=turned)
+    known = {**ENDS, "F": f, "Q": pairs, "LAST": True, "ACTIVATION": "", "PRECISION": "ieee"}
+    named, warps = types(dtype, "x", "y", "weight"), step.tile.warps
+    return needs(factor.factor_kernel, named, known, capability=capability, warps=warps, odd=("rows",))
+
+
 def multiplied_out(patterns: tuple[Pattern, ...], dtype: torch.dtype) -> list[Needs]:
     """Factors as one block or two, each a run of factors or a pair of them, and the gradients of runs."""
     q = 2 if dtype.is_complex else 1
@@ -127,37 +139,58 @@ def multiplied_out(patterns: tuple[Pattern, ...], dtype: torch.dtype) -> list[Ne
     return found
 
 
+BF16, F32, C64 = torch.bfloat16, torch.float32, torch.complex64
+KALEIDOSCOPE = butterfly(4096) + tuple(p.transposed for p in reversed(butterfly(4096)))
+MONARCH_32 = Pattern(32, 32, 32, 1), Pattern(1, 32, 32, 32)
+MONARCH_64 = Pattern(64, 64, 64, 1), Pattern(1, 64, 64, 64)
+MONARCH_128 = Pattern(128, 128, 128, 1), Pattern(1, 128, 128, 128)
+BLAST = Pattern(16, 128, 256, 1), Pattern(1, 16, 16, 128), Pattern(16, 256, 128, 1)
+LOW_RANK = Pattern(1, 64, 1024, 1), Pattern(1, 1024, 64, 1)
+THIN = Pattern(1, 4, 1024, 1), Pattern(1, 1024, 4, 1)
+CASES = (
+    ("butterfly 1024", butterfly(1024), BF16, 90), ("butterfly 4096", butterfly(4096), BF16, 90),
+    ("butterfly 4096", butterfly(4096), BF16, 80), ("butterfly 4096", butterfly(4096), BF16, 89),
+    ("butterfly 1024", butterfly(1024), F32, 90), ("butterfly 1024", butterfly(1024), C64, 90),
+    ("K-matrix 4096", KALEIDOSCOPE, BF16, 90), ("K-matrix 4096", KALEIDOSCOPE, F32, 90),
+    ("Monarch 32 blocks", MONARCH_32, F32, 90), ("Monarch 32 blocks", MONARCH_32, C64, 89),
+    ("Monarch 64 blocks", MONARCH_64, BF16, 90), ("Monarch 64 blocks", MONARCH_64, BF16, 89),
+    ("Monarch 64 blocks", MONARCH_64, F32, 90), ("Monarch 128 blocks", MONARCH_128, BF16, 90),
+    ("BLAST 4096", BLAST, BF16, 90), ("low rank 1024", LOW_RANK, BF16, 90), ("low rank 1024", THIN, F32, 89),
+)  # fmt: skip
+MEMORY = {80: 166_912, 89: 101_376, 90: 232_448}  # bytes of shared memory that a program may have
+
+
+def cases() -> Iterator[tuple[str, Needs]]:
+    """Everything, by name."""
+    for kind, patterns, dtype, capability in CASES:
+        name, memory = f"{kind} {dtype} sm_{capability}", MEMORY[capability]
+        for batch in (16, 32768):
+            found = plan(patterns, patterns, batch, dtype, memory=memory)
+            yield f"{name} batch {batch}", chain(found, dtype, capability)
+        back = plan(patterns, patterns, 32768, dtype, backward=True, memory=memory)
+        pairs = 2 if dtype.is_complex else 1
+        if all(is_whole(step, pairs) for step in back.steps):
+            yield f"{name} batch 32768 backward", pulled_back(back, dtype, capability)
+            continue
+        for step in back.steps:
+            single = f"{name} backward {tuple(step.factor.pattern)}"
+            yield single, backward(step, dtype, capability)
+            yield f"{single}, forward", alone(step, dtype, capability)
+            yield f"{single}, transposed", alone(step, dtype, capability, turned=True)
+    for widths, dtype, capability in (
+        ((32, 32), BF16, 90), ((64, 16), BF16, 90), ((32, 16), BF16, 80), ((16, 16), F32, 90), ((32, 16), F32, 80),
+    ):  # fmt: skip
+        yield f"blocks {widths} held, {dtype} sm_{capability}", held(widths, dtype, capability)
+    for patterns in (butterfly(64), butterfly(4096), KALEIDOSCOPE):
+        for dtype in (BF16, C64):
+            for needed in multiplied_out(patterns, dtype):
+                yield f"{len(patterns)} factors multiplied out, {dtype} sm_90", needed
+
+
 def main() -> None:
     """Print a line for each kernel: what it is, bytes spilled, bytes of shared memory, atomic instructions."""
-    for n, dtype, capability in (
-        (1024, torch.bfloat16, 90), (4096, torch.bfloat16, 90), (4096, torch.bfloat16, 80),
-        (1024, torch.float32, 90), (1024, torch.complex64, 90),
-    ):  # fmt: skip
-        patterns, name = butterfly(n), f"butterfly {n} {dtype} sm_{capability}"
-        for batch in (16, 32768):
-            needed = chain(plan(patterns, patterns, batch, dtype), dtype, capability)
-            print(f"{name} batch {batch}: {needed.spilled} {needed.shared} {needed.atomics}")
-        back = plan(patterns, patterns, 32768, dtype, backward=True)
-        needed = pulled_back(back, dtype, capability)
-        print(f"{name} batch 32768 backward: {needed.spilled} {needed.shared} {needed.atomics}")
-        for step in back.steps:
-            needed = backward(step, dtype, capability)
-            print(
-                f"{name} backward {tuple(step.factor.pattern)}: {needed.spilled} {needed.shared} {needed.atomics}"
-            )
-    for widths, dtype, capability in (
-        ((32, 32), torch.bfloat16, 90), ((64, 16), torch.bfloat16, 90), ((32, 16), torch.bfloat16, 80),
-        ((16, 16), torch.float32, 90), ((32, 16), torch.float32, 80),
-    ):  # fmt: skip
-        needed = held(widths, dtype, capability)
-        name = f"blocks {widths} held, {dtype} sm_{capability}"
-        print(f"{name}: {needed.spilled} {needed.shared} {needed.atomics}")
-    both = butterfly(64) + tuple(p.transposed for p in reversed(butterfly(64)))
-    for patterns in (butterfly(64), butterfly(4096), both):
-        for dtype in (torch.bfloat16, torch.complex64):
-            for needed in multiplied_out(patterns, dtype):
-                name = f"{len(patterns)} factors multiplied out, {dtype}"
-                print(f"{name}: {needed.spilled} {needed.shared} {needed.atomics}")
+    for name, needed in cases():
+        print(f"{name}: {needed.spilled} {needed.shared} {needed.atomics}", flush=True)
 
 
 if __name__ == "__main__":

@@ -142,7 +142,9 @@ def test_gradients_go_through_the_ring(
 
 def test_wide_blocks_are_cut_into_tiles() -> None:
     patterns = [Pattern(1, 150, 140, 2), Pattern(2, 3, 150, 1)]
-    check(draw(patterns, torch.float32), patterns, torch.randn(3, 280))
+    check(draw(patterns, torch.bfloat16), patterns, torch.randn(3, 280).bfloat16())
+    patterns = [Pattern(2, 60, 50, 1), Pattern(1, 5, 40, 3)]
+    check(draw(patterns, torch.float32), patterns, torch.randn(3, 100))
 
 
 def test_vectors_and_weights_that_are_views() -> None:

@@ -6,6 +6,7 @@ On an A100, whose matrix instructions take both operands from registers, the wid
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,11 @@ import pytest
 from kmatrix.ops.triton.available import triton_is_here
 
 A_FEW = 64  # bytes: sixteen registers of one thread
-SHARED = {80: 166_912, 90: 232_448}  # bytes that a program may have on an A100, on an H100 or H200
+SHARED = {
+    80: 166_912,
+    89: 101_376,
+    90: 232_448,
+}  # bytes that a program may have: A100, small GPUs, H100 and H200
 
 
 @pytest.mark.skipif(not triton_is_here().ok or sys.platform != "linux", reason="no compiler for GPUs is here")
@@ -27,12 +32,12 @@ def test_kernels_fit_the_chip() -> None:
     )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert len(lines) >= 20
+    assert len(lines) >= 60
     for line in lines:
         name, _, numbers = line.rpartition(": ")
         spilled, shared, atomics = map(int, numbers.split())
-        old = "sm_80" in name
+        capability = int(re.search(r"sm_(\d+)", name)[1])
         # Only chains count tiles; sums of gradients in the order of atomics would differ from call to call.
         assert (atomics > 0) == (" batch " in name), name
-        assert old or spilled <= A_FEW, name
-        assert shared <= SHARED[80 if old else 90], name
+        assert capability != 90 or spilled <= A_FEW, name
+        assert shared <= SHARED[capability], name

@@ -58,7 +58,7 @@ def test_what_is_measured_is_kept_and_obeyed(file: Path, monkeypatch: pytest.Mon
 def test_candidates_run(file: Path) -> None:
     weights = [torch.randn(p) for p in PATTERNS[:3]]
     patterns = tuple([Pattern(4 >> k, 2, 2, 1 << k) for k in range(3)])
-    choices = tuning.candidates(patterns, patterns, 16, torch.float32)
+    choices = tuning.candidates(patterns, patterns, 16, torch.float32, torch.device("cpu"))
     assert choices[0] == by_rule(torch.float32)
     weights = [torch.randn(p) for p in patterns]
     for choice in choices:

@@ -11,13 +11,16 @@ from torch import Tensor
 
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.ends import Ends
-from kmatrix.ops.triton.available import interpreted, triton_is_here
+from kmatrix.ops.triton.available import can_compute
+from kmatrix.ops.triton.chip import chip
 from kmatrix.ops.triton.plan import Plan, plan
 from kmatrix.ops.triton.tuning import learned
 from kmatrix.ops.verdict import Verdict
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.complex64)
-_WIDEST = 1 << 16  # numbers in a block: beyond, products of whole matrices are what stock torch does best
+# Numbers in a block by bytes of a number: beyond, arithmetic takes longer than memory, and matrix products are what
+# stock torch makes best.
+_WIDEST = {2: 1 << 16, 4: 1 << 12}
 
 
 class Triton:
@@ -27,17 +30,13 @@ class Triton:
 
     def can_run(self, x: Tensor, weights: Sequence[Tensor], patterns: Patterns) -> Verdict:
         """Everything on a GPU in the number types of the kernels that is not empty and whose blocks are not wide."""
-        ok, reason = triton_is_here()
+        ok, reason = can_compute(x, DTYPES, _asked_for())
         if not ok:
             return Verdict(False, reason)
-        if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreted() and _asked_for()):
-            return Verdict(False, f"x is on {x.device}, the Triton kernels compute on CUDA devices")
-        if x.dtype not in DTYPES:
-            return Verdict(False, f"no Triton kernel for {x.dtype}")
         if not x.numel() or not all(map(all, patterns)):
             return Verdict(False, "empty tensors need no speed")
         widest = max(p.b * p.c for p in patterns)
-        if widest > _WIDEST:
+        if widest > _WIDEST[x.dtype.itemsize // (1 + x.is_complex())]:
             return Verdict(
                 False, f"a block of {widest} numbers is a matrix product that stock torch makes best"
             )
@@ -99,7 +98,8 @@ def plan_of(x: Tensor, weights: Sequence[Tensor], patterns: Patterns, *, backwar
     shapes = tuple([tuple(w.shape) for w in weights])
     chain, group = tuple(patterns), batch_class(batch)
     choice = None if backward else learned(chain, x.dtype, group, x.device)
-    return plan(chain, shapes, group, x.dtype, backward=backward, choice=choice)
+    memory = chip(x.device).shared
+    return plan(chain, shapes, group, x.dtype, backward=backward, choice=choice, memory=memory)
 
 
 def batch_class(batch: int) -> int:

@@ -47,7 +47,7 @@ def factor_gradients(
     steps = _power_below(batch * places // (PARTS * tile.vectors))
     parts = -(-batch // (steps * tile.vectors))
     sums = x.new_empty(_shape_of_sums(step, pairs, parts), dtype=torch.float32)
-    whole = _is_whole(step, pairs)
+    whole = is_whole(step, pairs)
     fused = need_x and whole
     grad_x = x.new_empty(x.shape) if fused else None
     target = x if grad_x is None else grad_x
@@ -68,7 +68,7 @@ def _power_below(size: int) -> int:
     return 1 << max(size.bit_length() - 1, 0)
 
 
-def _is_whole(step: Step, pairs: int) -> bool:
+def is_whole(step: Step, pairs: int) -> bool:
     """Whether a tile holds all inputs and outputs of a group."""
     pattern, tile = step.factor.pattern, step.tile
     return pattern.b * pairs <= tile.outputs and pattern.c * pairs <= tile.inputs
@@ -179,7 +179,7 @@ def gradients(
     """
     pairs = 2 if x.is_complex() else 1
     packed = pack(weights, patterns, plan.steps)
-    ring = plan.chunk and len(plan.steps) >= SHORTEST_CHAIN and all(_is_whole(s, pairs) for s in plan.steps)
+    ring = plan.chunk and len(plan.steps) >= SHORTEST_CHAIN and all(is_whole(s, pairs) for s in plan.steps)
     run = _in_one_launch if ring else _one_by_one
     total = torch.empty(packed.buffer.shape, dtype=torch.float32, device=x.device)
     grad_x = run(real_rows(rows_of(grad)), real_rows(rows_of(x)), plan, packed, pairs, need_x, total)

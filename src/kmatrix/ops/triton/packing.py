@@ -19,8 +19,9 @@ from kmatrix.ops.definition import Patterns
 from kmatrix.ops.merging import merge_group
 from kmatrix.ops.schedule import Shapes
 from kmatrix.ops.triton.available import precision
-from kmatrix.ops.triton.plan import Step, power_of_two
+from kmatrix.ops.triton.plan import Step
 from kmatrix.ops.triton.runs import Run, path_constants, runs_of
+from kmatrix.ops.triton.tiles import power_of_two
 
 Constants = tuple[int, ...]
 HALF = (torch.bfloat16, torch.float16)

@@ -12,13 +12,13 @@ from typing import NamedTuple
 
 import torch
 
-from kmatrix.ops.definition import Pattern, Patterns
+from kmatrix.ops.definition import Patterns
 from kmatrix.ops.merging import product_pattern, split
 from kmatrix.ops.schedule import Factor, Shapes
+from kmatrix.ops.triton.chip import SHARED
 from kmatrix.ops.triton.residence import MANY, residence
+from kmatrix.ops.triton.tiles import LEAST, SECTOR, Demand, Tile, spread, tile_for
 
-SECTOR = 32  # bytes that memory delivers at least
-LEAST = 16  # rows and columns of a matrix instruction
 # Widest blocks that narrow factors are multiplied out to. Those of float32 have no matrix instructions of their own,
 # and one sum of many products is rounded more often than some sums of two.
 _WIDEST = {2: 128, 4: 16, 8: 16}
@@ -27,28 +27,9 @@ _MEMORY = 4.2e12  # bytes a second, read and written
 _HALF_RATE, _SINGLE_RATE = 2e14, 1.5e13  # multiply-adds a second
 _UNHIDDEN = 0.3  # of the shorter of both is not hidden behind the longer
 _LATENCY = 2e-6  # seconds until a pass has begun and ended
-_STACKED = 1 << 16  # numbers of weights of one program
-_SUMS = 1 << 14  # the same where their gradients are summed in registers
-_TALL = 512  # vectors that meet the same weights one after the other
-_PROCESSORS = 132
-_FEW, _MOST = 128, 230  # registers of a thread: with four warps, with eight
-_MOST_BACKWARD = 180
 # Of vectors between factors, to stay in the second cache of 50 MiB: either half of it keeps what its side reads, so
 # that numbers written on one side and read on the other take room in both.
 _RING_BYTES = 16 * 2**20
-# Chunks in the second cache of a chain of two factors, and how many stages work side by side at a time.
-_AS_OF_TWO, _AS_OF_TWO_BACKWARD = (2, 2), (4, 3)
-
-
-class Tile(NamedTuple):
-    """What one program multiplies: ``steps`` times so many vectors, diagonals, outputs and inputs of a group."""
-
-    vectors: int
-    diagonals: int
-    outputs: int
-    inputs: int
-    steps: int
-    warps: int
 
 
 class Choice(NamedTuple):
@@ -87,8 +68,11 @@ def plan(
     *,
     backward: bool = False,
     choice: Choice | None = None,
+    memory: int = SHARED,
 ) -> Plan:
     """The cheapest steps for about ``batch`` vectors, by the rule or by what was measured.
+
+    A program may have ``memory`` bytes of shared memory.
 
     Example:
         >>> butterfly = tuple(Pattern(2048 // 2**k, 2, 2, 2**k) for k in range(12))
@@ -97,19 +81,20 @@ def plan(
         [(32, 128, 128, 1), (1, 32, 32, 128)]
     """
     widest, ring, _ = by_rule(dtype) if choice is None else choice
+    demand = Demand(batch, dtype, ring, backward, memory)
     factors = tuple(Factor(p, s[0] == 1, s[3] == 1) for p, s in zip(patterns, shapes, strict=True))
     best: list[tuple[float, tuple[Step, ...]]] = [(0.0, ()), *[(float("inf"), ())] * len(factors)]
     for start in range(len(factors)):
         for stop, factor in _groups(factors, start, widest):
-            tile = _tile(factor, batch, dtype, ring, backward)
-            cost = best[start][0] + _cost(factor, tile, batch, dtype, stop - start > 1, backward)
+            tile = tile_for(factor, demand)
+            cost = best[start][0] + _cost(factor, tile, demand, stop - start > 1)
             if cost < best[stop][0]:
-                spread = tile if backward else _spread(tile, factor.pattern, batch, 1 + dtype.is_complex)
-                best[stop] = cost, (*best[start][1], Step(start, stop, factor, spread))
+                tile = tile if backward else spread(tile, factor.pattern, batch, demand.pairs)
+                best[stop] = cost, (*best[start][1], Step(start, stop, factor, tile))
     cost, steps = best[-1]
     if len(steps) > 1 and not backward and batch >= MANY and choice in (None, by_rule(dtype)):
-        _, steps = min([(cost, steps), *_resident(factors, widest, batch, dtype, ring)], key=lambda b: b[0])
-    return Plan(steps, _chunk(steps, batch, dtype, ring, backward) if ring else 0)
+        _, steps = min([(cost, steps), *_resident(factors, widest, demand)], key=lambda b: b[0])
+    return Plan(steps, _chunk(steps, demand) if ring else 0)
 
 
 def by_rule(dtype: torch.dtype) -> Choice:
@@ -133,94 +118,37 @@ def _groups(factors: tuple[Factor, ...], start: int, widest: int) -> list[tuple[
     return found
 
 
-def _tile(factor: Factor, batch: int, dtype: torch.dtype, ring: int, backward: bool) -> Tile:
-    """As many vectors as registers have room for, as many diagonals as fill a sector of memory."""
-    (_, b, c, d), _, tied_d = factor
-    pairs = 2 if dtype.is_complex else 1
-    itemsize = dtype.itemsize // pairs
-    outputs, inputs = power_of_two(b * pairs, 128), power_of_two(c * pairs, 128)
-    shared = d == 1 or tied_d
-    if shared:
-        diagonals = 1 if d == 1 else power_of_two(d, 16, 1)
-        vectors, least = max(power_of_two(batch, 128) // diagonals, 1), max(LEAST // diagonals, 1)
-    else:
-        room = (_SUMS if backward else _STACKED) * 2 // itemsize
-        diagonals = max(min(SECTOR // dtype.itemsize, power_of_two(d, 64, 1), room // (outputs * inputs)), 1)
-        vectors, least = power_of_two(batch, 32), LEAST
-    half = itemsize == 2
-    many, few = (_MOST if half else _MOST // 2), (_FEW if half else _FEW * 3 // 4)
-    many = min(many, _MOST_BACKWARD if half else _MOST_BACKWARD // 2) if backward else many
-    tile = Tile(vectors, diagonals, outputs, inputs, 1, 8)
-    while tile.vectors > least and _registers(tile, shared, itemsize, backward) > many * 256:
-        tile = tile._replace(vectors=tile.vectors // 2)
-    tile = tile._replace(steps=_steps(tile, factor.pattern, batch, dtype, ring, backward))
-    return tile._replace(warps=4) if _registers(tile, shared, itemsize, backward) <= few * 128 else tile
-
-
-def _steps(tile: Tile, pattern: Pattern, batch: int, dtype: torch.dtype, ring: int, backward: bool) -> int:
-    """How often a program multiplies by the same weights: often, but a chunk has work for all processors."""
-    a, b, _, d = pattern
-    shelves, stages = _AS_OF_TWO_BACKWARD if backward else _AS_OF_TWO
-    chunk = min(batch, (ring or 1 << 62) // (shelves * pattern.rows * dtype.itemsize))
-    across = a * -(-d // tile.diagonals) * -(-b * (1 + dtype.is_complex) // tile.outputs)
-    rows = min(chunk * across * stages // _PROCESSORS, _TALL)
-    return 1 << max((rows // tile.vectors).bit_length() - 1, 0)
-
-
-def _spread(tile: Tile, pattern: Pattern, batch: int, pairs: int) -> Tile:
-    """Smaller tiles where there are so few vectors that larger ones would leave processors idle."""
-    a, b, _, d = pattern
-
-    def programs() -> int:
-        across = -(-batch // (tile.vectors * tile.steps)) * -(-b * pairs // tile.outputs)
-        return a * across * -(-d // tile.diagonals)
-
-    while programs() < _PROCESSORS // 2 and tile.outputs > LEAST:
-        tile = tile._replace(outputs=tile.outputs // 2, warps=4)
-    while programs() < _PROCESSORS // 2 and tile.diagonals > 1:
-        tile = tile._replace(diagonals=tile.diagonals // 2, warps=4)
-    return tile
-
-
-def _registers(tile: Tile, shared: bool, itemsize: int, backward: bool) -> float:
-    """About how many registers of a program hold sums and what is multiplied."""
-    groups = 1 if shared else tile.diagonals
-    rows = tile.vectors * tile.diagonals
-    inputs, outputs, weights = rows * tile.inputs, rows * tile.outputs, groups * tile.inputs * tile.outputs
-    # A register holds two halves; without matrix instructions, several threads hold the same operand.
-    copies = 0.5 if itemsize == 2 else 2.0
-    if backward:
-        return inputs + weights + copies * (weights + inputs + outputs)
-    return outputs + copies * (weights + inputs)
-
-
-def _cost(factor: Factor, tile: Tile, batch: int, dtype: torch.dtype, merged: bool, backward: bool) -> float:
+def _cost(factor: Factor, tile: Tile, demand: Demand, merged: bool) -> float:
     """Seconds for one vector."""
+    batch, dtype = demand.batch, demand.dtype
     _, _, c, d = factor.pattern
     strided = not (d == 1 or factor.tied_d)
     waste = max(SECTOR / (tile.diagonals * dtype.itemsize), 1.0) if strided else 1.0
-    repeats = -(-factor.pattern.b * (2 if dtype.is_complex else 1) // tile.outputs)
+    repeats = -(-factor.pattern.b * demand.pairs // tile.outputs)
     traffic = (factor.pattern.cols * repeats * waste + factor.pattern.rows * waste) * dtype.itemsize
     weights = factor.numel * dtype.itemsize * (1 / (tile.vectors * tile.steps) + 3 * merged / batch)
     rate = _HALF_RATE if dtype.itemsize == 2 else _SINGLE_RATE / (4 if dtype.is_complex else 1)
     arithmetic = factor.pattern.rows * max(c, LEAST) / rate
-    if backward:  # input and gradient are read, one more is written, and most products are made a second time
+    if (
+        demand.backward
+    ):  # input and gradient are read, one more is written, and most products are made a second time
         traffic *= 2.5
         arithmetic *= 3
         # Sums of gradients are read and written once for each tile, in float32.
-        weights += 2 * 4 * factor.numel * (1 + dtype.is_complex) ** 2 / (tile.vectors * tile.steps)
+        weights += 2 * 4 * factor.numel * demand.pairs**2 / (tile.vectors * tile.steps)
     memory = (traffic + weights) / _BYTES_PER_SECOND
     return max(memory, arithmetic) + _UNHIDDEN * min(memory, arithmetic) + _LATENCY / batch
 
 
 def _resident(
-    factors: tuple[Factor, ...], widest: int, batch: int, dtype: torch.dtype, ring: int
+    factors: tuple[Factor, ...], widest: int, demand: Demand
 ) -> list[tuple[float, tuple[Step, ...]]]:
     """The chain as two factors that stay on the chip while all vectors pass: seconds for one vector, and the steps."""
+    batch, dtype = demand.batch, demand.dtype
     found: list[tuple[float, tuple[Step, ...]]] = []
     for middle, first in _groups(factors, 0, widest):
         for stop, second in _groups(factors, middle, widest) if middle < len(factors) else []:
-            if stop < len(factors) or residence((first, second), dtype) is None:
+            if stop < len(factors) or residence((first, second), dtype, demand.memory) is None:
                 continue
             made = first.numel * (middle > 1) + second.numel * (stop - middle > 1)  # by multiplying out
             numbers = first.pattern.cols + second.pattern.rows + 3 * made / batch
@@ -228,25 +156,20 @@ def _resident(
             rate = _HALF_RATE if dtype.itemsize == 2 else _SINGLE_RATE
             arithmetic = sum(f.pattern.rows * f.pattern.c for f in (first, second)) / rate
             cost = max(memory, arithmetic) + _UNHIDDEN * min(memory, arithmetic) + _LATENCY / batch
-            tiles = [_tile(f, batch, dtype, ring, False) for f in (first, second)]
+            tiles = [tile_for(f, demand) for f in (first, second)]
             steps = Step(0, middle, first, tiles[0]), Step(middle, stop, second, tiles[1])
             found.append((cost, steps))
     return found
 
 
-def _chunk(steps: tuple[Step, ...], batch: int, dtype: torch.dtype, ring: int, backward: bool) -> int:
+def _chunk(steps: tuple[Step, ...], demand: Demand) -> int:
     """As many vectors as let all that passes between factors stay in the second cache, in whole tiles.
 
     Forward, two chunks lie between any two factors. Backward, ``backward.stages`` says how many there are.
     """
     between = [step.factor.pattern.rows for step in steps[:-1]]
-    shelves = [2 * (len(between) - k) + 2 if backward else 2 for k in range(len(between))]
+    shelves = [2 * (len(between) - k) + 2 if demand.backward else 2 for k in range(len(between))]
     numbers = sum(count * rows for count, rows in zip(shelves, between, strict=True))
-    rows = ring // max(numbers * dtype.itemsize, 1)
+    rows = demand.ring // max(numbers * demand.dtype.itemsize, 1)
     tall = max(step.tile.vectors * step.tile.steps for step in steps)
-    return max(min(rows, batch) // tall, 1) * tall
-
-
-def power_of_two(size: int, most: int, least: int = LEAST) -> int:
-    """The power of two from ``size`` on, within bounds."""
-    return min(max(1 << (size - 1).bit_length(), least), most)
+    return max(min(rows, demand.batch) // tall, 1) * tall

@@ -12,12 +12,10 @@ from typing import NamedTuple
 import torch
 
 from kmatrix.ops.schedule import Factor
+from kmatrix.ops.triton.chip import SHARED
 
 MANY = 4096
 """Vectors from which on it pays that every program loads all blocks."""
-
-SHARED = 232_448
-"""Bytes of shared memory that a program may have on an H100 or H200."""
 
 DTYPES = (torch.bfloat16, torch.float32)
 _FACTORS = 2

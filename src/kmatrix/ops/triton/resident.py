@@ -6,37 +6,17 @@ There is nothing between the factors that other programs see, so there are no ri
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kmatrix.ops.triton.available import precision
+from kmatrix.ops.triton.chip import chip
 from kmatrix.ops.triton.packing import Packed
 from kmatrix.ops.triton.plan import Plan, Step
-from kmatrix.ops.triton.residence import DTYPES, MANY, SHARED, Residence, residence
+from kmatrix.ops.triton.residence import DTYPES, MANY, Residence, residence
 
 Constants = tuple[int, ...]
-
-
-class Chip(NamedTuple):
-    """What a GPU has: processors, and bytes of shared memory of one program."""
-
-    processors: int
-    shared: int
-
-
-_INTERPRETER = Chip(2, SHARED)  # few processors, so that each program has several tiles
-
-
-@lru_cache(maxsize=16)
-def chip(device: torch.device) -> Chip:
-    """The device, or what stands for it in the interpreter."""
-    if device.type != "cuda":
-        return _INTERPRETER
-    found = torch.cuda.get_device_properties(device)
-    shared = getattr(found, "shared_memory_per_block_optin", found.shared_memory_per_block)
-    return Chip(found.multi_processor_count, shared)
 
 
 @lru_cache(maxsize=1024)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -10,8 +9,9 @@ from torch import Tensor
 
 from kmatrix.ops import dispatch
 from kmatrix.ops.segments_definition import is_empty
-from kmatrix.ops.triton.available import interpreted, precision, triton_is_here
+from kmatrix.ops.triton.available import can_compute, precision
 from kmatrix.ops.triton.backend import DTYPES, device_of
+from kmatrix.ops.triton.chip import chip
 from kmatrix.ops.triton.launch import rows_of
 from kmatrix.ops.triton.segments_plan import PROGRAMS, SMALL_MEMORY, Side, sides_of, tile_for
 from kmatrix.ops.verdict import Verdict
@@ -32,14 +32,9 @@ class TritonSegments:
 
     def can_run(self, x: Tensor, left: Tensor, right: Tensor, places: Tensor, rows: int) -> Verdict:
         """Everything on a GPU in the number types of the kernels that is not empty."""
-        ok, reason = triton_is_here()
+        ok, reason = can_compute(x, DTYPES, dispatch.requested() == self.name)
         if not ok:
             return Verdict(False, reason)
-        asked = dispatch.requested() == self.name
-        if x.device.type != "cuda" and not (x.device.type == "cpu" and interpreted() and asked):
-            return Verdict(False, f"x is on {x.device}, the Triton kernels compute on CUDA devices")
-        if x.dtype not in DTYPES:
-            return Verdict(False, f"no Triton kernel for {x.dtype}")
         if is_empty(x, left, right, rows):
             return Verdict(False, "empty tensors need no speed")
         return Verdict(True, f"{reason}, tiles that boxes touch")
@@ -104,9 +99,9 @@ class _Call:
         self.batch = x.numel() // x.shape[-1]
         self.precision = precision()
         boxes = places.shape[1]
-        self.tile = tile_for(self.batch, boxes, x.dtype, self.precision, _memory(x.device))
+        self.tile = tile_for(self.batch, boxes, x.dtype, self.precision, chip(x.device).memory)
         # Buffers of what is summed over; where tiles are looked up, looking up has stages of its own.
-        self.stages, self.looked_up = (3, 5) if _memory(x.device) > SMALL_MEMORY else (2, 3)
+        self.stages, self.looked_up = (3, 5) if chip(x.device).memory > SMALL_MEMORY else (2, 3)
         self.sides = sides_of(places, rows, x.shape[-1], len(left), len(right), self.tile, self.q)
         self.vector_tiles = -(-self.batch // self.tile.vectors)
 
@@ -187,11 +182,3 @@ class _Call:
 def _power(size: int) -> int:
     """The power of two from ``size`` on."""
     return 1 << (size - 1).bit_length()
-
-
-@lru_cache(maxsize=64)
-def _memory(device: torch.device) -> int:
-    """Bytes of shared memory on a processor of a GPU."""
-    if device.type != "cuda":
-        return 1 << 18
-    return int(torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor)

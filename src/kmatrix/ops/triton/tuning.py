@@ -10,6 +10,7 @@ from torch import Tensor
 
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.triton.available import interpreted, triton_is_here
+from kmatrix.ops.triton.chip import chip
 from kmatrix.ops.triton.plan import Choice, by_rule, plan
 from kmatrix.ops.wisdom import entry
 
@@ -40,12 +41,17 @@ def learned(patterns: Patterns, dtype: torch.dtype, batch: int, device: torch.de
 
 
 def candidates(
-    patterns: Patterns, shapes: Sequence[tuple[int, ...]], batch: int, dtype: torch.dtype
+    patterns: Patterns,
+    shapes: Sequence[tuple[int, ...]],
+    batch: int,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> list[Choice]:
     """The rule first, then every choice whose plan differs from those before."""
     found: dict[object, Choice] = {}
+    memory = chip(device).shared
     for choice in [by_rule(dtype), *[Choice(width, ring) for width in _WIDTHS for ring in _RINGS]]:
-        found.setdefault(plan(patterns, tuple(shapes), batch, dtype, choice=choice), choice)
+        found.setdefault(plan(patterns, tuple(shapes), batch, dtype, choice=choice, memory=memory), choice)
     return list(found.values())
 
 
@@ -55,7 +61,7 @@ def trial(x: Tensor, weights: Sequence[Tensor], patterns: Patterns, choice: Choi
     from kmatrix.ops.triton.launch import forward
 
     shapes = tuple([tuple(w.shape) for w in weights])
-    found = plan(patterns, shapes, batch_class(len(x)), x.dtype, choice=choice)
+    found = plan(patterns, shapes, batch_class(len(x)), x.dtype, choice=choice, memory=chip(x.device).shared)
 
     def run() -> None:
         for _ in range(1 if interpreted() else REPEATS):

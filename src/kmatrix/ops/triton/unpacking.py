@@ -25,8 +25,9 @@ from kmatrix.ops.triton.packing import (
     shapes_of,
     source_places,
 )
-from kmatrix.ops.triton.plan import LEAST, Step, power_of_two
+from kmatrix.ops.triton.plan import Step
 from kmatrix.ops.triton.runs import as_run
+from kmatrix.ops.triton.tiles import LEAST, power_of_two
 
 _EDGES, _PATHS = (
     2048,

@@ -81,7 +81,8 @@ def factor_tile(
     c = tl.arange(0, BC)
     weight += a * F[11] + stack.to(tl.int64)[:, None, None] * F[12]
     held = (stack < F[5])[:, None, None] & (b < B)[None, None, :]
-    matrix = block_of(weight, c, b, held, C, F[13], F[14])
+    if C <= BC:
+        matrix = block_of(weight, c, b, held, C, F[13], F[14])
     if SCALED:
         scale = tl.load(
             scales + SCALES_BEGIN + (a if F[4] > 1 else 0) * F[5] + stack, mask=stack < F[5], other=0.0
@@ -97,18 +98,23 @@ def factor_tile(
     for step in range(STEPS):
         t = t0 + step * BT
         there = (t < rows) & (d < D)
-        total = tl.zeros((GROUPS, M, BB), tl.float32)
         from_row = source + t.to(tl.int64)[:, :, None] * source_stride
-        for start in tl.static_range(0, C, BC):
-            inside = there[:, :, None] & (start + c < C)[None, None, :]
-            column = columns_of(a, start + c, d, F[2], D, Q)
+        if C <= BC:
             vectors = entries_of(
-                from_row, column, inside, gather, n_in, A * F[2] * D, Q, GATHERED, PADDED, READY > 0,
-                ONCE and B_BLOCKS == 1,
+                from_row, columns_of(a, c, d, F[2], D, Q), there[:, :, None] & (c < C)[None, None, :], gather, n_in,
+                A * F[2] * D, Q, GATHERED, PADDED, READY > 0, ONCE and B_BLOCKS == 1,
             )  # fmt: skip
-            if start > 0:
-                matrix = block_of(weight, start + c, b, held, C, F[13], F[14])
-            total += stacked_product(vectors, matrix, PRECISION)
+            total = stacked_product(vectors, matrix, PRECISION)
+        else:
+            total = tl.zeros((GROUPS, M, BB), tl.float32)
+            for start in tl.range(0, C, BC, num_stages=2):
+                part = start + c
+                vectors = entries_of(
+                    from_row, columns_of(a, part, d, F[2], D, Q), there[:, :, None] & (part < C)[None, None, :],
+                    gather, n_in, A * F[2] * D, Q, GATHERED, PADDED, READY > 0, ONCE and B_BLOCKS == 1,
+                )  # fmt: skip
+                matrix = block_of(weight, part, b, held, C, F[13], F[14])
+                total += stacked_product(vectors, matrix, PRECISION)
         wanted = kept & there[:, :, None]
         if SCALED:
             total *= scale[:, None, None]
@@ -118,8 +124,6 @@ def factor_tile(
             total = activate(total, ACTIVATION)
         total = narrowed(total, target.dtype.element_ty, PRECISION)
         put(target + t.to(tl.int64)[:, :, None] * target_stride + out, total, wanted, LAST)
-        if C > BC:
-            matrix = block_of(weight, c, b, held, C, F[13], F[14])
 
 
 @triton.jit
