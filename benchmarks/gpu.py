@@ -60,17 +60,19 @@ def arguments(given: list[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def obstacle() -> str:
-    """Why nothing can be measured here; empty if it can."""
+def obstacle(interpret: bool) -> str:
+    """Why nothing can be measured here, or checked in the interpreter; empty if it can."""
     import torch
 
     from kmatrix.ops.triton.available import triton_is_here
 
+    ok, reason = triton_is_here()
+    if interpret:
+        return "" if ok else reason
     if torch.version.cuda is None:
         return f"torch {torch.__version__} was built without CUDA"
     if not torch.cuda.is_available():
         return "there is no CUDA GPU that torch can use"
-    ok, reason = triton_is_here()
     return "" if ok else reason
 
 
@@ -80,11 +82,9 @@ def main(given: list[str] | None = None) -> int:
     os.environ["KMATRIX_WISDOM"] = ""  # nothing that was tuned before counts
     if args.interpret:
         os.environ["TRITON_INTERPRET"] = "1"  # before Triton is imported
-    elif reason := obstacle():
-        print(
-            f"{reason}: run it on a machine with an NVIDIA GPU, or with --interpret for checks alone",
-            file=sys.stderr,
-        )
+    if reason := obstacle(args.interpret):
+        way_out = "run it on a machine with an NVIDIA GPU, or with --interpret for checks alone"
+        print(reason if args.interpret else f"{reason}: {way_out}", file=sys.stderr)
         return 2
     from _gpu.session import Session
 

@@ -153,8 +153,8 @@ def test_rounds_that_disagree_give_no_verdict_and_dense_is_never_faster(
 
 def test_times_are_judged_round_by_round(monkeypatch: pytest.MonkeyPatch) -> None:
     # The clock gets slower from round to round, but dense takes three times as long in each of them.
-    monkeypatch.setattr(certificate_module, "_loops", lambda run, seconds: 1)
-    monkeypatch.setattr(certificate_module, "_clock", lambda run, count: next(times))
+    monkeypatch.setattr(certificate_module, "_loops", lambda run, seconds, wait: 1)
+    monkeypatch.setattr(certificate_module, "_clock", lambda run, count, wait: next(times))
     for structure, says in ((km.LowRank(2), "faster than"), (km.Dense(), "about as fast as")):
         times = iter(scale * t for scale in range(1, 16) for t in ((3.0, 1.0) if scale % 2 else (1.0, 3.0)))
         matrix = structure.random(8, 8)

@@ -15,7 +15,7 @@ from kmatrix._checks import check_module, check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.compress._layers import unwrapped
 from kmatrix.compress._progress import Step, showing
-from kmatrix.compress.batches import Forward
+from kmatrix.compress.batches import Forward, device_of
 from kmatrix.compress.calibrate import WIDEST, Calibration, calibrate
 from kmatrix.compress.choice import Choice
 from kmatrix.compress.layers import weight_of
@@ -148,7 +148,7 @@ def compress_(
         picked = choice.settle(budget, step)
         curve = choice.curve(budget)
         reports = tuple(choice.report(layer, k) for layer, k in zip(layers, picked, strict=True))
-        measured_on = machine()
+        measured_on = machine(device_of(model))
         choice.swap(picked)
     return CompressReport(
         budget=budget,

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from kmatrix._waiting import waiting_for
 from kmatrix.compress._processes import from_first, leads, together
 from kmatrix.compress.layers import Place, layer_like
 from kmatrix.fitting import Timing
@@ -142,7 +143,7 @@ class _Runner:
     def __init__(self, layer: nn.Module, copies: int, x: Tensor) -> None:
         self.layers, self.x = [copy.deepcopy(layer).eval() for _ in range(copies)], x
         self.passes = 1
-        self._on_gpu = x.device.type == "cuda"
+        self._wait = waiting_for(x.device)
         self.time()  # whatever is prepared at the first call
         once = max(self.time() * copies, 1e-9)
         self.passes = max(1, min(1000, round(SAMPLE_SECONDS / once)))
@@ -159,8 +160,7 @@ class _Runner:
     def _pass(self) -> None:
         for layer in self.layers:
             layer(self.x)
-        if self._on_gpu:
-            torch.cuda.synchronize()
+        self._wait()
 
 
 def _timing(batch: int, dense: Sequence[float], own: Sequence[float]) -> Timing:

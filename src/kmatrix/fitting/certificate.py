@@ -18,6 +18,7 @@ from torch import Tensor
 
 from kmatrix._checks import check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix._waiting import waiting_for
 from kmatrix.fitting.targets import as_target
 from kmatrix.ops.wisdom import processor_name
 from kmatrix.structures import Dense, StructuredMatrix
@@ -256,13 +257,15 @@ def certify(
         dense_flops=2 * m * n,
         dtype=str(matrix.dtype).removeprefix("torch."),
         timings=timings,
-        machine=machine(),
+        machine=machine(matrix.device),
     )
 
 
-def machine() -> dict[str, str]:
-    """Where a measurement was made: processor, threads and versions."""
+def machine(device: torch.device | None = None) -> dict[str, str]:
+    """Where a measurement was made: processor, or GPU and processor, threads and versions."""
+    on_gpu = device is not None and device.type == "cuda"
     return {
+        **({"gpu": torch.cuda.get_device_name(device)} if on_gpu else {}),
         "processor": processor_name(),
         "threads": str(torch.get_num_threads()),
         "torch": torch.__version__,
@@ -288,12 +291,13 @@ def time_against_dense(
         return matrix(x)
 
     with torch.inference_mode():
-        loops = [_loops(run, seconds / (2 * repeats)) for run in (run_dense, run_matrix)]
+        wait = waiting_for(matrix.device)
+        loops = [_loops(run, seconds / (2 * repeats), wait) for run in (run_dense, run_matrix)]
         samples: tuple[list[float], list[float]] = ([], [])
         turns = list(zip((run_dense, run_matrix), loops, samples, strict=True))
         for _ in range(repeats):
             for run, count, sample in turns:
-                sample.append(_clock(run, count))
+                sample.append(_clock(run, count, wait))
             turns.reverse()  # neither always comes first
     ratios = [a / b for a, b in zip(*samples, strict=True)]
     return Timing(
@@ -305,14 +309,16 @@ def time_against_dense(
     )
 
 
-def _clock(run: Callable[[], Tensor], count: int) -> float:
+def _clock(run: Callable[[], Tensor], count: int, wait: Callable[[], None]) -> float:
+    wait()
     start = time.perf_counter()
     for _ in range(count):
         run()
+    wait()
     return (time.perf_counter() - start) / count
 
 
-def _loops(run: Callable[[], Tensor], seconds: float) -> int:
+def _loops(run: Callable[[], Tensor], seconds: float, wait: Callable[[], None]) -> int:
     """How many calls fill about ``seconds``; also warms up."""
     run()
-    return max(1, min(1000, int(seconds / max(_clock(run, 2), 1e-9))))
+    return max(1, min(1000, int(seconds / max(_clock(run, 2, wait), 1e-9))))

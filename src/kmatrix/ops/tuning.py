@@ -12,6 +12,7 @@ from torch import Tensor
 
 from kmatrix._checks import check_seconds, check_size
 from kmatrix._errors import ArgumentError, BackendUnavailableError, complaint
+from kmatrix._waiting import CPU, waiting_for
 from kmatrix.ops import calls
 from kmatrix.ops.chain import check_chain
 from kmatrix.ops.definition import Patterns
@@ -22,7 +23,6 @@ from kmatrix.ops.native_layout import Description, described, vectors
 from kmatrix.ops.native_module import NativeChain, native_part, threads
 from kmatrix.ops.native_plan import Schedule, batch_class, default_schedule, tile_heights
 from kmatrix.ops.triton import tuning as gpu
-from kmatrix.ops.triton.available import interpreted
 from kmatrix.ops.triton.backend import batch_class as gpu_batch_class
 from kmatrix.ops.triton.plan import Choice
 from kmatrix.ops.wisdom import question, remember
@@ -155,8 +155,7 @@ def _tune_on_gpu(weights: Sequence[Tensor], patterns: Patterns, batch: int, seco
     x = torch.randn(batch, patterns[0].cols, device=weights[0].device).to(weights[0].dtype)
     group = gpu_batch_class(batch)
     choices = gpu.candidates(patterns, [tuple(w.shape) for w in weights], group, x.dtype, x.device)
-    times = race([gpu.trial(x, weights, patterns, choice) for choice in choices], seconds)
-    times = [time / (1 if interpreted() else gpu.REPEATS) for time in times]
+    times = race([gpu.trial(x, weights, patterns, choice) for choice in choices], seconds, x.device)
     fastest = min(range(len(times)), key=times.__getitem__)
     measured = {
         "microseconds": round(1e6 * times[fastest], 3),
@@ -262,18 +261,23 @@ def in_words(schedule: Schedule | Choice) -> str:
     return f"{kernel} kernel, passes {'+'.join(map(str, passes))}{tall}"
 
 
-def race(trials: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+def race(trials: Sequence[Callable[[], object]], seconds: float, device: torch.device = CPU) -> list[float]:
     """Time of one run of each: the median of rounds taken turn by turn, so that noise hits all alike."""
-    return [statistics.median(found) for found in rounds(trials, seconds)]
+    return [statistics.median(found) for found in rounds(trials, seconds, device=device)]
 
 
-def rounds(trials: Sequence[Callable[[], object]], seconds: float, count: int = 5) -> list[list[float]]:
-    """Time of one run of each in every round, the rounds taken turn by turn."""
+def rounds(
+    trials: Sequence[Callable[[], object]], seconds: float, count: int = 5, device: torch.device = CPU
+) -> list[list[float]]:
+    """Time of one run of each in every round, the rounds taken turn by turn; on a GPU, of runs that are done."""
+    wait = waiting_for(device)
     repeats = []
     for trial in trials:
         trial()
+        wait()
         start = time.perf_counter()
         trial()
+        wait()
         once = max(time.perf_counter() - start, 1e-7)
         repeats.append(max(1, round(seconds / len(trials) / count / once)))
     times: list[list[float]] = [[] for _ in trials]
@@ -282,5 +286,6 @@ def rounds(trials: Sequence[Callable[[], object]], seconds: float, count: int = 
             start = time.perf_counter()
             for _ in range(runs):
                 trial()
+            wait()
             found.append((time.perf_counter() - start) / runs)
     return times

@@ -140,7 +140,7 @@ def explain(
         for transform, function in _fourier_transform(dense):
             told["fft"] = f"{transform}, which has this matrix up to a multiple"
             able["fft"] = partial(function, x)
-        times = dict(zip(able, rounds(list(able.values()), seconds, _ROUNDS), strict=True))
+        times = dict(zip(able, rounds(list(able.values()), seconds, _ROUNDS, dense.device), strict=True))
     candidates = tuple([_candidate(name, reason, times.get(name)) for name, reason in told.items()])
     ran = [product.backend for product in products] + [one.backend for one in sums]
     words = *[_words(product) for product in products], *[_words_of_boxes(one) for one in sums]

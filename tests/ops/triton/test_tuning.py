@@ -35,7 +35,7 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def test_what_is_measured_is_kept_and_obeyed(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "kmatrix.ops.tuning.race", lambda trials, seconds: [2.0, 3.0, 1.0, *[3.0] * (len(trials) - 3)]
+        "kmatrix.ops.tuning.race", lambda trials, seconds, device: [2.0, 3.0, 1.0, *[3.0] * (len(trials) - 3)]
     )
     weights = [torch.randn(p) for p in PATTERNS]
     rule = plan_of(torch.randn(3, 32), weights, PATTERNS)

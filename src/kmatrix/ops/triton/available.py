@@ -25,7 +25,7 @@ def triton_is_here() -> Verdict:
     try:
         version = metadata.version("triton")
     except metadata.PackageNotFoundError:
-        return Verdict(False, "triton is not installed: pip install 'kmatrix[gpu]'")
+        return Verdict(False, "triton is not installed: pip install triton")
     if tuple(map(int, version.split("+")[0].split(".")[:2])) < OLDEST:
         return Verdict(False, f"triton {version} is too old: pip install 'triton>={OLDEST[0]}.{OLDEST[1]}'")
     return Verdict(True, f"Triton {version}")
