@@ -214,6 +214,22 @@ def test_matrices_at_the_edge_of_the_number_range(value: float) -> None:
     np.testing.assert_allclose(found.matrix @ np.ones(6), np.full(6, 6 * value), rtol=1e-7)
 
 
+@pytest.mark.parametrize("value", [1e308, 1.7e308, 1e308 + 1e308j, 1.5e308 + 1.5e308j])
+def test_numbers_near_the_largest_are_fitted_compared_and_certified(value: complex) -> None:
+    target = np.full((3, 3), value)
+    for found in (km.fit(target, tol=1e-2, batches=()), km.fit(target / 2, km.LowRank(1), batches=())):
+        assert found.relative_error < 1e-14
+    assert km.certify(target, found.matrix, batches=()).relative_error == pytest.approx(0.5)
+    assert all(0 <= attempt.relative_error < 1 for attempt in km.compare(target))
+
+
+def test_a_member_beyond_the_number_range_is_refused() -> None:
+    largest = np.diag(np.full(4, np.finfo(np.float64).max))
+    with pytest.raises(km.FitError, match="W / 2"):
+        km.fit(largest, km.LowRank(1), batches=())
+    assert km.fit(largest / 2, km.LowRank(1), batches=()).relative_error == pytest.approx(0.75**0.5)
+
+
 def test_one_by_one() -> None:
     assert km.fit(np.array([[3.0]]), tol=1e-8).matrix @ np.array([2.0]) == pytest.approx(6.0)
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from kmatrix._checks import check_size
-from kmatrix._errors import ArgumentError, DtypeError, complaint
+from kmatrix._errors import ArgumentError, DtypeError, FitError, complaint
 from kmatrix.fitting.certificate import Certificate, certify, check_batches, scale_of
 from kmatrix.fitting.named import fit_into
 from kmatrix.fitting.problem import Measure, Problem
@@ -71,6 +71,7 @@ def fit(
         ArgumentError: if the target is not a finite non-empty matrix, or the tolerance is out of range.
         DtypeError: if its numbers are not floating or complex, or ``batches`` or ``progress`` are of the wrong kind.
         FileFormatError: if a file cannot be read.
+        FitError: if the closest member of a named structure has entries beyond the number range of the target's dtype.
 
     Example:
         >>> import torch, kmatrix as km
@@ -172,6 +173,10 @@ def _named(
     proposal = fit_into(structure, search.problem)
     search.interrupted = proposal.interrupted
     attempt, matrix = search.judge(name, proposal, began)
+    if not math.isfinite(attempt.relative_error or 0.0):
+        # Rounded to their type, the entries of a member near the largest numbers can lie beyond them.
+        reason, way_out = f"entries of the closest {name} exceed the range of {read.dtype}", "fit W / 2"
+        raise FitError(complaint("fit", "target", read.source, reason, way_out))
     if tol is None:
         attempt = replace(attempt, met=None)
     search.progress(name, attempt)

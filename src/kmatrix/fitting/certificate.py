@@ -187,10 +187,12 @@ def _dense_norm(matrix: Tensor, generator: torch.Generator) -> SpectralEstimate:
 
 def scale_of(target: Tensor) -> float:
     """A power of two to divide by where squares of the entries would leave the number range; 1 for ordinary sizes."""
-    largest = float(target.abs().max())
+    # By parts: the absolute value of a complex number can be infinite where its parts are not.
+    largest = float((torch.view_as_real(target) if target.is_complex() else target).abs().max())
     if largest == 0.0 or 2.0**-300 < largest < 2.0**300:
         return 1.0
-    return 2.0 ** max(math.frexp(largest)[1], -1020)
+    # Neither the power nor its inverse may leave the number range.
+    return 2.0 ** min(max(math.frexp(largest)[1], -1020), 1020)
 
 
 def relative_error(target: Tensor, approximation: Tensor) -> float:
