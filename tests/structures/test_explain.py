@@ -44,6 +44,20 @@ def test_weights_of_a_chain() -> None:
     assert "2 factors, 4 -> 4" in told.products[0]
 
 
+@pytest.mark.parametrize(
+    "layer",
+    [
+        km.nn.Linear(16, 8, structure=km.Butterfly()),
+        km.nn.Conv2d(4, 8, 2, structure=km.Butterfly()),
+        km.nn.Embedding(8, 16, structure=km.Butterfly()),
+    ],
+)
+def test_a_layer_is_explained_by_its_matrix(layer: torch.nn.Module) -> None:
+    told = km.explain(layer, seconds=0.01)
+    assert told.what.startswith("Butterfly, 8 x 16, float32, batch 1")
+    assert told.backend == BEST
+
+
 def test_several_products_and_none() -> None:
     A = km.Butterfly().random(8, 8)
     assert len(km.explain(A @ A, seconds=0.01).products) == 2

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from kmatrix._checks import check_seconds, check_size
@@ -83,7 +83,7 @@ class Explanation:
 
 
 def explain(
-    matrix: StructuredMatrix | Sequence[Tensor],
+    matrix: StructuredMatrix | Sequence[Tensor] | nn.Module,
     patterns: Sequence[tuple[int, int, int, int]] | None = None,
     *,
     batch: int = 1,
@@ -97,14 +97,15 @@ def explain(
     Inside ``use_backend`` the answer is about the backend that it asks for, also where that one cannot run.
 
     Args:
-        matrix: a structured matrix, or the weights of a chain as for ``chain_matmul``.
+        matrix: a structured matrix, a layer that has one as its ``matrix`` (its bias is left out), or the weights of a
+            chain as for ``chain_matmul``.
         patterns: as for ``chain_matmul``, where weights are given.
         batch: how many vectors are multiplied at a time.
         seconds: about how long to measure, all in all.
 
     Raises:
         ArgumentError: if the weights and patterns do not fit, or ``batch`` or ``seconds`` is not positive.
-        DtypeError: if ``matrix`` is neither.
+        DtypeError: if ``matrix`` is none of them.
 
     Example:
         >>> import kmatrix as km
@@ -118,6 +119,9 @@ def explain(
     """
     check_size("explain", "batch", batch)
     seconds = check_seconds("explain", "seconds", seconds)
+    held = getattr(matrix, "matrix", None)  # of layers, which are a floor above
+    if isinstance(matrix, nn.Module) and isinstance(held, StructuredMatrix):
+        matrix = held
     with torch.no_grad(), dispatch.free():
         name, multiply, dense = _described(matrix, patterns)
     m, n = dense.shape
@@ -188,13 +192,13 @@ def _fourier_transform(dense: Tensor) -> Iterator[tuple[str, Callable[[Tensor], 
 
 
 def _described(
-    matrix: StructuredMatrix | Sequence[Tensor], patterns: Sequence[tuple[int, int, int, int]] | None
+    matrix: object, patterns: Sequence[tuple[int, int, int, int]] | None
 ) -> tuple[str, Callable[[Tensor], Tensor], Tensor]:
     """What it is, how it multiplies, and the same as an ordinary matrix."""
     if isinstance(matrix, StructuredMatrix):
         return type(matrix.structure).__name__, matrix, matrix.to_dense()
     if not isinstance(matrix, Sequence) or isinstance(matrix, str) or not len(matrix):
-        way_out = "pass a StructuredMatrix, or the weights of a chain"
+        way_out = "pass a StructuredMatrix, a layer of km.nn, or the weights of a chain"
         raise DtypeError(complaint("explain", "matrix", type(matrix).__name__, "not a matrix", way_out))
     weights = tuple(matrix)
     chain = check_chain("explain", weights, patterns)
