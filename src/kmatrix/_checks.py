@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import os
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,8 +89,24 @@ def check_dtype(where: str, dtype: torch.dtype) -> torch.dtype:
     return dtype
 
 
+def check_path(where: str, name: str, path: object) -> Path:
+    """Return the name of a file or folder as a ``Path``, or raise if it is none."""
+    if not isinstance(path, str | os.PathLike):
+        way_out = "pass a str or a pathlib.Path"
+        raise DtypeError(complaint(where, name, repr(path), "not the name of a file or folder", way_out))
+    return Path(path)
+
+
+def check_tensor(where: str, name: str, x: object) -> None:
+    """Raise unless something is a tensor."""
+    if not isinstance(x, torch.Tensor):
+        way_out = f"pass torch.as_tensor({name}); A @ {name} of a matrix A takes a numpy array too"
+        raise DtypeError(complaint(where, name, type(x).__name__, "not a tensor", way_out))
+
+
 def check_last_dim(where: str, x: torch.Tensor, size: int) -> None:
-    """Raise unless the last dimension of ``x`` is ``size``."""
+    """Raise unless ``x`` is a tensor whose last dimension is ``size``."""
+    check_tensor(where, "x", x)
     if x.ndim == 0 or x.shape[-1] != size:
         shape = tuple(x.shape)
         raise ArgumentError(

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from kmatrix._checks import check_path
 from kmatrix._errors import ArgumentError, complaint
 
 
@@ -23,7 +24,7 @@ def write_atomically(where: str, path: str | Path, content: bytes) -> None:
         ArgumentError: if the folder is missing, the disk is full, writing is not allowed, or something stands there
             that is not a file; nothing is left behind.
     """
-    write_together(where, {Path(path): [content]})
+    write_together(where, {check_path(where, "path", path): [content]})
 
 
 def write_together(where: str, contents: Mapping[Path, Iterable[bytes | memoryview]]) -> None:

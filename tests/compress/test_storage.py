@@ -348,6 +348,13 @@ def test_other_objects_are_refused(tmp_path: Path) -> None:
         km.save({"weight": torch.zeros(2)}, tmp_path)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", [None, 3, b"small"])
+def test_what_names_no_folder_is_refused(name: Any) -> None:
+    for use in (lambda at: km.save(small(), at), lambda at: km.load_model(small, at), describe_model):
+        with pytest.raises(DtypeError, match=r"path=.*pathlib\.Path"):
+            use(name)
+
+
 def test_a_model_does_not_go_to_a_file(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"a model goes to a folder.*'.*small'"):
         km.save(small(), tmp_path / "small.safetensors")

@@ -80,6 +80,8 @@ def test_certify_takes_what_fit_takes_and_checks_it() -> None:
         km.certify(np.ones((1, 6)), matrix)
     with pytest.raises(km.ArgumentError, match="NaN"):
         km.certify(np.full((6, 6), np.nan), matrix)
+    with pytest.raises(km.DtypeError, match="StructuredMatrix"):
+        km.certify(np.eye(6), np.eye(6))  # type: ignore[arg-type]
 
 
 def test_certifying_leaves_the_global_random_state_alone() -> None:

@@ -6,6 +6,7 @@ import copy
 from itertools import product
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -145,6 +146,8 @@ def test_what_is_shown_and_refused() -> None:
     }.items():
         with pytest.raises(km.ArgumentError, match=what):
             km.nn.Conv2d(4, 6, **{"kernel_size": 3, **kwargs}, structure=km.LowRank(1))
+    with pytest.raises(km.DtypeError, match="x=ndarray: not a tensor"):
+        layer(np.ones((1, 4, 8, 8), np.float32))
     with pytest.raises(km.ArgumentError, match="whole channels"):
         km.nn.Conv2d.from_matrix(km.Dense().random(4, 10), 3)
     with pytest.raises(km.ArgumentError, match="GroupedMatrix"):

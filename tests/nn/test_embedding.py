@@ -125,6 +125,8 @@ def test_what_is_refused() -> None:
                 embed(torch.tensor([3, index]))
     with pytest.raises(km.DtypeError, match="not whole numbers"):
         embed(torch.tensor([1.0]))
+    with pytest.raises(km.DtypeError, match="not a tensor"):
+        embed([3, 4])
     with pytest.raises(km.DtypeError, match="not a StructuredMatrix"):
         km.nn.Embedding.from_matrix(torch.zeros(20, 8))  # type: ignore[arg-type]
     with pytest.raises(km.ArgumentError, match="padding_idx=20"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -312,8 +313,27 @@ def test_what_is_refused() -> None:
             layer(torch.randn(3, 4, dtype=torch.float64))
         with torch.no_grad():
             layer(torch.randn(3, 4))
-    with pytest.raises(KeyError, match="already exists"):
-        layer.weight = nn.Parameter(torch.zeros(4, 4))
+
+
+@pytest.mark.parametrize("value", [np.ones((3, 8), np.float32), [[1.0] * 8], None])
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_is_no_tensor_is_refused(value: object, bias: bool) -> None:
+    layer = km.nn.Linear(8, 8, bias, structure=km.Butterfly())
+    for call in (layer, layer.matrix, layer.matrix.T, layer.matrix.rforward):
+        with pytest.raises(km.DtypeError, match=r"torch.as_tensor\(x\).*numpy"):
+            call(value)  # type: ignore[arg-type]
+
+
+def test_the_weight_is_not_set() -> None:
+    layers = (
+        km.nn.Linear(8, 8, structure=km.Butterfly()),
+        km.nn.Conv2d(2, 3, 3, structure=km.LowRank(1)),
+        km.nn.Embedding(9, 8, structure=km.LowRank(2)),
+    )
+    for layer in layers:
+        for value in (nn.Parameter(torch.ones(8, 8)), torch.ones(8, 8)):
+            with pytest.raises(km.ArgumentError, match=r"set layer\.matrix = "):
+                layer.weight = value
 
 
 def test_complex_input_of_a_real_layer() -> None:

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 
 from kmatrix import __version__
-from kmatrix._errors import ArgumentError, FileFormatError
+from kmatrix._errors import ArgumentError, DtypeError, FileFormatError
 from kmatrix.structures import (
     AFDF,
     BPBP,
@@ -300,3 +300,10 @@ def test_a_full_disk_leaves_the_old_file(
 def test_unknown_number_types_are_not_packed() -> None:
     with pytest.raises(ValueError, match="complex128"):
         pack({"x": torch.zeros(2, dtype=torch.complex128)}, {})
+
+
+@pytest.mark.parametrize("name", [None, 3, b"A.safetensors", ["A.safetensors"]])
+def test_what_names_no_file_is_refused(name: Any) -> None:
+    for use in (load, describe, lambda at: save(matrix(), at)):
+        with pytest.raises(DtypeError, match=r"path=.*pathlib\.Path"):
+            use(name)

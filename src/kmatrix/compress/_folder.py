@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
+from kmatrix._checks import check_path
 from kmatrix._errors import ArgumentError, FileFormatError, complaint
 from kmatrix._files import write_together
 from kmatrix.structures._safetensors import (
@@ -114,7 +115,7 @@ def _make_folder(path: Path) -> bool:
 @contextmanager
 def opened_folder(where: str, path: str | Path) -> Iterator[Folder]:
     """Read the description and the header of a folder, with all that can be wrong worded as a typed error."""
-    folder = Path(path)
+    folder = check_path(where, "path", path)
     try:
         description = _description(folder / STRUCTURE)
         with (folder / NUMBERS).open("rb") as file:

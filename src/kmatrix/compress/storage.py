@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kmatrix._checks import check_path
 from kmatrix._errors import ArgumentError, DtypeError, complaint
 from kmatrix.compress._folder import Folder, opened_folder, write_folder
 from kmatrix.compress._layers import described, distinct_tensors, made_layer, structured_layers, unwrapped
@@ -84,7 +85,7 @@ def save(
     Raises:
         ArgumentError: if a structure or number type has no plain form, the model holds something that is not saved
             (lowered or quantised layers, state that is no tensor), or the files cannot be written.
-        DtypeError: if ``model`` is not a module.
+        DtypeError: if ``model`` is not a module, or ``path`` not the name of a file or folder.
 
     Example:
         >>> import tempfile, torch, kmatrix as km
@@ -105,8 +106,9 @@ def save(
     if not isinstance(model, nn.Module):
         way_out = "pass a StructuredMatrix, or an nn.Module"
         raise DtypeError(complaint("save", "model", type(model).__name__, "not a module", way_out))
-    if Path(path).suffix == ".safetensors":
-        way_out = f"pass a name like {str(Path(path).with_suffix(''))!r}"
+    path = check_path("save", "path", path)
+    if path.suffix == ".safetensors":
+        way_out = f"pass a name like {str(path.with_suffix(''))!r}"
         raise ArgumentError(
             complaint("save", "path", path, "a model goes to a folder, not to a file", way_out)
         )
@@ -114,7 +116,7 @@ def save(
     if certificate is not None:
         description["certificate"] = plain_certificate(certificate)
     try:
-        write_folder(Path(path), tensors, description)
+        write_folder(path, tensors, description)
     except ValueError as error:
         if isinstance(error, ArgumentError):
             raise
@@ -165,7 +167,7 @@ def load_model(
         FileFormatError: if a file is damaged, of an unknown version, not what it claims to be, or the two are not of
             one save.
         ArgumentError: if the folder cannot be read, or what ``build`` makes has other layers, names or shapes.
-        DtypeError: if ``build`` is no function, or makes no module.
+        DtypeError: if ``build`` is no function or makes no module, or ``path`` is not the name of a folder.
     """
     _check_build(build)
     families = families_with("load_model", structures, NODE_KEYS)
@@ -210,6 +212,7 @@ def describe_model(path: str | Path, *, structures: Iterable[type[Structure]] = 
     Raises:
         FileFormatError: as ``load_model``.
         ArgumentError: if the folder cannot be read.
+        DtypeError: if ``path`` is not the name of a folder.
     """
     families = families_with("describe_model", structures, NODE_KEYS)
     with opened_folder("describe_model", path) as folder:

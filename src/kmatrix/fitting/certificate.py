@@ -229,9 +229,14 @@ def certify(
 
     Raises:
         ArgumentError: if the target is not a finite matrix of the shape of ``matrix``.
-        DtypeError: if its numbers are not floating or complex, or the batch sizes no sequence.
+        DtypeError: if its numbers are not floating or complex, ``matrix`` is no structured matrix, or the batch sizes
+            no sequence.
     """
     batches = check_batches("certify", batches)
+    if not isinstance(matrix, StructuredMatrix):
+        way_out = "pass a structured matrix, such as the .matrix of km.fit or of a layer"
+        got = type(matrix).__name__
+        raise DtypeError(complaint("certify", "matrix", got, "not a StructuredMatrix", way_out))
     target = as_target(target).dense
     if tuple(target.shape) != matrix.shape:
         way_out = f"pass a target of shape {matrix.shape}"

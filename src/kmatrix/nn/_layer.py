@@ -39,6 +39,10 @@ class MatrixLayer(nn.Module):
         self.matrix = matrix
         self.register_parameter("bias", bias)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse_weight(self, name)
+        super().__setattr__(name, value)
+
     @property
     def structure(self) -> Structure:
         """The structure of the matrix."""
@@ -85,6 +89,14 @@ class MatrixLayer(nn.Module):
         if bias is not None and bias.ndim == 2:
             bias = from_pairs(bias, True)
         return matrix(x, bias) if awaited(matrix) else matrix.forward(x, bias)
+
+
+def refuse_weight(layer: nn.Module, name: str) -> None:
+    """Raise if somebody sets the weight of a layer, which is computed of its matrix."""
+    if name == "weight":
+        reason = "the weight is computed of layer.matrix, and cannot be set"
+        way_out = "set layer.matrix = km.fit(W, structure).matrix; layers share numbers by sharing a matrix"
+        raise ArgumentError(complaint(type(layer).__name__, "weight", "...", reason, way_out))
 
 
 def size_remark(matrix: StructuredMatrix, dense: int) -> str:

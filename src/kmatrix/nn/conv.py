@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kmatrix._checks import check_dtype, check_size
+from kmatrix._checks import check_dtype, check_size, check_tensor
 from kmatrix._errors import ArgumentError, complaint
 from kmatrix.nn._convolve import convolve, convolves
 from kmatrix.nn._layer import (
@@ -220,6 +220,7 @@ class Conv2d(MatrixLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve: ``(N, in_channels, H, W) -> (N, out_channels, H', W')``, or both without ``N``."""
+        check_tensor("Conv2d", "x", x)
         if x.ndim not in (3, 4) or x.shape[-3] != self.in_channels:
             reason, way_out = f"not an image of {self.in_channels} channels", "pass x of shape (N, C, H, W)"
             raise ArgumentError(complaint("Conv2d", "x.shape", tuple(x.shape), reason, way_out))

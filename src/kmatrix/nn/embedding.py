@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from kmatrix._checks import check_dtype, check_size
 from kmatrix._errors import ArgumentError, DtypeError, complaint
-from kmatrix.nn._layer import checked_matrix, checked_structure, fitted
+from kmatrix.nn._layer import checked_matrix, checked_structure, fitted, refuse_weight
 from kmatrix.ops import Pattern, chain_matmul
 from kmatrix.ops.routing import nothing_watches
 from kmatrix.structures import Structure, StructuredMatrix
@@ -67,6 +67,10 @@ class Embedding(nn.Module):
             checked_structure("Embedding", structure).empty(m, n, dtype=dtype, device=device), padding_idx
         )
         self.reset_parameters()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        refuse_weight(self, name)
+        super().__setattr__(name, value)
 
     def _set_up(self, matrix: StructuredMatrix, padding_idx: int | None) -> None:
         nn.Module.__init__(self)
@@ -147,8 +151,11 @@ class Embedding(nn.Module):
         """Rows of the table: ``(*) -> (*, embedding_dim)``.
 
         Raises:
-            DtypeError: if the index does not hold whole numbers.
+            DtypeError: if the index is no tensor of whole numbers.
         """
+        if not isinstance(index, Tensor):
+            got, way_out = type(index).__name__, "pass torch.as_tensor(index)"
+            raise DtypeError(complaint("Embedding", "index", got, "not a tensor", way_out))
         if index.dtype not in (torch.int64, torch.int32):
             way_out = "pass index.long()"
             raise DtypeError(complaint("Embedding", "index.dtype", index.dtype, "not whole numbers", way_out))

@@ -128,12 +128,12 @@ class StructuredMatrix(nn.Module, ABC):
 
         Raises:
             ArgumentError: if the last dimension of ``x`` is not ``n``.
-            DtypeError: if ``x`` has another precision than the matrix.
+            DtypeError: if ``x`` is no tensor, or has another precision than the matrix.
         """
         if bias is None:
             return self._promoted(self._matmul, x, self.shape[1])
+        check_last_dim(type(self.structure).__name__, x, self.shape[1])
         if x.dtype == self.dtype:
-            check_last_dim(type(self.structure).__name__, x, self.shape[1])
             return self._affine(x, bias)
         return plus(self._promoted(self._matmul, x, self.shape[1]), bias)
 

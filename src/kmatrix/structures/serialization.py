@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 import torch
 
+from kmatrix._checks import check_path
 from kmatrix._errors import ArgumentError, FileFormatError, complaint
 from kmatrix._files import write_atomically
 from kmatrix.structures._plain import SupportsJson, plain_certificate
@@ -97,6 +98,7 @@ def save(
     Raises:
         ArgumentError: if the structure of the matrix has no plain form, the certificate is not plain JSON, or the
             file cannot be written.
+        DtypeError: if ``path`` is not the name of a file.
 
     Example:
         >>> import tempfile
@@ -151,6 +153,7 @@ def load(
     Raises:
         FileFormatError: if the file is damaged, of an unknown version, or not what it claims to be.
         ArgumentError: if it cannot be opened, or one of ``structures`` is not usable.
+        DtypeError: if ``path`` is not the name of a file.
 
     Example:
         >>> import tempfile
@@ -194,6 +197,7 @@ def describe(path: str | Path, *, structures: Iterable[type[Structure]] = ()) ->
     Raises:
         FileFormatError: if the file is damaged, of an unknown version, or not what it claims to be.
         ArgumentError: if it cannot be opened, or one of ``structures`` is not usable.
+        DtypeError: if ``path`` is not the name of a file.
     """
     families = families_with("describe", structures, NODE_KEYS)
     with _opened("describe", path) as (_, header):
@@ -224,19 +228,20 @@ def library_version() -> str:
 @contextmanager
 def _opened(where: str, path: str | Path) -> Iterator[tuple[BinaryIO, Header]]:
     """The file and its header, with everything that can be wrong with it worded as a typed error."""
+    path = check_path(where, "path", path)
     try:
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             yield file, read_header(file, os.fstat(file.fileno()).st_size)
     except Unreadable as problem:
         raise FileFormatError(complaint(where, "path", str(path), problem.reason, problem.way_out)) from None
     except OSError as error:
         reason, way_out = f"cannot be read: {error.strerror or error}", "check the name and the permissions"
-        if Path(path).is_dir():
+        if path.is_dir():
             reason, way_out = (
                 "a folder",
                 f"pass the file of a matrix, or use {_OF_MODEL[where]} for a model",
             )
-            if (Path(path) / "structure.json").is_file():
+            if (path / "structure.json").is_file():
                 reason, way_out = "a folder of a whole model", f"use {_OF_MODEL[where]}"
         raise ArgumentError(complaint(where, "path", str(path), reason, way_out)) from error
 
