@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,15 @@ def test_files(tmp_path: Path) -> None:
         as_target(tmp_path / "two.npz")
     with pytest.raises(km.ArgumentError, match="name='a'"):
         as_target(tmp_path / "w.npy", name="a")
+
+
+def test_arrays_that_are_only_read(tmp_path: Path) -> None:
+    np.save(tmp_path / "w.npy", W)
+    mapped = np.load(tmp_path / "w.npy", mmap_mode="r")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        dense = as_target(mapped).dense
+    np.testing.assert_array_equal(dense.numpy(), W)
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,10 @@ def _from_array(array: npt.NDArray[Any], source: str) -> Target:
         array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
     check_matrix(array.shape, source)
     native = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    if (
+        not native.flags.writeable
+    ):  # as of np.load(..., mmap_mode="r"); torch knows no tensors to be read alone
+        native = native.copy()
     return _from_tensor(torch.from_numpy(native), source)
 
 
