@@ -65,6 +65,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 CALIBRATED = ("mine_to_compress:build", "--calibration", "mine_to_compress:batches", "--budget", "1.0")
 
 
+def test_without_weights_it_says_whose_numbers_they_are(kmatrix: Command, folder: Path) -> None:
+    result = kmatrix("compress", *CALIBRATED, "--out", "small", "--no-verify-speed", columns=120)
+    assert result.exit_code == 0, result.stderr
+    assert "no --weights given: the numbers are those that the build made" in result.stdout
+
+
 def complaint(result: Result) -> str:
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
@@ -82,6 +88,7 @@ def test_a_model_is_compressed_saved_and_reported(kmatrix: Command, folder: Path
     assert result.exit_code == 0, result.stderr
     for words in ("layers", "parameters", "predicted change", "model written to small", "small.html"):
         assert words in result.stdout
+    assert "--weights" not in result.stdout
     page = (folder / "small.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|<script", page)
     assert "What other budgets lead to" in page

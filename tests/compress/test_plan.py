@@ -147,6 +147,15 @@ def test_only_what_is_measured_faster_is_chosen(
     assert all(t.refused == "NOT faster than dense here, so not fitted" and t.error is None for t in refused)
 
 
+def test_a_budget_that_skipped_layers_put_out_of_reach_names_them(mlp: nn.Sequential) -> None:
+    linear = [name for name, part in mlp.named_modules() if isinstance(part, nn.Linear)]
+    with torch.no_grad():
+        mlp.get_submodule(linear[0]).get_parameter("weight")[0, 0] = torch.nan
+    said = rf"skipped: {linear[0]} \(its weight holds numbers that are not finite\); pass budget="
+    with pytest.raises(km.ArgumentError, match=said):
+        km.compress_(mlp, 0.05, verify_speed=False)
+
+
 def test_where_nothing_is_faster_all_stays_dense(
     mlp: nn.Sequential, batches: list[Tensor], clock: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -454,11 +463,17 @@ def test_reports_print_as_tables(mlp: nn.Sequential, batches: list[Tensor], cloc
     assert headline == report.headline and "of dense params for a budget of 50.0%" in headline
     assert speed.startswith("these layers, batch 1: ") and blank == ""
     assert heads.split() == ["layer", "shape", "of", "dense", "error", "speed", "what,", "and", "why"]
-    assert [line.split()[0] for line in lines] == ["0.0", "0.2", "0.4", "skipped"]
+    assert [line.split()[0] for line in lines] == ["0.0", "0.2", "0.4", "error:", "skipped"]
     console = Console(width=160, file=io.StringIO(), force_terminal=False)
     console.print(report)
     printed = console.file.getvalue()  # type: ignore[attr-defined]
-    for words in (headline, "what, and why", "LowRank(rank=", "skipped 1.0: a Conv1d is neither"):
+    for words in (
+        headline,
+        "what, and why",
+        "LowRank(rank=",
+        "skipped 1.0: a Conv1d is neither",
+        "error: relative squared",
+    ):
         assert words in printed
 
 

@@ -91,7 +91,7 @@ def compress(
     if threads is not None:
         torch.set_num_threads(check_size("kmatrix compress", "--threads", threads))
     with _Interruptible() as work:
-        model = _model(build, weights)
+        model = _model(build, weights, console)
         check_saveable(model)  # before the work, not after it
         batches: Any = None if calibration is None else _batches(calibration)
         dense = copy.deepcopy(model) if heal else None
@@ -185,7 +185,7 @@ def _function(option: str, text: str) -> Callable[[], Any]:
     return function
 
 
-def _model(build: str, weights: Path | None) -> nn.Module:
+def _model(build: str, weights: Path | None, console: Console) -> nn.Module:
     model = _function("build", build)()
     where = "kmatrix compress"
     if not isinstance(model, nn.Module):
@@ -195,6 +195,7 @@ def _model(build: str, weights: Path | None) -> nn.Module:
             complaint(where, "build", repr(build), f"it returned {got}, no nn.Module", way_out)
         )
     if weights is None:
+        console.print("no --weights given: the numbers are those that the build made", highlight=False)
         return model.eval()
     from safetensors import SafetensorError
     from safetensors.torch import load_model

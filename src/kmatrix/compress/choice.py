@@ -19,7 +19,7 @@ from kmatrix.compress.layers import Place, layer_like, weight_of
 from kmatrix.compress.result import LayerReport, Measure, Point, Tried
 from kmatrix.compress.timing import Clock
 from kmatrix.compress.trial import FASTER, Trial
-from kmatrix.nn.surgery import swap_
+from kmatrix.nn.surgery import Skipped, swap_
 from kmatrix.structures import Structure
 
 BUDGETS = (0.9, 0.75, 0.6, 0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1)
@@ -30,9 +30,16 @@ class Choice:
     """The choice for all layers: what each option costs and loses, and the programme that picks."""
 
     def __init__(
-        self, model: nn.Module, layers: list[Trial], of: Measure, tol: float | None, clock: Clock | None
+        self,
+        model: nn.Module,
+        layers: list[Trial],
+        of: Measure,
+        tol: float | None,
+        clock: Clock | None,
+        skipped: Sequence[Skipped] = (),
     ) -> None:
         self.model, self.layers, self.of, self.tol, self.clock = model, layers, of, tol, clock
+        self.skipped = skipped
         self.dense_params = sum(p.numel() for p in model.parameters())
         self.refused: dict[tuple[Place, Structure], str] = {}
         selected = sum(layer.dense_params for layer in layers)
@@ -94,6 +101,10 @@ class Choice:
             why = " as nothing was measured faster" if self.clock else ""
             does = "stays" if len(stay) == 1 else "stay"
             reason += f", and {counted(len(stay), 'layer')} {does} dense{why}: {', '.join(stay[:5])}"
+        if self.fixed and self.skipped:
+            told = [f"{s.names[0]} ({s.reason})" for s in self.skipped[:3]]
+            more = len(self.skipped) - len(told)
+            reason += f"; skipped: {', '.join(told)}" + (f" and {more} more" if more else "")
         way_out = (
             f"pass budget={math.ceil(share * 1e4) / 1e4:g} or more, a wider filter_fn, or more structures"
         )

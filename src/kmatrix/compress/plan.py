@@ -144,7 +144,7 @@ def compress_(
                 moments = statistics.moments.pop(site.name) if statistics else None
                 layers.append(examined(site, moments, statistics, clock, structures, ridge, seed))
                 step("fitting: " + site.name, len(layers), len(sites))
-        choice = Choice(model, layers, of, tol, clock)
+        choice = Choice(model, layers, of, tol, clock, skipped)
         picked = choice.settle(budget, step)
         curve = choice.curve(budget)
         reports = tuple(choice.report(layer, k) for layer, k in zip(layers, picked, strict=True))

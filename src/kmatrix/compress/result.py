@@ -15,6 +15,11 @@ from kmatrix.structures._words import brief
 if TYPE_CHECKING:
     from rich.console import Group
 
+ERROR = (
+    "error: relative squared error of the layer's outputs, or of its weight where there was no calibration"
+)
+"""What the column of that name holds, in words."""
+
 Measure = Literal["params", "flops", "time"]
 
 
@@ -263,5 +268,7 @@ class CompressReport:
             yield f"these layers, batch {self.batch}: {dense / now:.2f}x less time than dense (measured one by one)"
 
     def _left(self) -> Iterable[str]:
+        if self.compressed:
+            yield ERROR
         for skipped in self.skipped:
             yield f"skipped {', '.join(skipped.names)}: {skipped.reason}"
