@@ -142,7 +142,7 @@ def summary(results: Results) -> str:
         "Monarch 32 x 32 1024, batch 256",
         "forward + backward 1024, batch 256",
     )
-    head = ["", "times dense float32", "times `torch.fft.rfft`", "times `torch.bmm`"]
+    head = ["`km.ops.chain_matmul` of", "times dense float32", "times `torch.fft.rfft`", "times `torch.bmm`"]
     rows = []
     for case in results.cases:
         if case.case not in wanted:
@@ -151,7 +151,9 @@ def summary(results: Results) -> str:
         own = speed["kmatrix"]
         others = [times(own / speed[name]) if name in speed else "" for name in ("torch rfft", "torch.bmm")]
         rows.append([case.case, times(own), *others])
-    return f"{where(results)}\n\n" + _table(head, rows)
+    timed = "Timed is the bare product of vectors with weights, without a layer or matrix around it, "
+    timed += "under `torch.inference_mode()` but for the backward pass."
+    return f"{where(results)} {timed}\n\n" + _table(head, rows)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
