@@ -54,6 +54,12 @@ def test_operators_with_only_a_matvec() -> None:
     np.testing.assert_allclose(read.dense.numpy(), W, rtol=1e-6)
 
 
+@pytest.mark.parametrize("value", [1e308, 1e308 - 1e308j])
+def test_operators_near_the_largest_numbers(value: complex) -> None:
+    dense = np.full((3, 4), value)
+    np.testing.assert_array_equal(as_target(aslinearoperator(dense)).dense.numpy(), dense)
+
+
 def test_structured_and_sparse_matrices_are_targets() -> None:
     matrix = km.Butterfly().random(6, 4, dtype=torch.float64)
     assert torch.equal(as_target(matrix).dense, matrix.to_dense().detach())

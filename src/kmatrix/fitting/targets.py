@@ -178,8 +178,11 @@ def _check_linear(operator: Any, dense: npt.NDArray[Any], dtype: np.dtype[Any]) 
     if dtype.kind == "c":
         x = x + 1j * rng.standard_normal(x.shape)
     x = x.astype(dtype)
-    one = _of_declared_kind(operator.matvec(x[:, 0].copy()), dtype)
-    block = _of_declared_kind(operator.matmat(x[:, 1:].copy()), dtype)
+    # Products with the entries must stay within the number range, and so must their squares.
+    scale = 2.0 ** max(0, math.frexp(max(np.abs(dense.real).max(), np.abs(dense.imag).max()))[1] - 500)
+    dense = dense / scale
+    one = _of_declared_kind(operator.matvec(x[:, 0] / scale), dtype)
+    block = _of_declared_kind(operator.matmat(x[:, 1:] / scale), dtype)
     # As large as the products are on average. Iterative solvers may be good to half the digits only.
     allowed = math.sqrt(float(np.finfo(dtype).eps)) * float(np.linalg.norm(dense)) * math.sqrt(x.shape[1])
     gaps = np.linalg.norm(np.column_stack([one, block]) - dense @ x, axis=0)
