@@ -340,7 +340,7 @@ def build_info() -> dict[str, Any]:
 
 
 def _absent(reason: str) -> NativePart:
-    _log.warning("%s: the portable path runs instead, correct but slower", reason)
+    _log.warning("%s: the portable path runs instead, correct, but it may be slower than dense", reason)
     return NativePart(None, "", reason)
 
 

@@ -38,6 +38,8 @@ def multiply_with_ends(
     on_gpu = x.device.type == "cuda" or dispatch.requested() == dispatch.TRITON.name
     if not on_gpu or take is not None or x.ndim == 0 or not x.numel():
         return None
+    if activation and (x.is_complex() or (activation not in _FROM_RESULT and _is_recorded(x, weights, bias))):
+        return None
     if is_autocast(x):
         device = x.device.type
         x, *lowered = lower_precision(device, [x, *weights, *([] if bias is None else [bias])])
@@ -56,18 +58,16 @@ def multiply_with_ends(
     ):
         return None
     how = route(x, given)
-    if how not in (Route.DIRECT, Route.AUTOGRAD) or (activation and x.is_complex()):
+    if how not in (Route.DIRECT, Route.AUTOGRAD):
         return None
     watched = how is Route.AUTOGRAD
-    if watched and activation not in _FROM_RESULT:
-        return None
     check_weights("chain_apply", weights, patterns)
     if dispatch.choose(x, weights, patterns) is not dispatch.TRITON:
         return None
     if not watched:
         return _run(x, weights, patterns, gather, n_out, bias, activation)
     if gather is not None:
-        x = functional.pad(x, (0, cols - x.shape[-1]))[..., gather]
+        x = _padded(x, cols)[..., gather]
     apply: Callable[..., Tensor] = _WithEnds.apply
     return apply(patterns, n_out, activation, x, bias, *weights)
 
@@ -125,6 +125,9 @@ def _pull_back(
     grad: Tensor, x: Tensor, weights: list[Tensor], patterns: Patterns, need_x: bool, need_weights: list[bool]
 ) -> tuple[Tensor | None, list[Tensor | None]]:
     """The gradients that are needed: by the kernels, which pad with zeros themselves, or by the general way."""
+    if is_autocast(grad):  # the forward pass has chosen the types
+        with torch.autocast(grad.device.type, enabled=False):
+            return _pull_back(grad, x, weights, patterns, need_x, need_weights)
     n, cols, full = x.shape[-1], patterns[0].cols, patterns[-1].rows
     plain = route(grad, [x, *weights]) is Route.DIRECT
     if plain and dispatch.choose(x, weights, patterns) is dispatch.TRITON:
@@ -135,7 +138,17 @@ def _pull_back(
         dispatch.observe(x, weights, patterns, dispatch.TRITON)
         grad_x, found = dispatch.TRITON.run_backward(grad, x, weights, patterns, need_x)
         return grad_x, [g if need else None for g, need in zip(found, need_weights, strict=True)]
-    grad = functional.pad(grad, (0, full - grad.shape[-1]))
-    x = functional.pad(x, (0, cols - n))
-    grad_x, grads = pull_back(grad, x, weights, patterns, need_x, need_weights)
-    return (None if grad_x is None else grad_x[..., :n]), grads
+    padded = _padded(x, cols)
+    grad_x, grads = pull_back(_padded(grad, full), padded, weights, patterns, need_x, need_weights)
+    return (grad_x if grad_x is None or n == cols else grad_x[..., :n]), grads
+
+
+def _padded(x: Tensor, size: int) -> Tensor:
+    """Vectors with zeros behind, as they are if they are long enough."""
+    return x if x.shape[-1] == size else functional.pad(x, (0, size - x.shape[-1]))
+
+
+def _is_recorded(x: Tensor, weights: Sequence[Tensor], bias: Tensor | None) -> bool:
+    """Whether autograd records what is made of these."""
+    given = [x, *weights, *([] if bias is None else [bias])]
+    return torch.is_grad_enabled() and any(t.requires_grad for t in given)

@@ -46,10 +46,9 @@ def chain(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
     """The forward pass of a plan of several steps."""
     pairs = 2 if dtype.is_complex else 1
     factors, tiles = links(found, pairs, *[(0,) * len(found.steps)] * 2)
-    width = max(step.factor.pattern.rows for step in found.steps[:-1]) * pairs
     known = {
         **ENDS, "FACTORS": factors, "Q": pairs, "ACTIVATION": "", "PRECISION": "ieee", "CHUNK": found.chunk,
-        "WIDTH": width, "TILES": tiles,
+        "TILES": tiles,
     }  # fmt: skip
     warps = max(step.tile.warps for step in found.steps)
     named = types(dtype, "x", "y", "ring", "weights")
@@ -104,10 +103,9 @@ def pulled_back(found: Plan, dtype: torch.dtype, capability: int) -> Needs:
     """The backward pass of a plan of several steps."""
     pairs = 2 if dtype.is_complex else 1
     told, tiles, _ = stages(found, pairs, *[(0,) * len(found.steps)] * 3)
-    width = max(step.factor.pattern.rows for step in found.steps[:-1]) * pairs
     known: dict[str, object] = {
         "scales": None, "STAGES": told, "Q": pairs, "NEED_X": True, "PADDED": True, "CROPPED": True,
-        "SCALED": False, "PRECISION": "ieee", "CHUNK": found.chunk, "WIDTH": width, "TILES": tiles,
+        "SCALED": False, "PRECISION": "ieee", "CHUNK": found.chunk, "TILES": tiles,
     }  # fmt: skip
     warps = max(step.tile.warps for step in found.steps)
     named = types(dtype, "grad", "x", "grad_x", "ring", "weights")
@@ -166,10 +164,14 @@ def cases() -> Iterator[tuple[str, Needs]]:
         name, memory = f"{kind} {dtype} sm_{capability}", MEMORY[capability]
         for batch in (16, 32768):
             found = plan(patterns, patterns, batch, dtype, memory=memory)
-            yield f"{name} batch {batch}", chain(found, dtype, capability)
+            if found.chunk:
+                yield f"{name} batch {batch}", chain(found, dtype, capability)
+            else:
+                for step in found.steps:
+                    yield f"{name} forward {tuple(step.factor.pattern)}", alone(step, dtype, capability)
         back = plan(patterns, patterns, 32768, dtype, backward=True, memory=memory)
         pairs = 2 if dtype.is_complex else 1
-        if all(is_whole(step, pairs) for step in back.steps):
+        if back.chunk and all(is_whole(step, pairs) for step in back.steps):
             yield f"{name} batch 32768 backward", pulled_back(back, dtype, capability)
             continue
         for step in back.steps:

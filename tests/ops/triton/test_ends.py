@@ -17,7 +17,7 @@ from kmatrix.ops.gradients import chain_gradients
 from kmatrix.ops.triton.available import interpreted, precision, triton_is_here
 from kmatrix.ops.triton.backward import gradients
 from kmatrix.ops.triton.launch import forward
-from kmatrix.ops.triton.plan import Choice, plan
+from kmatrix.ops.triton.plan import Choice, Plan, plan
 
 pytestmark = pytest.mark.skipif(
     not triton_is_here().ok or not interpreted(), reason="Triton's interpreter is not there"
@@ -158,30 +158,58 @@ def test_a_selection_behind_is_left_to_torch() -> None:
     torch.testing.assert_close(y, reference_chain_matmul(x, w, PATTERNS)[:, take])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-def test_factor_by_factor(dtype: torch.dtype) -> None:
-    """What measuring may choose instead of the ring: ends at the first and the last launch, gradients as well."""
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.complex64], ids=str)
+@pytest.mark.parametrize("chunk", [0, 16])
+def test_ends_of_several_factors(dtype: torch.dtype, chunk: int) -> None:
+    """Through the ring, five chunks of which the last is not full, and with a launch for each factor."""
     patterns = tuple([Pattern(16 >> k, 2, 2, 1 << k) for k in range(5)])
     w, x = [torch.randn(p, dtype=dtype) for p in patterns], torch.randn(70, 29, dtype=dtype)
     found = plan(patterns, patterns, 70, dtype, choice=Choice(4, 0))
     assert len(found.steps) == 3
-    assert found.chunk == 0
+    small = [step._replace(tile=step.tile._replace(vectors=16, steps=1)) for step in found.steps]
+    found = Plan(tuple(small), chunk)
     gather = torch.randperm(32)
-    bias = torch.randn(30, dtype=dtype)
-    y = forward(x, w, patterns, found, gather=gather, n_out=30, bias=bias, activation="relu")
-    wide = [t.double() for t in w]
-    padded = functional.pad(x.double(), (0, 3))
-    exact = functional.relu(reference_chain_matmul(padded[:, gather], wide, patterns)[:, :30] + bias)
-    close = {"atol": 2e-2, "rtol": 1e-2} if dtype == torch.float16 else {"atol": 1e-4, "rtol": 1e-4}
-    torch.testing.assert_close(y.double(), exact, **close)
-    grad = torch.randn(70, 30, dtype=dtype)
+    bias, grad = torch.randn(30, dtype=dtype), torch.randn(70, 30, dtype=dtype)
+    relu = not dtype.is_complex
+    double = torch.complex128 if dtype.is_complex else torch.float64
+    wide, bottom = [t.to(double) for t in w], functional.pad(x.to(double), (0, 3))
+    y = forward(x, w, patterns, found, gather=gather, n_out=30, bias=bias, activation="relu" if relu else "")
+    exact = reference_chain_matmul(bottom[:, gather], wide, patterns)[:, :30] + bias
+    half = dtype == torch.float16
+    close = {"atol": 2e-2, "rtol": 1e-2} if half else {"atol": 1e-4, "rtol": 1e-4}
+    torch.testing.assert_close(y.to(double), functional.relu(exact) if relu else exact, **close)
     grad_x, grads = gradients(grad, x, w, patterns, found, True)
-    pulled = functional.pad(grad.double(), (0, 2))
-    exact_x, exact_grads = chain_gradients(pulled, padded, wide, patterns)
+    exact_x, exact_grads = chain_gradients(functional.pad(grad.to(double), (0, 2)), bottom, wide, patterns)
     assert grad_x is not None
-    torch.testing.assert_close(grad_x.double(), exact_x[:, :29], **close)
-    close = {"atol": 0.3, "rtol": 1e-2} if dtype == torch.float16 else {"atol": 1e-3, "rtol": 1e-4}
-    torch.testing.assert_close([g.double() for g in grads], list(exact_grads), **close)
+    torch.testing.assert_close(grad_x.to(double), exact_x[:, :29], **close)
+    close = {"atol": 0.3, "rtol": 1e-2} if half else {"atol": 1e-3, "rtol": 1e-4}
+    torch.testing.assert_close([g.to(double) for g in grads], list(exact_grads), **close)
+
+
+def test_jacobians_at_once() -> None:
+    """Gradients for many upstream ones under vmap, which has no rule for a slice of everything."""
+    x, bias = torch.randn(3, 8, requires_grad=True), torch.randn(15, requires_grad=True)
+    w = [p.requires_grad_() for p in weights()]
+    upstream = torch.randn(4, 3, 15)
+    with use_backend("triton"):
+        y = chain_apply(x, w, PATTERNS, bias=bias, activation="relu")
+        found = torch.autograd.grad(y, [x, bias, *w], upstream, is_grads_batched=True)
+    exact = torch.autograd.grad(
+        surrounded(x, w, bias, None, 15, True), [x, bias, *w], upstream, is_grads_batched=True
+    )
+    torch.testing.assert_close(found, exact, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("index", [2**31 - 1, 2**30, 2**30 + 3, -(2**31)])
+def test_no_index_reads_outside(index: int) -> None:
+    """Places of complex numbers are twice as far, which must not wrap around."""
+    x, w = torch.randn(3, 8, dtype=torch.complex64), weights(torch.complex64)
+    gather = torch.tensor([7, 1, index, 3, 2, 0, 6, 4], dtype=torch.int32)
+    with use_backend("triton"):
+        y = chain_apply(x, w, PATTERNS, gather=gather)
+    chosen = x[:, gather.clamp(0, 7)]
+    chosen[:, 2] = 0
+    torch.testing.assert_close(y, reference_chain_matmul(chosen, w, PATTERNS))
 
 
 @pytest.mark.parametrize("take", [None, [4, 0, 14]])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from kmatrix.ops import Pattern, use_backend
 from kmatrix.ops.apply import chain_apply
 from kmatrix.ops.definition import reference_chain_matmul
 from kmatrix.ops.schedule import Factor
+from kmatrix.ops.triton import plan as rule
 from kmatrix.ops.triton import resident
 from kmatrix.ops.triton.available import interpreted, triton_is_here
 from kmatrix.ops.triton.launch import forward
@@ -32,11 +33,11 @@ def of(patterns: Sequence[Pattern], shapes: Sequence[Sequence[int]] | None = Non
     """Each factor as a step of its own."""
     shapes = patterns if shapes is None else shapes
     factors = [Factor(p, s[0] == 1, s[3] == 1) for p, s in zip(patterns, shapes, strict=True)]
-    return Plan(tuple([Step(i, i + 1, f, TILE) for i, f in enumerate(factors)]), 16)
+    return Plan(tuple([Step(i, i + 1, f, TILE) for i, f in enumerate(factors)]), 16, held=True)
 
 
 @pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """How many vectors each launch of the kernel had; fresh memory holds NaN; few vectors are many."""
     found: list[int] = []
     multiply, new = resident.multiply, torch.Tensor.new_empty
@@ -45,7 +46,9 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         found.append(len(x))
         return multiply(x, *args, **known)  # type: ignore[arg-type]
 
+    plan.cache_clear()
     monkeypatch.setattr(resident, "MANY", 1)
+    monkeypatch.setattr(rule, "MANY", 1)
     monkeypatch.setattr(resident, "multiply", seen)
 
     def poisoned(self: Tensor, *args: object, **known: object) -> Tensor:
@@ -53,7 +56,8 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         return fresh.fill_(float("nan")) if fresh.is_floating_point() else fresh
 
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoned)
-    return found
+    yield found
+    plan.cache_clear()  # of plans for which few vectors were many
 
 
 def check(y: Tensor, x: Tensor, exact: Tensor, plain: Tensor) -> None:
@@ -110,7 +114,7 @@ def test_factors_multiplied_out_and_rows_apart(runs: list[int]) -> None:
     """Two steps of eight butterfly factors; vectors that are part of longer rows."""
     butterfly = tuple([Pattern(128 >> k, 2, 2, 1 << k) for k in range(8)])
     weights = [torch.randn(*p) / 2**0.5 for p in butterfly]
-    found = plan(butterfly, butterfly, 16, torch.float32, choice=Choice(16, 2**25))
+    found = plan(butterfly, butterfly, 16, torch.float32, choice=Choice(16, 2**25))._replace(held=True)
     assert [tuple(step.factor.pattern) for step in found.steps] == [(16, 16, 16, 1), (1, 16, 16, 16)]
     x = torch.randn(37, 300)[:, 7:263]
     y = forward(x, weights, butterfly, found)

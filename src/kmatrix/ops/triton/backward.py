@@ -15,6 +15,7 @@ from torch import Tensor
 
 from kmatrix.ops.definition import Patterns
 from kmatrix.ops.triton.available import precision
+from kmatrix.ops.triton.backend import batch_class
 from kmatrix.ops.triton.launch import (
     SHORTEST_CHAIN,
     Constants,
@@ -25,7 +26,7 @@ from kmatrix.ops.triton.launch import (
     tiles_of,
 )
 from kmatrix.ops.triton.packing import Packed, pack
-from kmatrix.ops.triton.plan import Plan, Step
+from kmatrix.ops.triton.plan import Plan, Step, shelves
 from kmatrix.ops.triton.unpacking import unpacked_gradients
 
 PARTS = 528  # programs that share the vectors in a backward pass: some for each processor of a large GPU
@@ -44,7 +45,7 @@ def factor_gradients(
     b, c = b * pairs, c * pairs
     d_tiles = -(-d // tile.diagonals)
     places = a * d_tiles * -(-b // tile.outputs) * -(-c // tile.inputs)
-    steps = _power_below(batch * places // (PARTS * tile.vectors))
+    steps = _power_below(batch_class(batch) * places // (PARTS * tile.vectors))
     parts = -(-batch // (steps * tile.vectors))
     sums = x.new_empty(_shape_of_sums(step, pairs, parts), dtype=torch.float32)
     whole = is_whole(step, pairs)
@@ -93,34 +94,42 @@ def _add_up(sums: Tensor, step: Step, pairs: int, place: int, total: Tensor) -> 
 def stages(
     plan: Plan, pairs: int, places: tuple[int, ...], lanes: tuple[int, ...], sums: tuple[int, ...]
 ) -> tuple[tuple[Constants, ...], int, int]:
-    """What ``pullback_kernel`` calls ``STAGES``, the number of tiles of a phase, and of shelves of the ring.
+    """What ``pullback_kernel`` calls ``STAGES``, the number of tiles of a phase, and numbers in the ring for a vector.
 
     ``stage`` says what stands behind the constants of each factor. The products of factor ``k`` are read by the factor
     behind it and again by its gradient, which is as many stages later as there are chunks on their shelf.
     """
     steps = plan.steps
     k_last = len(steps) - 1
-    rooms = [2 * (k_last - k) for k in range(k_last)]  # of the products of factor k, in chunks
-    forward = [sum(rooms[:k]) for k in range(k_last)]  # where they begin
-    back = [sum(rooms) + 2 * k for k in range(k_last)]  # where their gradients begin
+    rows = [step.factor.pattern.rows * pairs for step in steps[:-1]]
+    rooms = [
+        count - 2 for count in shelves(len(steps), backward=True)
+    ]  # of the products of factor k, in chunks
+    sizes = [room * size for room, size in zip(rooms, rows, strict=True)]
+    forward = [sum(sizes[:k]) for k in range(k_last)]  # where they begin
+    back = [sum(sizes) + 2 * sum(rows[:k]) for k in range(k_last)]  # where their gradients begin
     found: list[Constants] = []
     total = 0
 
-    def append(k: int, *shelves: int) -> None:
+    def append(
+        k: int, source: tuple[int, int], target: tuple[int, int], reader: int, upstream: int = 0
+    ) -> None:
         nonlocal total
         f = constants(steps[k], pairs)
         tiles = tiles_of(f, plan.chunk, pairs)
-        found.append((*f, total, tiles, places[k], *shelves, lanes[k], sums[k]))
+        found.append((*f, total, tiles, places[k], *source, *target, reader, upstream, lanes[k], sums[k]))
         total += tiles
 
+    def products(k: int) -> tuple[int, int]:
+        """Where the input of factor ``k`` lies, and its room; the first one's is that of the chain."""
+        return (forward[k - 1], rooms[k - 1]) if k else (0, 1)
+
     for k in range(k_last):
-        source = (forward[k - 1], rooms[k - 1]) if k else (0, 1)
-        append(k, *source, forward[k], rooms[k], 2 * k_last - k - 1, 0)
+        append(k, products(k), products(k + 1), 2 * k_last - k - 1)
     for s, k in enumerate(reversed(range(k_last + 1)), k_last):
-        source = (forward[k - 1], rooms[k - 1]) if k else (0, 1)
-        target = (back[k - 1], 2, s + 1) if k else (0, 1, s)
-        append(k, *source, *target, back[k] if k < k_last else 0)
-    return tuple(found), total, sum(rooms) + 2 * k_last
+        target, reader = ((back[k - 1], 2), s + 1) if k else ((0, 1), s)
+        append(k, products(k), target, reader, back[k] if k < k_last else 0)
+    return tuple(found), total, sum(sizes) + 2 * sum(rows)
 
 
 def _in_one_launch(
@@ -135,10 +144,9 @@ def _in_one_launch(
     ]
     sizes = [prod(shape) for shape in shapes]
     places = tuple(accumulate(sizes[:-1], initial=0))
-    told, tiles, shelves = stages(plan, pairs, packed.places, packed.lanes, places)
+    told, tiles, between = stages(plan, pairs, packed.places, packed.lanes, places)
     chunks = -(-len(x) // plan.chunk)
-    width = max(step.factor.pattern.rows for step in steps[:-1]) * pairs
-    ring = x.new_empty(shelves * plan.chunk * width)
+    ring = x.new_empty(between * plan.chunk)
     sums = x.new_empty(sum(sizes), dtype=torch.float32)
     counters = torch.zeros(1 + chunks * len(told), dtype=torch.int32, device=x.device)
     grad_x = x.new_empty(x.shape) if need_x else None
@@ -148,7 +156,7 @@ def _in_one_launch(
         counters, len(x), x.shape[1], grad.shape[1], chunks, STAGES=told, Q=pairs, NEED_X=need_x,
         PADDED=x.shape[1] < steps[0].factor.pattern.cols * pairs,
         CROPPED=grad.shape[1] < steps[-1].factor.pattern.rows * pairs, SCALED=packed.scales is not None,
-        PRECISION=precision(), CHUNK=plan.chunk, WIDTH=width, TILES=tiles,
+        PRECISION=precision(), CHUNK=plan.chunk, TILES=tiles,
         num_warps=max(step.tile.warps for step in steps),
     )  # fmt: skip
     for step, share, shape, place in zip(steps, torch.split(sums, sizes), shapes, packed.places, strict=True):

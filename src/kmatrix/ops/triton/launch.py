@@ -52,15 +52,16 @@ def links(
 ) -> tuple[tuple[Constants, ...], int]:
     """What ``chain_kernel`` calls ``FACTORS``, and the number of tiles of a phase.
 
-    Behind the constants of each factor stand its first tile, its number of tiles, and where its weight and its scales
-    begin.
+    Behind the constants of each factor stand its first tile, its number of tiles, where its weight and its scales
+    begin, and where its input and its output lie in the ring, as multiples of a chunk.
     """
     found: list[Constants] = []
-    total = 0
+    total = behind = 0
     for step, place, lane in zip(plan.steps, places, lanes, strict=True):
         f = constants(step, pairs)
         tiles = tiles_of(f, plan.chunk, pairs)
-        found.append((*f, total, tiles, place, lane))
+        before, behind = behind, behind + (2 * step.factor.pattern.cols * pairs if found else 0)
+        found.append((*f, total, tiles, place, lane, before, behind))
         total += tiles
     return tuple(found), total
 
@@ -101,12 +102,12 @@ def _through_ring(
     batch, steps = len(x), plan.steps
     factors, tiles = links(plan, pairs, packed.places, packed.lanes)
     chunks = -(-batch // plan.chunk)
-    width = max(step.factor.pattern.rows for step in steps[:-1]) * pairs
-    ring = x.new_empty(2 * (len(steps) - 1) * plan.chunk * width)
+    between = sum(step.factor.pattern.rows for step in steps[:-1]) * pairs
+    ring = x.new_empty(2 * plan.chunk * between)
     counters = torch.zeros(1 + chunks * len(steps), dtype=torch.int32, device=x.device)
     chain.chain_kernel[(tiles * (chunks + len(steps) - 1),)](
         x, x.stride(0), y, y.stride(0), ring, packed.buffer, counters=counters, rows=batch, chunks=chunks,
-        FACTORS=factors, CHUNK=plan.chunk, WIDTH=width, TILES=tiles,
+        FACTORS=factors, CHUNK=plan.chunk, TILES=tiles,
         num_warps=max(step.tile.warps for step in steps), **common,
     )  # fmt: skip
 

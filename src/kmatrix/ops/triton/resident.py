@@ -27,7 +27,7 @@ def how(steps: tuple[Step, ...], dtype: torch.dtype, shared: int) -> Residence |
 
 def applies(x: Tensor, plan: Plan, n_out: int) -> bool:
     """Whether these rows, neither padded nor gathered, go through the kernel on their way to so many entries."""
-    if len(x) < MANY or x.dtype not in DTYPES:
+    if not plan.held or len(x) < MANY or x.dtype not in DTYPES:
         return False
     first, last = plan.steps[0].factor.pattern, plan.steps[-1].factor.pattern
     if x.shape[1] != first.cols or n_out != last.rows:

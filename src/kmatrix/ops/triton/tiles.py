@@ -121,6 +121,17 @@ def spread(tile: Tile, pattern: Pattern, batch: int, pairs: int) -> Tile:
     return tile
 
 
+def lowered(tile: Tile, factor: Factor, rows: int) -> Tile:
+    """A tile of at most so many vectors, repeats included, if there is one that fills the matrix instructions."""
+    joint = factor.pattern.d == 1 or factor.tied_d
+    least = max(LEAST // tile.diagonals, 1) if joint else LEAST
+    while tile.vectors * tile.steps > rows and tile.steps > 1:
+        tile = tile._replace(steps=tile.steps // 2)
+    while tile.vectors > max(rows, least):
+        tile = tile._replace(vectors=tile.vectors // 2)
+    return tile
+
+
 def _registers(tile: Tile, joint: bool, itemsize: int, backward: bool) -> float:
     """About how many registers of a program hold sums and what is multiplied."""
     groups = 1 if joint else tile.diagonals

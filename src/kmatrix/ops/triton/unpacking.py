@@ -17,7 +17,6 @@ from kmatrix.ops.merging import merge_group_gradients
 from kmatrix.ops.schedule import Shapes
 from kmatrix.ops.triton.available import precision
 from kmatrix.ops.triton.packing import (
-    APART,
     HALF,
     Constants,
     Packed,
@@ -29,10 +28,8 @@ from kmatrix.ops.triton.plan import Step
 from kmatrix.ops.triton.runs import as_run
 from kmatrix.ops.triton.tiles import LEAST, power_of_two
 
-_EDGES, _PATHS = (
-    2048,
-    64,
-)  # numbers of a weight times paths through each, and paths, that a program looks at at a time
+# Numbers of a weight times paths through each, and paths, that a program looks at at a time.
+_EDGES, _PATHS = 2048, 64
 Jobs = tuple[tuple[Constants, ...], tuple[tuple[int, tuple[int, ...]], ...], int]
 
 
@@ -74,13 +71,15 @@ def _of_runs(
     dtype = packed.source.dtype
     if any(shape != shapes[i] for i, shape in made):
         dtype = torch.float32  # what is added up along ties is rounded after
-    numbers = gradients.new_empty(jobs[-1][2] + prod(made[-1][1]) * pairs, dtype=dtype)
+    sizes = [prod(shape) * pairs for _, shape in made]
+    numbers = gradients.new_empty(sum(sizes), dtype=dtype)
     kernels.gradient_kernel[(programs,)](
         packed.source, gradients, numbers, JOBS=jobs, Q=pairs, PRECISION=precision(exact=True)
     )
     found = {}
-    for (i, shape), job in zip(made, jobs, strict=True):
-        part = numbers[job[2] : job[2] + prod(shape) * pairs]
+    # Outputs of an operator share no memory.
+    parts: tuple[Tensor, ...] = tuple(torch.ops.aten.split_with_sizes_copy.default(numbers, sizes))
+    for (i, shape), part in zip(made, parts, strict=True):
         whole = torch.view_as_complex(part.view(*shape, 2)) if pairs == 2 else part.view(shape)
         found[i] = whole if shape == shapes[i] else whole.sum_to_size(shapes[i])
     return found
@@ -118,7 +117,7 @@ def gradient_jobs(
             shape = (held_a * p_a, p_b, p_c, p_d * held_d)
             programs = held_a * held_d * -(-edges // rows)
             begin = sum(sizes)
-            sizes.append(-(-prod(shape) * pairs // APART) * APART)
+            sizes.append(prod(shape) * pairs)
             head = (total, programs, begin, place, b, c, held_d, edges, free, rows, block)
             found.append((*head, int(run.growing), step.stop - step.start, i, *path))
             made.append((step.start + i, shape))

@@ -34,7 +34,6 @@ def chain_kernel(
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
     CHUNK: tl.constexpr,
-    WIDTH: tl.constexpr,
     TILES: tl.constexpr,
 ):
     """A whole chain in one launch: the vectors between two factors go through a ring that stays in the second cache.
@@ -52,7 +51,7 @@ def chain_kernel(
         if (tile >= 0) & (tile < FACTORS[k][16]) & (chunk >= 0) & (chunk < chunks):
             link(
                 x, x_stride, y, y_stride, ring, weights, scales, bias, gather, counters, rows, n_in, n_out, chunk, tile,
-                k, FACTORS, Q, GATHERED, PADDED, CROPPED, SCALED, BIASED, ACTIVATION, PRECISION, CHUNK, WIDTH,
+                k, FACTORS, Q, GATHERED, PADDED, CROPPED, SCALED, BIASED, ACTIVATION, PRECISION, CHUNK,
             )  # fmt: skip
 
 
@@ -84,12 +83,13 @@ def link(
     ACTIVATION: tl.constexpr,
     PRECISION: tl.constexpr,
     CHUNK: tl.constexpr,
-    WIDTH: tl.constexpr,
 ):
     """Factor ``k`` times one tile of a chunk, when what it reads is there and what it overwrites has been read."""
     K: tl.constexpr = len(FACTORS)
     FIRST: tl.constexpr = k == 0
     LAST: tl.constexpr = k == K - 1
+    WIDTH_IN: tl.constexpr = FACTORS[k][0] * FACTORS[k][2] * FACTORS[k][3] * Q
+    WIDTH_OUT: tl.constexpr = FACTORS[k][0] * FACTORS[k][1] * FACTORS[k][3] * Q
     done = counters + 1 + chunk * K + k
     here = (chunk * CHUNK).to(tl.int64)
     there = ((chunk % 2) * CHUNK).to(tl.int64)
@@ -105,14 +105,14 @@ def link(
         source = x + here * x_stride
         source_stride = x_stride
     else:
-        source = ring + (there + (k - 1) * 2 * CHUNK) * WIDTH
-        source_stride = WIDTH
+        source = ring + FACTORS[k][19] * CHUNK + there * WIDTH_IN
+        source_stride = WIDTH_IN
     if LAST:
         target = y + here * y_stride
         target_stride = y_stride
     else:
-        target = ring + (there + k * 2 * CHUNK) * WIDTH
-        target_stride = WIDTH
+        target = ring + FACTORS[k][20] * CHUNK + there * WIDTH_OUT
+        target_stride = WIDTH_OUT
     factor_tile(
         source, source_stride, target, target_stride, weights + FACTORS[k][17], scales, bias, gather,
         done - 1, free, needed, tile, left, n_in, n_out, FACTORS, k, Q, GATHERED and FIRST, PADDED and FIRST, CROPPED,

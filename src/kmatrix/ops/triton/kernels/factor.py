@@ -136,7 +136,7 @@ def entries_of(
     if GATHERED:  # negative entries count from the end, as in torch; what is outside is zero
         entry = tl.load(gather + column // Q, mask=inside, other=0)
         entry = tl.where(entry < 0, entry + SIZE, entry)
-        inside = inside & (entry >= 0) & (entry * Q < n_in)
+        inside = inside & (entry >= 0) & (entry < n_in // Q)  # before a product that might overflow
         column = entry * Q + column % Q
     if PADDED:
         inside = inside & (column < n_in)
