@@ -42,30 +42,6 @@ def narrowed(x, TYPE: tl.constexpr, PRECISION: tl.constexpr):
 
 
 @triton.jit
-def numbers(place, mask, FRESH: tl.constexpr, ONCE: tl.constexpr):
-    """What lies there, zero where masked.
-
-    What other programs have just written (``FRESH``) is read past the first cache, which knows nothing of them. What is
-    read ``ONCE`` is the first to leave the second cache, so that vectors between factors stay.
-    """
-    if FRESH:
-        return tl.load(place, mask=mask, other=0.0, cache_modifier=".cg")
-    elif ONCE:
-        return tl.load(place, mask=mask, other=0.0, eviction_policy="evict_first")
-    else:
-        return tl.load(place, mask=mask, other=0.0)
-
-
-@triton.jit
-def put(place, x, mask, LAST: tl.constexpr):
-    """Store; what nobody reads again (``LAST``) is the first to leave the second cache."""
-    if LAST:
-        tl.store(place, x, mask=mask, eviction_policy="evict_first")
-    else:
-        tl.store(place, x, mask=mask)
-
-
-@triton.jit
 def activate(x, NAME: tl.constexpr):
     """What follows the bias: the functions of ``torch.nn.functional`` of these names, ``gelu`` the exact one."""
     if NAME == "relu":

@@ -10,8 +10,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kmatrix.ops.triton.kernels.arithmetic import activate, narrowed, numbers, put, stacked_product
+from kmatrix.ops.triton.kernels.arithmetic import activate, narrowed, stacked_product
 from kmatrix.ops.triton.kernels.coordinates import columns_of, rows_of
+from kmatrix.ops.triton.kernels.memory import numbers, put
 
 
 @triton.jit

@@ -5,9 +5,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from kmatrix.ops.triton.kernels.arithmetic import narrowed, numbers, put, stacked_product
+from kmatrix.ops.triton.kernels.arithmetic import narrowed, stacked_product
 from kmatrix.ops.triton.kernels.coordinates import columns_of, rows_of
 from kmatrix.ops.triton.kernels.factor import wait_for
+from kmatrix.ops.triton.kernels.memory import numbers, put
 
 
 @triton.jit
