@@ -86,6 +86,7 @@ def plan(
     A program may have ``memory`` bytes of shared memory.
 
     Example:
+        >>> from kmatrix.ops import Pattern
         >>> butterfly = tuple(Pattern(2048 // 2**k, 2, 2, 2**k) for k in range(12))
         >>> found = plan(butterfly, butterfly, 2**15, torch.bfloat16)
         >>> [tuple(step.factor.pattern) for step in found.steps]
